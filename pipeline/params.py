@@ -1,0 +1,307 @@
+"""params.yaml as frozen, strict Python values: load, override, save; and the command that changes it.
+
+    python -m pipeline.params use cifar10               show how a preset differs from params.yaml, and write it
+    python -m pipeline.params set train.steps=500 ...   change single values; comments stay
+
+params.yaml is the only place with values. Nothing here has a default, because DVC cannot see a default in Python and
+would not notice that it changed. What a value means stands beside it in params.yaml; here stand its type and range.
+Names of networks, losses, data sets and extractors, and rules across fields, are checked in `pipeline.check`.
+"""
+
+import argparse
+import difflib
+import io
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from pipeline.errors import PipelineError, exit_cleanly
+from pipeline.files import write_bytes
+
+PARAMS_FILE = Path("params.yaml")
+PRESETS = Path(__file__).resolve().parent.parent / "presets"
+
+Count = Annotated[int, Field(ge=1, le=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Rate = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
+Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,63}$")]
+
+
+class Section(BaseModel):
+    """A part of params.yaml: frozen, no unknown keys, no conversion between types (1 for 1.0 apart)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class DataParams(Section):
+    dataset: str
+    root: str
+    image_size: Annotated[int, Field(ge=4, le=1024)]
+    channels: Literal[1, 3]
+    test_fraction: Annotated[float, Field(gt=0, lt=1)]
+    limit: Count | None
+    bad_images: Literal["refuse", "skip"]
+    max_megapixels: Annotated[float, Field(gt=0, le=1000)]
+    seed: Seed
+
+
+class MetricsParams(Section):
+    extractor: str
+    weights: str | None
+    batch_size: Count
+
+
+class Recipe(Section):
+    """How one GAN is built and trained: an entry under `models:`."""
+
+    network: str
+    loss: str
+    width_g: Annotated[int, Field(ge=1, le=4096)]
+    width_d: Annotated[int, Field(ge=1, le=4096)]
+    latent_dim: Annotated[int, Field(ge=1, le=65536)]
+    norm_d: Literal["none", "batch", "spectral"]
+    spectral_norm_g: bool
+    init: Literal["normal", "xavier", "orthogonal"]
+    batch_size: Annotated[int, Field(ge=2, le=65536)]
+    n_critic: Annotated[int, Field(ge=1, le=100)]
+    lr_g: Rate
+    lr_d: Rate
+    beta1: Beta
+    beta2: Beta
+    lr_decay: Literal["none", "linear"]
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
+    flip: bool
+    dequantise: bool
+
+
+class TrainParams(Section):
+    steps: Count
+    precision: Literal["fp32", "bf16"]
+    channels_last: bool
+    report_every: Count
+    grid_every: Count
+    score_every: Count
+    score_samples: Annotated[int, Field(ge=2)]
+
+
+class CompareParams(Section):
+    models: Annotated[tuple[Name, ...], Field(min_length=1, strict=False)]
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)]
+
+
+class GenerateParams(Section):
+    samples: Annotated[int, Field(ge=10)] | None
+    seed: Seed
+    weights: Literal["ema", "raw"]
+    batch_size: Count
+    png_folder: bool
+
+
+class RuntimeParams(Section):
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|meta|cuda(:\d+)?)$")]
+    checkpoint_every: Count
+    tracking: bool
+    log_model: bool
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    data: DataParams
+    metrics: MetricsParams
+    train: TrainParams
+    models: Annotated[Mapping[Name, Recipe], Field(min_length=1)]
+    compare: CompareParams
+    generate: GenerateParams
+    runtime: RuntimeParams
+
+    def override(self, changes: Mapping[str, Any]) -> "Params":
+        """A copy with values replaced by dotted name: ``params.override({"models.dcgan.lr_g": 1e-4})``.
+
+        Raises:
+            PipelineError: a name does not exist, or the result is not valid.
+        """
+        tree = self.model_dump(mode="json")
+        for name, value in changes.items():
+            section, key = _find(tree, name)
+            section[key] = value
+        return parse(tree, "params")
+
+
+def load(path: Path | str = PARAMS_FILE) -> Params:
+    """Read and validate a params file.
+
+    Raises:
+        PipelineError: with one sentence for each fault: its place, the rule and the value received.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise PipelineError(f"{path} cannot be read ({error.strerror}): run from the repository's root") from None
+    except UnicodeDecodeError:
+        raise PipelineError(f"{path} is not UTF-8 text: save it as UTF-8") from None
+    return parse(_parse_yaml(text, path), path)
+
+
+def parse(tree: Any, source: Path | str) -> Params:
+    """Validate a plain tree of dicts and lists, read from `source`."""
+    try:
+        return Params.model_validate(tree)
+    except ValidationError as error:
+        faults = dict.fromkeys(_sentence(fault) for fault in error.errors())
+        raise PipelineError("\n".join(f"{source}: {fault}" for fault in faults)) from None
+
+
+def save(changes: Mapping[str, Any], path: Path | str = PARAMS_FILE) -> Params:
+    """Change values of a params file by dotted name, atomically, keeping its comments and layout.
+
+    Nothing is written if the result would not be valid. Returns the new params.
+    """
+    params = load(path).override(changes)
+    yaml = YAML()
+    yaml.width, yaml.preserve_quotes = 4096, True
+    tree = yaml.load(Path(path).read_text(encoding="utf-8"))
+    for name, value in changes.items():
+        section, key = _find(tree, name)
+        section[key] = value
+    buffer = io.BytesIO()
+    yaml.dump(tree, buffer)
+    write_bytes(path, buffer.getvalue())
+    return params
+
+
+def suggest(name: str, choices: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: the nearest match if there is one, and all the choices.
+
+    >>> suggest("hinqe", ["bce", "hinge"])
+    "did you mean 'hinge'? Choices: bce, hinge"
+    """
+    choices = sorted(map(str, choices))
+    near = difflib.get_close_matches(str(name), choices, n=1)
+    return (f"did you mean {near[0]!r}? " if near else "") + f"Choices: {', '.join(choices)}"
+
+
+def _parse_yaml(text: str, path: Path) -> Any:
+    """YAML 1.2, as DVC reads it: `2e-4` is a number and `off` is a word."""
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise PipelineError(f"{path}: {place}{str(error.problem).splitlines()[0]}") from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        reason = str(error).splitlines() or [type(error).__name__]
+        raise PipelineError(f"{path}: not valid YAML ({reason[0]})") from None
+
+
+def _find(tree: Any, name: str) -> tuple[Any, str]:
+    """The dict that holds the dotted `name`, and its last key."""
+    *parents, key = name.split(".")
+    section = tree
+    for depth, part in enumerate([*parents, key]):
+        if not isinstance(section, Mapping) or part not in section:
+            place = ".".join([*parents, key][: depth + 1])
+            known = section if isinstance(section, Mapping) else ()
+            raise PipelineError(f"{place}: no such parameter; {suggest(part, known)}")
+        if depth < len(parents):
+            section = section[part]
+    return section, key
+
+
+def _sentence(fault: Any) -> str:
+    """One of pydantic's errors as `place: rule, got value`."""
+    place = ".".join(str(part) for part in fault["loc"] if part != "[key]") or "the file"
+    kind, context, value = fault["type"], fault.get("ctx", {}), _short(fault["input"])
+    bounds = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}
+    limits = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
+    kinds = {"int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number",
+             "bool_type": "true or false", "string_type": "a text", "finite_number": "a finite number",
+             "tuple_type": "a list", "model_type": "a section of `key: value` lines",
+             "mapping_type": "a section of `key: value` lines"}  # fmt: skip
+    if kind in bounds:
+        return f"{place}: must be {bounds[kind]} {context[limits[kind]]}, got {value}"
+    if kind in kinds:
+        return f"{place}: must be {kinds[kind]}, got {value}"
+    if kind == "extra_forbidden":
+        return f"{place}: unknown key; {suggest(str(fault['loc'][-1]), _siblings(fault['loc']))}"
+    if kind == "missing":
+        return f"{place}: missing; add it (presets/ hold complete files)"
+    if kind == "literal_error":
+        choices = re.findall(r"'([^']+)'|(\d+)", context["expected"])
+        return f"{place}: unknown value {value}; {suggest(fault['input'], (a or b for a, b in choices))}"
+    if kind == "string_pattern_mismatch":
+        return f"{place}: must match {context['pattern']}, got {value}"
+    if kind == "too_short":
+        return f"{place}: must not be empty"
+    return f"{place}: {fault['msg']}, got {value}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _siblings(location: tuple[Any, ...]) -> Iterable[str]:
+    """The keys that exist in the section in which an unknown one was found."""
+    model: Any = Params
+    for part in location[:-1]:
+        if model is Mapping:  # below `models:` stand recipes
+            model = Recipe
+            continue
+        field = model.model_fields[part].annotation
+        model = Mapping if part == "models" else field
+    return model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else ()
+
+
+def _use(preset: str) -> None:
+    names = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    if preset not in names:
+        raise PipelineError(f"{preset}: no such preset; {suggest(preset, names)}")
+    source = PRESETS / f"{preset}.yaml"
+    load(source)
+    old = PARAMS_FILE.read_text(encoding="utf-8") if PARAMS_FILE.exists() else ""
+    new = source.read_text(encoding="utf-8")
+    if old == new:
+        print(f"{PARAMS_FILE} is the preset {preset} already")
+        return
+    print("".join(difflib.unified_diff(old.splitlines(True), new.splitlines(True), str(PARAMS_FILE), preset, n=0)))
+    if old:
+        write_bytes(PARAMS_FILE.with_suffix(".previous.yaml"), old.encode())
+    write_bytes(PARAMS_FILE, new.encode())
+    print(f"wrote {PARAMS_FILE} from {source.name}" + ("; the former one is params.previous.yaml" if old else ""))
+
+
+def _set(assignments: list[str]) -> None:
+    changes = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise PipelineError(f"{assignment}: write it as name=value, for example train.steps=500")
+        changes[name] = _parse_yaml(value, Path(name))
+    save(changes)
+    print(f"wrote {', '.join(assignments)} to {PARAMS_FILE}")
+
+
+@exit_cleanly
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.params", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("use", help="write a preset to params.yaml").add_argument("preset")
+    setter = commands.add_parser("set", help="change single values in params.yaml")
+    setter.add_argument("assignments", nargs="+", metavar="name=value")
+    options = parser.parse_args(arguments)
+    if options.command == "use":
+        _use(options.preset)
+    else:
+        _set(options.assignments)
+
+
+if __name__ == "__main__":
+    main()
