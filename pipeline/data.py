@@ -1,0 +1,204 @@
+"""Prepared images: a data set as uint8 arrays on disk, and from there as batches on a device.
+
+    prepare(params, folder) -> train.npy, test.npy, ... -> load_images -> ImageSet -> batch
+"""
+
+import functools
+import hashlib
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from pipeline.datasets import DATASETS, RESIZE_FILTER, BadImage, Items, Source, reason_of, to_row, warn
+from pipeline.errors import PipelineError
+from pipeline.files import ArrayWriter, atomic_folder, read_json, write_json
+from pipeline.params import DataParams, suggest
+from pipeline.randomness import generator
+
+SPLITS = ("train", "test")
+DESCRIPTION_KEYS = {"name", "train", "test", "image_shape", "classes", "source_size", "skipped", "sha256"}
+
+
+@dataclass
+class _Tally:
+    """What adds up over both splits."""
+
+    digest: Any = field(default_factory=hashlib.sha256)
+    bad: list[BadImage] = field(default_factory=list)
+    resized: int = 0
+
+
+def prepare(params: DataParams, out: Path) -> dict[str, Any]:
+    """Write a data set to the folder `out`, whole or not at all, and return what dataset.json says of it.
+
+    `out` gets train.npy and test.npy (uint8, (N, C, H, W)), train_labels.npy and test_labels.npy (int64, (N,)), and
+    dataset.json, whose sha256 is that of the arrays' values in the order train, train_labels, test, test_labels. The
+    same params and files give the same bytes.
+
+    Raises:
+        PipelineError: an unknown or missing data set, an image that is refused, or too few images.
+    """
+    if params.dataset not in DATASETS:
+        raise PipelineError(f"data.dataset: unknown value {params.dataset!r}; {suggest(params.dataset, DATASETS)}")
+    source, tally = DATASETS[params.dataset](params), _Tally()
+    with atomic_folder(out) as folder:
+        counts = {
+            split: _write_split(folder, split, items, indices, params, tally)
+            for split, (items, indices) in _choose(source, params).items()
+        }
+        if counts["train"] < 2 or counts["test"] < 1:
+            found = f"{counts['train']} for training, {counts['test']} for testing, {len(tally.bad)} bad"
+            rule = "at least 2 and 1 are needed: add images, or change data.test_fraction or data.limit"
+            raise PipelineError(f"{params.dataset}: too few usable images ({found}); {rule}")
+        description = {
+            "name": params.dataset,
+            **counts,
+            "image_shape": [params.channels, params.image_size, params.image_size],
+            "classes": list(source.classes),
+            "source_size": {"crop": "centre", "filter": RESIZE_FILTER.name.lower(), "images_changed": tally.resized},
+            "skipped": {**source.skipped, **Counter(fault.kind for fault in tally.bad)},
+            "sha256": tally.digest.hexdigest(),
+        }
+        write_json(folder / "dataset.json", description)
+    if tally.bad:
+        names = "; ".join(map(str, tally.bad[:3])) + ("; ..." if len(tally.bad) > 3 else "")
+        warn(f"skipped {len(tally.bad)} bad images: {names}")
+    return description
+
+
+def _choose(source: Source, params: DataParams) -> dict[str, tuple[Items, list[int]]]:
+    """For each split its items and the indices that are used, ascending: with the held-out part and `limit` applied."""
+    splits: dict[str, tuple[Items, Sequence[int]]]
+    if source.test is None:
+        count = len(source.train)
+        order = torch.randperm(count, generator=generator("cpu", params.seed, "split")).tolist()
+        held_out = max(1, min(round(params.test_fraction * count), count - 1))
+        splits = {"train": (source.train, sorted(order[held_out:])), "test": (source.train, sorted(order[:held_out]))}
+    else:
+        splits = {"train": (source.train, range(len(source.train))), "test": (source.test, range(len(source.test)))}
+    chosen = {}
+    for split, (items, indices) in splits.items():
+        order = torch.randperm(len(indices), generator=generator("cpu", params.seed, "limit", split)).tolist()
+        chosen[split] = items, sorted(indices[place] for place in order[: params.limit])
+    return chosen
+
+
+def _write_split(folder: Path, split: str, items: Items, indices: list[int], params: DataParams, tally: _Tally) -> int:
+    """Stream one split to its two files and into `tally`; the number of images written."""
+    size, labels = params.image_size, list[int]()
+    # A bar on a terminal; in a log a line every half minute.
+    pace = {"mininterval": 0.5} if sys.stderr.isatty() else {"mininterval": 30, "maxinterval": 60}
+    with ArrayWriter(folder / f"{split}.npy", (params.channels, size, size), np.uint8) as rows:
+        for index in tqdm(indices, f"prepare {params.dataset} {split}", unit=" images", **pace):
+            try:
+                picture, label = items[index]
+            except BadImage as fault:
+                if params.bad_images == "refuse":
+                    raise PipelineError(f"{fault}: mend or remove it, or set data.bad_images: skip") from fault
+                tally.bad.append(fault)
+                continue
+            row = to_row(picture, params.channels, size)
+            rows.append(row[None])
+            tally.digest.update(row.tobytes())
+            tally.resized += (picture.shape[:2] if isinstance(picture, np.ndarray) else picture.size) != (size, size)
+            labels.append(label)
+    with ArrayWriter(folder / f"{split}_labels.npy", (), np.int64) as writer:
+        writer.append(np.array(labels, np.int64))
+    tally.digest.update(np.array(labels, np.int64).tobytes())
+    return len(labels)
+
+
+def load_description(folder: Path) -> dict[str, Any]:
+    """What dataset.json in a prepared folder says.
+
+    Raises:
+        PipelineError: the file is missing or is not one that `prepare` wrote.
+    """
+    description = read_json(Path(folder) / "dataset.json")
+    if not isinstance(description, dict) or not description.keys() >= DESCRIPTION_KEYS:
+        raise _damaged(Path(folder) / "dataset.json", "it lacks keys")
+    return description
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A split, resident on one device: images uint8 (N, C, H, W), labels int64 (N,)."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    n_classes: int  # 0 = unlabelled
+
+
+def load_images(folder: Path, split: str, device: torch.device | str) -> ImageSet:
+    """A prepared split on `device`. On the CPU it is mapped, not read: pages come from the file as they are used.
+
+    Raises:
+        PipelineError: a file is missing, damaged, or does not fit dataset.json.
+    """
+    assert split in SPLITS, split
+    description = load_description(folder)
+    count, classes = description[split], len(description["classes"])
+    images = load_array(Path(folder) / f"{split}.npy", np.uint8, (count, *description["image_shape"]))
+    labels = load_array(Path(folder) / f"{split}_labels.npy", np.int64, (count,))
+    if labels.min() < 0 or labels.max() >= max(classes, 1):
+        raise _damaged(Path(folder) / f"{split}_labels.npy", f"labels outside 0..{max(classes, 1) - 1}")
+    return ImageSet(torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device), classes)
+
+
+def load_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """The array in a .npy file, mapped copy-on-write: torch warns of memory that it may not write to."""
+    try:
+        array = np.lib.format.open_memmap(path, mode="c")  # never unpickles, never takes a zip for an array
+    except FileNotFoundError:
+        raise PipelineError(f"{path} does not exist: run `dvc repro`, which makes it") from None
+    except Exception as error:  # OSError, ValueError, or what parsing a garbled header ends in
+        raise _damaged(path, reason_of(error)) from error
+    if array.dtype != dtype or array.shape != shape:
+        raise _damaged(path, f"it does not hold {np.dtype(dtype)} {shape}, which dataset.json announces")
+    return array
+
+
+def _damaged(path: Path, reason: str) -> PipelineError:
+    return PipelineError(f"{path} is damaged ({reason}): delete {path.parent} and run `dvc repro` again")
+
+
+def batch(
+    images: ImageSet, index: int, size: int, seed: int, flip: bool, dequantise: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Batch `index` of an endless sequence: float32 (size, C, H, W) in [-1, 1], and int64 (size,).
+
+    A pure function of its arguments. Each epoch is a fresh permutation, the same on every device, of which the whole
+    batches are used. `flip` mirrors each image with probability 1/2; `dequantise` adds noise from U(0, 1/128) after
+    scaling, as the SNGAN code does, so that values then reach 1 + 1/128.
+
+    Raises:
+        PipelineError: there are fewer than `size` images.
+    """
+    assert index >= 0 and size >= 1, (index, size)
+    count, device = len(images.labels), images.images.device
+    if size > count:
+        raise PipelineError(f"batch_size: must be at most the number of training images, {count}, got {size}")
+    epoch, place = divmod(index, count // size)
+    chosen = _epoch_order(count, seed, epoch, device)[place * size : (place + 1) * size]
+    rows = images.images[chosen]
+    if flip:
+        mirrored = torch.rand(size, 1, 1, 1, device=device, generator=generator(device, seed, "flip", index)) < 0.5
+        rows = torch.where(mirrored, rows.flip(-1), rows)
+    values = rows.float().div_(127.5).sub_(1)
+    if dequantise:
+        noise = torch.rand(values.shape, device=device, generator=generator(device, seed, "noise", index))
+        values.add_(noise, alpha=1 / 128)
+    return values, images.labels[chosen]
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch_order(count: int, seed: int, epoch: int, device: torch.device) -> torch.Tensor:
+    """The permutation of one epoch, int64 (count,); never to be written to, since it is cached."""
+    return torch.randperm(count, generator=generator("cpu", seed, "epoch", epoch)).to(device)

@@ -1,0 +1,256 @@
+"""Where images come from: a named data set as a `Source`, read one picture at a time, and pictures as rows of pixels.
+
+    DATASETS[name](params) -> Source -> items (picture, label) -> to_row -> uint8 (C, S, S)
+
+To add a data set, write a function that returns a `Source` and one entry in DATASETS.
+"""
+
+import contextlib
+import functools
+import os
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pipeline.errors import PipelineError
+from pipeline.files import storage_errors
+from pipeline.params import DataParams
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
+RESIZE_FILTER = Image.Resampling.LANCZOS  # antialiased, smaller or larger
+
+Picture = Image.Image | np.ndarray
+
+
+class Items(Protocol):
+    """A split before preparation: item i is (picture, label), read only when it is asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Picture, int]:
+        """A PIL image or a uint8 array (H, W) or (H, W, 3); may raise `BadImage`."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set before preparation. `test` is None where a test split has to be held out of `train`."""
+
+    classes: tuple[str, ...]  # () = unlabelled: every label is 0
+    train: Items
+    test: Items | None = None
+    skipped: Mapping[str, int] = field(default_factory=dict)  # files passed over while listing, by reason
+
+
+class BadImage(Exception):
+    """An image file that cannot be used: `kind` is "broken" or "too_large"; the text names the file and says why."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def _digits(params: DataParams) -> Source:
+    from sklearn.datasets import load_digits  # here, since no other stage needs to wait for it
+
+    digits = load_digits()
+    images = np.rint(digits.images * 255 / 16).astype(np.uint8)  # (1797, 8, 8), from 0..16
+    return Source(tuple("0123456789"), list(zip(images, digits.target.tolist(), strict=True)))
+
+
+def _torchvision(params: DataParams, kind: str, unpacked: Sequence[str], packed: Sequence[str]) -> Source:
+    """One of torchvision's data sets; `unpacked` and `packed` are its files, relative to `params.root`.
+
+    What is there is used as it is, and torchvision checks it: it unpickles no file of CIFAR-10 whose MD5 differs.
+    """
+    from torchvision import datasets
+
+    root = Path(params.root).expanduser()
+    download = not all((root / file).is_file() for file in unpacked)
+    try:
+        with storage_errors(root), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"dtype\(\): align")  # numpy >= 2.4 on CIFAR-10's old pickles
+            train, test = (getattr(datasets, kind)(root, train=flag, download=download) for flag in (True, False))
+    except PipelineError:
+        raise
+    except Exception as error:  # torchvision raises whatever it meets: URLError, RuntimeError, ValueError, KeyError ...
+        reason, folder = reason_of(error), (root / unpacked[0]).parent
+        if download:
+            fault, remedy = "is not there and cannot be downloaded", f"put {', '.join(packed)} into {root}"
+        else:
+            fault, remedy = "is damaged", f"delete the files {', '.join(Path(file).name for file in unpacked)} there"
+        raise PipelineError(f"{kind} in {folder} {fault} ({reason}): {remedy} and run the command again") from error
+    return Source(tuple(train.classes), train, test)
+
+
+def _folder(params: DataParams) -> Source:
+    """A folder of images: labelled by its class subfolders, or flat and unlabelled."""
+    root = Path(params.root).expanduser()
+    if not root.is_dir():
+        fault = "is a file, not a folder: unpack it and" if root.exists() else "does not exist:"
+        raise PipelineError(f"{root} {fault} set data.root to the folder of your images")
+    files, skipped = _list_images(root)
+    if not files:
+        raise PipelineError(f"{root} holds no image ({', '.join(EXTENSIONS)}): put some there, or change data.root")
+    beside = [file for file in files if len(file) == 1]
+    if beside and len(beside) < len(files):
+        below = next(file for file in files if len(file) > 1)
+        raise PipelineError(
+            f"{root} holds images beside class subfolders ({beside[0][0]} beside {'/'.join(below)}): "
+            "move each into a class subfolder, or all into one folder"
+        )
+    classes = () if beside else tuple(sorted({file[0] for file in files}))
+    return Source(classes, _FolderItems(root, files, classes, params.max_megapixels), None, skipped)
+
+
+def _list_images(root: Path) -> tuple[list[tuple[str, ...]], dict[str, int]]:
+    """The parts of the relative paths of all images, sorted; and how many other things were passed over, by reason.
+
+    Linked folders are not followed (they may form loops or lead anywhere); linked files are.
+    """
+    files: list[tuple[str, ...]] = []
+    skipped: Counter[str] = Counter()
+    other: Counter[str] = Counter()
+    for folder, subfolders, names in os.walk(root, onerror=_refuse_folder):
+        skipped["linked_folders"] += sum(os.path.islink(os.path.join(folder, name)) for name in subfolders)
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        parts = Path(folder).relative_to(root).parts
+        for name in names:
+            if name.startswith("."):  # ._x.png: what macOS leaves on other file systems
+                skipped["hidden_files"] += 1
+            elif name.lower().endswith(EXTENSIONS):
+                files.append((*parts, name))
+            else:
+                skipped["other_files"] += 1
+                other[Path(name).suffix.lower() or "no extension"] += 1
+    counts = {reason: count for reason, count in sorted(skipped.items()) if count}
+    if counts:
+        passed = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in counts.items())
+        kinds = f" ({', '.join(suffix for suffix, _ in other.most_common(5))})" if other else ""
+        warn(f"{root}: passed over {passed}{kinds}")
+    return sorted(files), counts
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise PipelineError(f"{error.filename} cannot be read ({error.strerror}): check its permissions") from error
+
+
+class _FolderItems:
+    """The images of a folder as `Items`; memory holds their names and one image."""
+
+    def __init__(self, root: Path, files: list[tuple[str, ...]], classes: tuple[str, ...], megapixels: float) -> None:
+        self.root, self.files, self.megapixels = root, files, megapixels
+        self.labels = {name: label for label, name in enumerate(classes)}
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        file = self.files[index]
+        return read_picture(self.root.joinpath(*file), self.megapixels), self.labels.get(file[0], 0)
+
+
+_IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+_CIFAR10 = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
+
+
+def _idx(kind: str) -> Callable[[DataParams], Source]:
+    files = [f"{kind}/raw/{name}" for name in _IDX]
+    return functools.partial(_torchvision, kind=kind, unpacked=files, packed=[f"{file}.gz" for file in files])
+
+
+DATASETS: dict[str, Callable[[DataParams], Source]] = {
+    "digits": _digits,
+    "mnist": _idx("MNIST"),
+    "fashion_mnist": _idx("FashionMNIST"),
+    "cifar10": functools.partial(
+        _torchvision,
+        kind="CIFAR10",
+        unpacked=[f"cifar-10-batches-py/{name}" for name in _CIFAR10],
+        packed=["cifar-10-python.tar.gz"],
+    ),
+    "folder": _folder,
+}
+
+
+
+@contextlib.contextmanager
+def _own_limits() -> Iterator[None]:
+    """Switch Pillow's size limit and its warnings off: `max_megapixels` takes their place, and we report faults."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+@_own_limits()
+def read_picture(path: Path, max_megapixels: float) -> Image.Image:
+    """Decode a PNG, JPEG or WebP file (whatever its name says; the first frame) and turn it upright by its EXIF.
+
+    Raises:
+        BadImage: it is not such an image, is damaged, or its header announces more than `max_megapixels`.
+    """
+    if not path.is_file():  # a pipe would block for ever
+        raise BadImage("broken", f"{path} is not a file, or a link to nothing")
+    try:
+        with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
+            if image.width * image.height > max_megapixels * 1e6:
+                size = f"{image.width} x {image.height} pixels"
+                raise BadImage("too_large", f"{path} has {size}, more than data.max_megapixels: {max_megapixels:g}")
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            return image
+    except BadImage:
+        raise
+    except UnidentifiedImageError:
+        reason = "is not a PNG, JPEG or WebP image" if path.stat().st_size else "is empty (0 bytes)"
+        raise BadImage("broken", f"{path} {reason}") from None
+    except Exception as error:  # decoders raise whatever they meet: OSError, SyntaxError, ValueError, struct.error ...
+        raise BadImage("broken", f"{path} cannot be decoded ({reason_of(error)})") from error
+
+
+@_own_limits()
+def to_row(picture: Picture, channels: int, size: int) -> np.ndarray:
+    """Crop a picture to its central square and resize that: uint8 (channels, size, size)."""
+    image = _eight_bit(picture if isinstance(picture, Image.Image) else Image.fromarray(picture))
+    image = image.convert("L" if channels == 1 else "RGB")
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    if image.size != (side, side):
+        image = image.crop((left, top, left + side, top + side))
+    if side != size:
+        image = image.resize((size, size), RESIZE_FILTER)
+    return np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1)  # (H, W, C) -> (C, H, W)
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """The same picture in mode L or RGB; what is transparent lies on white."""
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow itself would clip at 255
+        values = np.asarray(image)  # 0..65535; x / 257 maps 65535 to 255
+        grey = np.rint(values.clip(0, 65535) / np.float32(257)).astype(np.uint8)
+        if isinstance(key := image.info.get("transparency"), int):
+            grey[values == key] = 255
+        return Image.fromarray(grey)
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def reason_of(error: Exception) -> str:
+    """The last line of an error's text: torchvision's first ones list what it tried."""
+    lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
