@@ -1,0 +1,140 @@
+"""What the networks share: resolutions, residual blocks, attention, initialisation and spectral normalisation.
+
+Feature maps are float (N, C, H, W) throughout. No ReLU works in place: at the entry of a residual block that would
+rectify the shortcut's input too (one library's own table: SNGAN FID 8.35 with it, 8.12 without).
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+
+WEIGHTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Embedding)
+
+
+def plan(image_size: int) -> tuple[int, int]:
+    """The smallest feature map's side and how often it is doubled to reach `image_size`.
+
+    The side is 4 where the size allows it, as in DCGAN and SNGAN, else the next that halving leads to: 28 = 7 * 2**2,
+    48 = 6 * 2**3 (as SNGAN does for STL-10).
+
+    >>> plan(32), plan(28), plan(48)
+    ((4, 3), (7, 2), (6, 3))
+
+    Raises:
+        ValueError: the size is not a side of 4 to 7 doubled once or more.
+    """
+    side, doublings = image_size, 0
+    while side % 2 == 0 and side >= 8:
+        side, doublings = side // 2, doublings + 1
+    if not (4 <= side <= 7 and doublings):
+        raise ValueError(f"must be 4, 5, 6 or 7 times a power of two (16, 28, 32, 48, 64, ...), got {image_size}")
+    return side, doublings
+
+
+class ToMap(nn.Module):
+    """Latents (N, Z) to the first feature map (N, C, side, side) by one linear layer."""
+
+    def __init__(self, latent_dim: int, channels: int, side: int) -> None:
+        super().__init__()
+        self.shape = (channels, side, side)
+        self.linear = nn.Linear(latent_dim, math.prod(self.shape))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.linear(latents).view(-1, *self.shape)  # (N, Z) -> (N, C, side, side)
+
+
+class GeneratorBlock(nn.Module):
+    """Residual block that doubles the resolution: BN-ReLU-up-conv-BN-ReLU-conv, 1x1 shortcut (SNGAN, table 3)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            nn.BatchNorm2d(inputs),
+            nn.ReLU(),
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(inputs, outputs, 3, padding=1),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, padding=1),
+        )
+        self.shortcut = nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A 1x1 convolution and nearest upsampling commute; this order costs a quarter.
+        return self.residual(x) + F.interpolate(self.shortcut(x), scale_factor=2)
+
+
+class DiscriminatorBlock(nn.Module):
+    """Residual block: ReLU-conv-ReLU-conv, and average pooling where `down` (SNGAN, table 3).
+
+    The `first` block of a discriminator sees pixels: it has no ReLU in front and pools before its shortcut's
+    convolution. A block that keeps resolution and channels has the identity as its shortcut.
+    """
+
+    def __init__(self, inputs: int, outputs: int, down: bool, first: bool = False) -> None:
+        super().__init__()
+        layers = [nn.ReLU(), nn.Conv2d(inputs, outputs, 3, padding=1)]
+        layers += [nn.ReLU(), nn.Conv2d(outputs, outputs, 3, padding=1)]
+        pool = [nn.AvgPool2d(2)] if down else []
+        self.residual = nn.Sequential(*layers[1 if first else 0 :], *pool)
+        project = [nn.Conv2d(inputs, outputs, 1)] if down or inputs != outputs else []
+        # Average pooling and a 1x1 convolution commute as well, so every block may pool first.
+        self.shortcut = nn.Sequential(*pool, *project)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.residual(x) + self.shortcut(x)
+
+
+class SelfAttention(nn.Module):
+    """Self-attention over positions (SAGAN, section 3), with the memory savings of its official code.
+
+    Query and key have C/8 channels, value C/2; key and value are max-pooled 2x2. The output is scaled by `gamma`,
+    which starts at 0: at first the layer is the identity.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.query = nn.Conv2d(channels, max(channels // 8, 1), 1, bias=False)
+        self.key = nn.Conv2d(channels, max(channels // 8, 1), 1, bias=False)
+        self.value = nn.Conv2d(channels, max(channels // 2, 1), 1, bias=False)
+        self.output = nn.Conv2d(max(channels // 2, 1), channels, 1, bias=False)
+        self.gamma = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        query = self.query(x).flatten(2)  # (N, C/8, HW)
+        key = F.max_pool2d(self.key(x), 2).flatten(2)  # (N, C/8, HW/4)
+        value = F.max_pool2d(self.value(x), 2).flatten(2)  # (N, C/2, HW/4)
+        attention = torch.softmax(query.transpose(1, 2) @ key, dim=2)  # (N, HW, HW/4), rows sum to 1
+        attended = (value @ attention.transpose(1, 2)).unflatten(2, (height, width))  # (N, C/2, H, W)
+        return x + self.gamma * self.output(attended)
+
+
+def initialise(network: nn.Module, scheme: str) -> None:
+    """Set every weight by `scheme` and every bias to 0; draws from torch's global generator.
+
+    normal: N(0, 0.02), and N(1, 0.02) for the scale of batch norm (DCGAN). xavier: uniform with gain sqrt(2) in
+    residual convolutions and 1 elsewhere (SNGAN's code). orthogonal: (BigGAN).
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, WEIGHTED):
+            if scheme == "normal":
+                nn.init.normal_(module.weight, 0.0, 0.02)
+            elif scheme == "xavier":
+                nn.init.xavier_uniform_(module.weight, math.sqrt(2) if "residual." in name else 1.0)
+            else:
+                nn.init.orthogonal_(module.weight)
+            if isinstance(bias := getattr(module, "bias", None), Tensor):
+                nn.init.zeros_(bias)
+        elif isinstance(module, nn.BatchNorm2d) and scheme == "normal":
+            nn.init.normal_(module.weight, 1.0, 0.02)
+
+
+def normalise_spectrally(network: nn.Module) -> None:
+    """Divide every weight by its largest singular value, followed by power iteration (SNGAN, algorithm 1)."""
+    for module in list(network.modules()):
+        if isinstance(module, WEIGHTED):
+            parametrizations.spectral_norm(module)
