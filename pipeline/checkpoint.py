@@ -1,0 +1,147 @@
+"""Checkpoints that survive anything, fingerprints that say what they are of, and the finished generator.
+
+A checkpoint is one safetensors file, `step-<step>-<sha256 of the file, 16 digits>.safetensors`: it is whole, or its
+name gives it away. The last two are kept, and the older one serves when the newer is damaged. No pickle is involved.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as read_tensors
+from safetensors.torch import save as write_tensors
+from torch import Tensor, nn
+
+from pipeline.errors import PipelineError
+from pipeline.files import read_json, write_bytes, write_json
+from pipeline.models import build_gan
+from pipeline.params import Recipe
+from pipeline.training import TrainState
+
+KEPT = 2
+
+
+@dataclass
+class Progress:
+    """What a run knows beside its tensors: the rows of history.csv and timing.csv so far, and the seconds spent."""
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    timing: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def fingerprint(**parts: Any) -> str:
+    """16 hexadecimal digits that change with anything that shapes a result; `parts` are JSON values.
+
+    The code that shapes a result and the version of torch are among the parts.
+    """
+    parts |= {"code": code_version(), "torch": torch.__version__}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def code_version() -> str:
+    """A hash of the source files that shape what is trained: not of those that only store or show it."""
+    package = Path(__file__).parent
+    names = ["data.py", "devices.py", "losses.py", "randomness.py", "sampling.py", "training.py", "experiment.py"]
+    files = [package / name for name in names] + sorted((package / "models").glob("*.py"))
+    files += sorted((package / "metrics").glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
+def save_checkpoint(folder: Path, state: TrainState, progress: Progress) -> Path:
+    """Write the state after `state.step` steps to `folder`, and remove all but the last two checkpoints."""
+    metadata = {"step": str(state.step), "progress": json.dumps(vars(progress))}
+    content = write_tensors(_portable(state.tensors()), metadata)
+    path = folder / f"step-{state.step:08d}-{_digest(content)}.safetensors"
+    write_bytes(path, content)
+    for old in _checkpoints(folder)[KEPT:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load_checkpoint(folder: Path, state: TrainState) -> Progress:
+    """Bring `state` to the newest whole checkpoint of `folder`; without one, leave it as it is, at step 0.
+
+    A damaged checkpoint is reported on stderr and passed over.
+    """
+    for path in _checkpoints(folder):
+        content = path.read_bytes()
+        if _digest(content) != path.stem.split("-")[2]:
+            print(f"warning: {path} is damaged and passed over: its content does not match its name", file=sys.stderr)
+            continue
+        saved, live = read_tensors(content), state.tensors()
+        if {name: t.shape for name, t in saved.items()} != {name: t.shape for name, t in live.items()}:
+            raise PipelineError(f"{path} is not of this recipe: delete the folder {folder} to train from the start")
+        for name, tensor in live.items():
+            tensor.copy_(saved[name])
+        metadata = _metadata(content)
+        state.step = int(metadata["step"])
+        return Progress(**json.loads(metadata["progress"]))
+    return Progress()
+
+
+def export_generator(folder: Path, state: TrainState, info: Mapping[str, Any]) -> None:
+    """Write generator.safetensors, the weights as `raw.<name>` and their average as `ema.<name>`, and generator.json.
+
+    `info` must say how to rebuild the network: `recipe`, `image_shape` and `n_classes`.
+    """
+    prefixes = {"g.": "raw.", "ema.": "ema."}
+    tensors = {
+        new + name.removeprefix(old): tensor
+        for name, tensor in state.tensors().items()
+        for old, new in prefixes.items()
+        if name.startswith(old)
+    }
+    write_bytes(folder / "generator.safetensors", write_tensors(_portable(tensors)))
+    write_json(folder / "generator.json", dict(info))
+
+
+def load_generator(folder: Path, weights: str) -> tuple[nn.Module, dict[str, Any]]:
+    """The generator that `export_generator` wrote, on the CPU and in evaluation mode, and its generator.json.
+
+    Args:
+        weights: "raw" or "ema".
+
+    Raises:
+        PipelineError: a file is missing or damaged, or holds no such weights.
+    """
+    path, info = folder / "generator.safetensors", read_json(folder / "generator.json")
+    try:
+        tensors = read_tensors(path.read_bytes())
+    except FileNotFoundError:
+        raise PipelineError(f"{path} does not exist: run `dvc repro`, which makes it") from None
+    except SafetensorError as error:
+        raise PipelineError(f"{path} is damaged ({error}): delete it and run `dvc repro` again") from None
+    wanted = {name.removeprefix(f"{weights}."): t for name, t in tensors.items() if name.startswith(f"{weights}.")}
+    if not wanted:
+        raise PipelineError(f"{path} holds no {weights} weights: set generate.weights, or the recipe's ema_decay")
+    recipe = Recipe.model_validate(info["recipe"])
+    generator = build_gan(recipe, tuple(info["image_shape"]), info["n_classes"], seed=0).generator
+    generator.load_state_dict(wanted)
+    return generator.eval(), info
+
+
+def _portable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """As safetensors wants them: on the CPU, in row-major order."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The newest first."""
+    return sorted(folder.glob("step-*-*.safetensors"), reverse=True)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file: 8 bytes of header length, then the header as JSON."""
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length])["__metadata__"]

@@ -1,0 +1,84 @@
+"""From a generator to uint8 images and pictures of them. Sample i is a function of (seed, i) alone."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.utils import make_grid
+
+from pipeline.files import atomic_path
+from pipeline.randomness import generator as random_generator
+
+BLOCK = 256  # latents are drawn in blocks of this size, so that a batch's size never shifts them
+
+
+def latents(seed: int, start: int, stop: int, latent_dim: int) -> Tensor:
+    """The latents of samples start..stop-1: float32 (stop - start, Z) on the CPU, the same for every device."""
+    first, last = start // BLOCK, (stop - 1) // BLOCK
+    blocks = [
+        torch.randn(BLOCK, latent_dim, generator=random_generator("cpu", seed, "samples", block))
+        for block in range(first, last + 1)
+    ]
+    return torch.cat(blocks)[start - first * BLOCK : stop - first * BLOCK]
+
+
+def labels(start: int, stop: int, n_classes: int) -> Tensor:
+    """The labels of samples start..stop-1, int64: every class in turn, so that any number of samples is balanced."""
+    return torch.arange(start, stop) % max(n_classes, 1)
+
+
+@torch.inference_mode()
+def sample(
+    generator: nn.Module, n: int, seed: int, batch_size: int, latent_dim: int, n_classes: int, start: int = 0
+) -> Iterator[Tensor]:
+    """Yield samples start..start+n-1 in batches: uint8 (N, C, S, S) on the CPU.
+
+    The generator runs in evaluation mode on the device of its weights, and is left in the mode it came in. Every
+    batch it sees has the same size (a short last one is filled up), so that the same kernels make every sample.
+    """
+    device, was_training = next(generator.parameters()).device, generator.training
+    generator.eval()
+    try:
+        for first in range(start, start + n, batch_size):
+            last = first + batch_size
+            images = generator(
+                latents(seed, first, last, latent_dim).to(device), labels(first, last, n_classes).to(device)
+            )
+            yield to_uint8(images)[: start + n - first].cpu()
+    finally:
+        generator.train(was_training)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """[-1, 1] to 0..255, rounded to the nearest: -1 -> 0, 0 -> 128, 1 -> 255; what lies outside is clipped."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def grid(images: Tensor | np.ndarray, columns: int) -> Image.Image:
+    """Images uint8 (N, C, S, S) side by side on white, row by row, enlarged without smoothing to at least 32 pixels."""
+    images = torch.as_tensor(images)
+    scale = max(1, -(-32 // images.shape[-1]))
+    enlarged = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    return picture(make_grid(enlarged, nrow=columns, padding=2, pad_value=255))
+
+
+def picture(image: Tensor | np.ndarray) -> Image.Image:
+    """One image uint8 (C, S, S) for PIL; C is 1 or 3."""
+    array = np.asarray(image)
+    return Image.fromarray(array[0] if len(array) == 1 else array.transpose(1, 2, 0))  # (C, S, S) -> (S, S, C)
+
+
+def save_picture(image: Image.Image, path: Path) -> None:
+    """Write a PNG atomically."""
+    with atomic_path(path) as temporary:
+        image.save(temporary, format="PNG")
+
+
+def save_animation(frames: Sequence[Image.Image], path: Path, seconds: float = 0.4) -> None:
+    """Write an endless GIF atomically: `seconds` a frame, the last one four times as long."""
+    durations = [round(seconds * 1000)] * (len(frames) - 1) + [round(seconds * 4000)]
+    with atomic_path(path) as temporary:
+        frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
