@@ -1,0 +1,82 @@
+"""The local file in which everything for MLflow is kept until it is sent, and after. It knows nothing of MLflow."""
+
+import contextlib
+import itertools
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+BATCH = {"metric": 1000, "param": 100, "tag": 100}  # the most that one request takes; other kinds go one by one
+
+
+class Spool:
+    """The file of entries, one JSON object a line, in the order in which they were logged."""
+
+    def __init__(self, folder: Path, experiment: str, run_name: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path, self._end = folder / "spool.jsonl", 0
+        self._path.touch()
+        self._values: dict[tuple[str, str, int], Any] = {}
+        for entry, end in read(self._path):
+            self._values[entry["kind"], entry["key"], entry["step"]] = entry["value"]
+            self._end = end
+        os.truncate(self._path, self._end)  # a kill can tear the last line
+        if not self._values:
+            self.add("run", experiment, {"name": run_name, "id": uuid.uuid4().hex}, 0)
+
+    def holds(self, kind: str, key: str) -> bool:
+        return (kind, key, 0) in self._values
+
+    def add(self, kind: str, key: str, value: Any, step: int) -> None:
+        """Append an entry, unless it is there already, be it with another value where values do not change."""
+        known = self._values.get((kind, key, step))
+        if known == value or (known is not None and kind in ("metric", "param", "image")):
+            return
+        entry = {"kind": kind, "key": key, "step": step, "value": value, "time": time.time_ns() // 1_000_000}
+        line = json.dumps(entry).encode() + b"\n"
+        with open(self._path, "ab", buffering=0) as file:
+            if file.write(line) != len(line):
+                file.truncate(self._end)
+                raise OSError("the disk is full")
+        self._end += len(line)
+        self._values[kind, key, step] = value
+
+
+def read(path: Path, start: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
+    """The entries of a spool from byte `start` up to the first torn line, each with the byte at which it ends."""
+    with open(path, "rb") as file:
+        file.seek(start)
+        for line in file:
+            try:
+                entry = json.loads(line if line.endswith(b"\n") else b"")
+            except ValueError:
+                return
+            start += len(line)
+            yield entry, start
+
+
+def groups(path: Path, start: int, kinds: set[str]) -> Iterator[tuple[list[dict[str, Any]], int]]:
+    """The entries of `kinds` in groups that one request can take, each with the byte at which it ends."""
+    wanted = ((entry, end) for entry, end in read(path, start) if entry["kind"] in kinds)
+    for kind, run in itertools.groupby(wanted, lambda pair: pair[0]["kind"]):
+        while chunk := list(itertools.islice(run, BATCH.get(kind, 1))):
+            yield [entry for entry, _ in chunk], chunk[-1][1]
+
+
+@contextlib.contextmanager
+def lock(path: Path, wait: bool) -> Iterator[bool]:
+    """Hold a lock file; False if it is taken and we do not wait. Where there are no such locks, all goes without."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        taken = False
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except (ImportError, OSError) as error:
+            taken = isinstance(error, BlockingIOError)
+        yield not taken

@@ -1,0 +1,435 @@
+"""Tracking against a real sqlite store and against servers that refuse, fail and dawdle."""
+
+import http.server
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline import tracking
+from pipeline.tracking import Tracker
+
+ROOT = Path(__file__).resolve().parent.parent
+PASSWORD = "s3cr3t-pa55"
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """A sqlite store without experiments: to make one takes seconds."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    tracking._open_client(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch, empty_store):
+    """A repository's root with a space in its name and an empty store, no tracking URI, and quick senders."""
+    root = tmp_path / "a root"
+    root.mkdir()
+    shutil.copyfile(empty_store, root / "mlflow.db")
+    monkeypatch.chdir(root)
+    for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(tracking, "INTERVAL", 0.1)
+    monkeypatch.setattr(tracking, "RETRY", 0.2)
+    monkeypatch.setattr(tracking, "CLOSE_WAIT", dict.fromkeys(tracking.CLOSE_WAIT, 60.0))  # a busy machine is slow
+    tracking._warned.clear()
+    return root
+
+
+@pytest.fixture
+def folder(root):
+    return root / ".work" / "tiny-0-abc"
+
+
+def opened(folder, **options):
+    return Tracker(folder, "digits", "tiny-0", **options)
+
+
+def client():
+    return tracking._open_client(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+
+
+def runs():
+    experiment = client().get_experiment_by_name("digits")
+    return client().search_runs([experiment.experiment_id])
+
+
+def history(key, run=None):
+    """All that the store holds of a metric, duplicates included."""
+    run = run or runs()[0]
+    return [(metric.step, metric.value) for metric in client().get_metric_history(run.info.run_id, key)]
+
+
+def files(place, run=None):
+    return sorted(item.path for item in client().list_artifacts((run or runs()[0]).info.run_id, place))
+
+
+def entries(folder, kind):
+    lines = (folder / "spool.jsonl").read_bytes().splitlines()
+    return [entry for entry in map(json.loads, lines) if entry["kind"] == kind]
+
+
+def picture(path, value=7, size=(40, 20)):
+    Image.fromarray(np.full((size[1], size[0], 3), value, np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def server():
+    """A function that starts a local HTTP server which gives the same answer to everything, after `delay` seconds."""
+    started = []
+
+    def start(code, delay=0.0):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def answer(self):
+                time.sleep(delay)
+                with_body = b"{}"
+                self.send_response(code)
+                self.send_header("Content-Length", str(len(with_body)))
+                self.end_headers()
+                self.wfile.write(with_body)
+
+            do_GET = do_POST = do_PUT = do_PATCH = answer
+
+            def log_message(self, *_):
+                pass
+
+        class Quiet(http.server.ThreadingHTTPServer):
+            def handle_error(self, *_):  # the client hung up
+                pass
+
+        started.append(Quiet(("127.0.0.1", 0), Handler))
+        threading.Thread(target=started[-1].serve_forever, daemon=True).start()
+        return f"127.0.0.1:{started[-1].server_port}"
+
+    yield start
+    for one in started:
+        one.shutdown()
+        one.server_close()
+
+
+def test_everything_arrives_with_its_value(root, folder):
+    with opened(folder) as tracker:
+        tracker.params({"lr": 2e-4, "network": "dcgan", "none": None})
+        tracker.tags({"stage": "train"})
+        for step in range(1, 1301):
+            tracker.metrics(step, {"loss/d": step / 8, "loss/g": torch.tensor(-step)})
+        tracker.image("samples/fixed", picture(root / "grid.png", 100), 500)
+        (root / "m.json").write_text("{}")
+        tracker.artifact(root / "m.json", "scores")
+    (run,) = runs()
+    assert run.info.run_name == "tiny-0" and run.info.status == "FINISHED"
+    assert run.data.params == {"lr": "0.0002", "network": "dcgan", "none": "None"}
+    assert run.data.tags["stage"] == "train" and run.data.tags["mlflow.loggedImages"] == "True"
+    assert history("loss/d") == [(step, step / 8) for step in range(1, 1301)]
+    assert history("loss/g") == [(step, -step) for step in range(1, 1301)]
+    assert files("scores") == ["scores/m.json"]
+    png, webp = sorted(files("images"), key=lambda path: path.endswith(".webp"))
+    assert png.startswith("images/samples~fixed+step+500+timestamp+") and webp == png[:-4] + "+compressed.webp"
+    with Image.open(client().download_artifacts(run.info.run_id, png, str(root))) as image:
+        assert image.size == (40, 20) and image.getpixel((3, 3)) == (100, 100, 100)
+    assert (root / "mlruns" / run.info.run_id / "artifacts").is_dir()
+
+
+def test_a_later_stage_continues_the_same_run(folder):
+    with opened(folder) as tracker:
+        tracker.metrics(1, {"loss/d": 1.0})
+    first = runs()[0]
+    with opened(folder) as tracker:
+        deadline = time.monotonic() + 10
+        while runs()[0].info.status != "RUNNING" and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert runs()[0].info.status == "RUNNING"
+        tracker.metrics(1, {"fid": 12.5})
+        tracker.params({"samples": 100})
+    (run,) = runs()
+    assert run.info.run_id == first.info.run_id and run.info.status == "FINISHED"
+    assert history("loss/d") == [(1, 1.0)] and history("fid") == [(1, 12.5)]
+    assert run.data.params == {"samples": "100"} and run.info.end_time >= first.info.end_time
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED")]
+)
+def test_status_tells_how_the_stage_ended(folder, raised, status):
+    with pytest.raises(raised), opened(folder) as tracker:
+        tracker.metrics(1, {"loss/d": 1.0})
+        raise raised
+    assert runs()[0].info.status == status
+
+
+def test_a_killed_run_that_replays_its_steps_adds_nothing_twice(root, folder):
+    grids = [picture(root / f"{step}.png", step) for step in (1, 2)]
+    first = opened(folder)
+    for step in range(1, 8):
+        first.metrics(step, {"loss/d": float(step)})
+    first.image("samples", grids[0], 1)
+    first.image("samples", grids[1], 2)
+    first.params({"lr": 1})
+    first.close("KILLED")
+    whole = (folder / "spool.jsonl").read_bytes()
+    with open(folder / "spool.jsonl", "ab") as spool:  # a kill in the middle of a write
+        spool.write(b'{"kind": "metric", "key": "loss/d", "st')
+    with opened(folder) as tracker:
+        for step in range(5, 11):
+            tracker.metrics(step, {"loss/d": float(step) + (step < 8) / 4})  # what was logged first stands
+        tracker.image("samples", picture(grids[1], 99), 2)
+        tracker.params({"lr": 1})
+    assert (folder / "spool.jsonl").read_bytes().startswith(whole + b'{"kind": "status"')
+    assert history("loss/d") == [(step, float(step)) for step in range(1, 11)]
+    assert len(files("images")) == 4 and len(runs()) == 1 and runs()[0].data.params == {"lr": "1"}
+
+
+def test_sending_everything_again_changes_nothing(root, folder):
+    with opened(folder) as tracker:
+        tracker.metrics(1, {"loss/d": 1.5})
+        tracker.image("samples", picture(root / "1.png"), 1)
+    before = (files("images"), history("loss/d"), runs()[0].info.run_id)
+    (folder / "mlflow.json").unlink()  # forgets what was sent, and the run's id
+    tracking.sync()
+    assert (files("images"), history("loss/d"), runs()[0].info.run_id) == before and len(runs()) == 1
+
+
+def test_a_changed_param_keeps_its_first_value_and_a_changed_tag_its_last(folder):
+    with opened(folder) as tracker:
+        tracker.params({"device": "cpu"})
+        tracker.tags({"note": "a"})
+        tracker.params({"device": "cuda"})
+        tracker.tags({"note": "b"})
+        tracker.tags({"note": "b"})
+    assert runs()[0].data.params == {"device": "cpu"} and runs()[0].data.tags["note"] == "b"
+    assert [entry["value"] for entry in entries(folder, "tag")] == ["a", "b"]
+
+
+def test_nan_and_inf_become_a_tag_and_no_metric(folder):
+    with opened(folder) as tracker:
+        tracker.metrics(7, {"loss/d": float("nan"), "loss/g": 0.0})
+        tracker.metrics(8, {"loss/d": float("-inf"), "loss/g": float("inf")})
+    assert runs()[0].data.metrics == {"loss/g": 0.0}
+    tags = {key: value for key, value in runs()[0].data.tags.items() if key.startswith("nonfinite")}
+    assert tags == {"nonfinite/loss/d": "nan at step 7", "nonfinite/loss/g": "inf at step 8"}
+
+
+def test_names_that_mlflow_refuses_do_not_block_the_rest(folder, caplog):
+    with opened(folder) as tracker:
+        tracker.metrics(1, {"größe <1>" + "x" * 300: 1.0, "loss/d": 2.0})
+        tracker.params({"long": "y" * 9000})
+        tracker.tags({"long": "y" * 9000})
+    assert history("loss/d") == [(1, 2.0)] and len(runs()[0].data.metrics) == 2
+    assert runs()[0].data.params == {"long": "y" * 5000} and caplog.messages == []
+
+
+def test_an_entry_that_mlflow_refuses_is_dropped_and_named(folder, capsys, caplog):
+    with opened(folder) as tracker:
+        tracker.params({"a": 1, "b": 2, "c": 3})
+    client().set_terminated(runs()[0].info.run_id)
+    spool = folder / "spool.jsonl"
+    spool.write_text(spool.read_text().replace('"value": "2"', '"value": "9"'))
+    state = json.loads((folder / "mlflow.json").read_text())
+    for server in state.values():
+        server["sent"] = 0
+    (folder / "mlflow.json").write_text(json.dumps(state))
+    with pytest.raises(SystemExit) as stop:
+        tracking.main(["sync"])
+    assert stop.value.code == 2 and "1 left out" in capsys.readouterr().out
+    assert len(caplog.messages) == 1 and "param b is left out" in caplog.messages[0]
+    assert runs()[0].data.params == {"a": "1", "b": "2", "c": "3"}
+
+
+def test_lost_and_broken_files_do_not_block_the_rest(root, folder, caplog):
+    (root / "broken.png").write_bytes(b"no image")
+    with opened(folder) as tracker:
+        tracker.image("samples", root / "missing.png", 1)
+        tracker.image("samples", root / "broken.png", 2)
+        tracker.image("samples", picture(root / "good.png"), 3)
+    assert [path.split("+")[2] for path in files("images")] == ["3", "3"] and runs()[0].info.status == "FINISHED"
+    assert len(caplog.messages) == 2 and "missing.png" in "".join(caplog.messages)
+
+
+def test_a_changed_artifact_replaces_the_former_one(root, folder):
+    path = root / "m.json"
+    for text in ("one", "two"):
+        path.write_text(text)
+        with opened(folder) as tracker:
+            tracker.artifact(path, "scores")
+        path.unlink()  # as DVC does
+    run = runs()[0].info.run_id
+    assert files("scores") == ["scores/m.json"]
+    assert Path(client().download_artifacts(run, "scores/m.json", str(root))).read_text() == "two"
+
+
+def test_a_deleted_run_is_made_again(folder):
+    with opened(folder) as tracker:
+        tracker.metrics(1, {"loss/d": 1.0})
+    gone = runs()[0].info.run_id
+    client().delete_run(gone)
+    with opened(folder) as tracker:
+        tracker.metrics(2, {"loss/d": 2.0})
+    (run,) = runs()
+    assert run.info.run_id != gone and history("loss/d") == [(1, 1.0), (2, 2.0)]
+
+
+def test_another_tracking_uri_gets_everything(root, folder, monkeypatch, empty_store):
+    with opened(folder) as tracker:
+        tracker.metrics(1, {"loss/d": 1.0})
+    shutil.copyfile(empty_store, root / "other.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'other.db'}")
+    with opened(folder) as tracker:
+        tracker.metrics(2, {"loss/d": 2.0})
+    other = tracking._open_client(f"sqlite:///{root / 'other.db'}")
+    (run,) = other.search_runs([other.get_experiment_by_name("digits").experiment_id])
+    points = [(metric.step, metric.value) for metric in other.get_metric_history(run.info.run_id, "loss/d")]
+    assert points == [(1, 1.0), (2, 2.0)] and history("loss/d") == [(1, 1.0)]
+    states = json.loads((folder / "mlflow.json").read_text())
+    assert len(states) == 2 and {state["experiment"] for state in states.values()} == {"digits"}
+    assert len({state["run_id"] for state in states.values()}) == 2
+
+
+@pytest.mark.parametrize("kind", ["refused", "500", "slow", "nonsense"])
+def test_a_bad_server_costs_one_warning_and_no_time(root, folder, server, monkeypatch, caplog, kind):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    tracking._open_client("sqlite://")  # the import is not what is timed
+    host = {"refused": lambda: "127.0.0.1:9", "500": lambda: server(500), "slow": lambda: server(200, 5),
+            "nonsense": lambda: server(200)}[kind]()  # fmt: skip
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{PASSWORD}@{host}")
+    start = time.monotonic()
+    tracker = opened(folder)
+    for step in range(200):
+        tracker.metrics(step, {"loss/d": float(step)})
+    took = time.monotonic() - start
+    deadline = time.monotonic() + 15
+    while not tracker._failed and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.5)  # into the next attempt
+    start = time.monotonic()
+    tracker.close()
+    assert took < 0.5 and time.monotonic() - start < 0.5
+    tracker._thread.join(10)
+    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(warnings) == 1 and f"http://{host}" in caplog.text and "pipeline.tracking sync" in caplog.text
+    leaks = [path for path in root.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()]
+    assert leaks == [] and PASSWORD not in caplog.text
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    tracking.sync()
+    assert history("loss/d") == [(step, float(step)) for step in range(200)]
+    assert len(runs()) == 1 and runs()[0].info.status == "FINISHED"
+
+
+def test_closing_waits_for_a_slow_server_only_so_long(folder, server, monkeypatch, caplog):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{server(200, 5)}")
+    monkeypatch.setitem(tracking.CLOSE_WAIT, "FINISHED", 0.5)
+    tracker = opened(folder)
+    start = time.monotonic()
+    tracker.close()
+    assert 0.4 < time.monotonic() - start < 1.5
+    assert len(caplog.messages) == 1 and "takes too long" in caplog.messages[0]
+
+
+def test_sync_says_what_it_sent_and_what_it_could_not(folder, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{PASSWORD}@127.0.0.1:9")
+    with opened(folder) as tracker:
+        tracker.metrics(1, {"loss/d": 1.0})
+    with pytest.raises(SystemExit) as stop:
+        tracking.main(["sync"])
+    out, error = capsys.readouterr()
+    assert stop.value.code == 2 and out.startswith("tiny-0: ") and out.count("\n") == 1
+    assert "1 of 1 runs could not be sent" in error and PASSWORD not in out + error
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    tracking.main(["sync"])
+    tracking.main(["sync"])
+    assert capsys.readouterr().out == "tiny-0: 4 entries sent\ntiny-0: 0 entries sent\n"  # run, 2 x status, metric
+
+
+def test_only_one_sends_a_spool_at_a_time(folder, capsys):
+    with opened(folder):
+        pass
+    with tracking._lock(folder / "spool.lock", wait=False) as ours:
+        assert ours
+        tracking.main(["sync"])
+    assert capsys.readouterr().out == "tiny-0: another process is sending it\n"
+
+
+def test_disabled_writes_nothing(root, folder):
+    with opened(folder, enabled=False) as tracker:
+        tracker.params({"a": 1})
+        tracker.metrics(1, {"a": float("nan")})
+        tracker.image("a", root / "none.png", 1)
+        tracker.artifact(root / "none.png", "a")
+        tracker.model(root)
+    assert [path.name for path in root.iterdir()] == ["mlflow.db"]
+
+
+def test_a_spool_that_cannot_be_written_costs_one_warning(root, caplog):
+    (root / "file").write_text("")
+    with opened(root / "file" / "inside") as tracker:
+        tracker.metrics(1, {"loss/d": 1.0})
+    assert len(caplog.messages) == 1 and "not everything reaches MLflow" in caplog.messages[0]
+
+
+def test_four_processes_open_a_new_store_at_once(root):
+    (root / "mlflow.db").unlink()
+    code = ("import sys; from pathlib import Path; from pipeline.tracking import Tracker\n"
+            "with Tracker(Path('.work') / sys.argv[1], 'digits', sys.argv[1]) as t: t.metrics(1, {'a': 2.0})")  # fmt: skip
+    processes = [
+        subprocess.Popen([sys.executable, "-W", "error::UserWarning", "-c", code, f"tiny-{seed}"], text=True,
+                         env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for seed in range(4)
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert outputs == [""] * 4 and [process.returncode for process in processes] == [0] * 4
+    assert sorted(run.info.run_name for run in runs()) == [f"tiny-{seed}" for seed in range(4)]
+    assert all(run.data.metrics == {"a": 2.0} and run.info.status == "FINISHED" for run in runs())
+
+
+class Generator(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.labels = torch.nn.Embedding(10, 8)
+        self.dense = torch.nn.Linear(24, 64)
+        self.norm = torch.nn.BatchNorm2d(1)
+
+    def forward(self, z, y):
+        # z.shape[0], not len(z): len makes a plain number of it, and the exported batch size a constant
+        hidden = self.dense(torch.cat([z, self.labels(y)], 1))
+        return torch.tanh(self.norm(hidden.view(z.shape[0], 1, 8, 8)))
+
+
+def test_the_model_loads_back_and_draws_the_same(root, folder, monkeypatch):
+    generator, asked = Generator(), []
+    recipe = {"latent_dim": 16, "ema_decay": 0.99}
+    monkeypatch.setattr("pipeline.checkpoint.load_generator", lambda path, which: asked.append(which) or (generator, {}))
+    (root / "runs").mkdir()
+    (root / "runs" / "generator.json").write_text(json.dumps({"recipe": recipe}))
+    (root / "runs" / "generator.safetensors").write_bytes(b"weights")
+    for _ in range(2):
+        with opened(folder) as tracker:
+            tracker.model(root / "runs")
+    experiment = client().get_experiment_by_name("digits").experiment_id
+    (model,) = client().search_logged_models([experiment])
+    assert model.name == "generator" and model.status == "READY" and asked == ["ema"]
+    assert model.source_run_id == runs()[0].info.run_id
+
+    import mlflow.pytorch
+
+    loaded = mlflow.pytorch.load_model(model.artifact_location)
+    z, y = torch.randn(5, 16), torch.tensor([0, 3, 9, 3, 1])
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(z, y), generator(z, y))
+    assert not list(Path(root / "mlruns").rglob("*.pkl")) and list(Path(root / "mlruns").rglob("model.pt2"))
+
+
+def test_importing_is_light():
+    code = "import sys, pipeline.tracking; sys.exit('mlflow' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
