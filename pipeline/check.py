@@ -1,0 +1,71 @@
+"""What is wrong with params that do parse: unknown names and impossible pairs, found before anything runs.
+
+    python -m pipeline.check        says that params.yaml is sound, or all that is not, and exits with 2
+"""
+
+from collections.abc import Collection, Iterator
+
+from pipeline.data import DATASETS
+from pipeline.devices import choose_device
+from pipeline.errors import PipelineError, exit_cleanly
+from pipeline.losses import LOSSES
+from pipeline.metrics import EXTRACTORS
+from pipeline.models import NETWORKS, build_gan
+from pipeline.params import PARAMS_FILE, Params, Recipe, load, suggest
+
+
+def require(params: Params) -> None:
+    """Raise one PipelineError that lists every fault."""
+    faults = list(problems(params))
+    if faults:
+        raise PipelineError("\n".join(f"{PARAMS_FILE}: {fault}" for fault in faults))
+
+
+def problems(params: Params) -> Iterator[str]:
+    """One sentence for each fault: its place, the rule, and the remedy."""
+    yield from _unknown("data.dataset", params.data.dataset, DATASETS)
+    yield from _unknown("metrics.extractor", params.metrics.extractor, EXTRACTORS)
+    for name in params.compare.models:
+        yield from _unknown("compare.models", name, params.models)
+    for key in ("models", "seeds"):
+        values = getattr(params.compare, key)
+        if len(set(values)) < len(values):
+            yield f"compare.{key}: must not name anything twice, got {list(values)}"
+    for name, recipe in params.models.items():
+        yield from _recipe_problems(f"models.{name}", recipe, params)
+    try:
+        choose_device(params.runtime.device)
+    except PipelineError as error:
+        yield str(error)
+
+
+def _recipe_problems(place: str, recipe: Recipe, params: Params) -> Iterator[str]:
+    yield from _unknown(f"{place}.loss", recipe.loss, LOSSES)
+    yield from _unknown(f"{place}.network", recipe.network, NETWORKS)
+    if recipe.loss in LOSSES and LOSSES[recipe.loss].lipschitz and recipe.norm_d != "spectral":
+        yield f"{place}.norm_d: must be spectral with loss {recipe.loss}, which needs D's slope bounded"
+    if params.generate.weights == "ema" and recipe.ema_decay is None:
+        yield f"{place}.ema_decay: must be a number with generate.weights: ema; or set generate.weights: raw"
+    if recipe.network in NETWORKS:
+        if recipe.norm_d == "batch" and not NETWORKS[recipe.network].batch_norm_d:
+            yield f"{place}.norm_d: the network {recipe.network} has no batch norm in D; use spectral or none"
+        try:
+            shape = (params.data.channels, params.data.image_size, params.data.image_size)
+            build_gan(recipe.model_copy(update={"width_g": 8, "width_d": 8, "latent_dim": 2}), shape, 0, seed=0)
+        except PipelineError as error:
+            yield f"{error} (the network of {place})"
+
+
+def _unknown(place: str, name: str, known: Collection[str]) -> Iterator[str]:
+    if name not in known:
+        yield f"{place}: unknown name {name!r}; {suggest(name, known)}"
+
+
+@exit_cleanly
+def main() -> None:
+    require(load())
+    print(f"{PARAMS_FILE} is sound")
+
+
+if __name__ == "__main__":
+    main()

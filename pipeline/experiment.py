@@ -1,0 +1,287 @@
+"""One experiment: one recipe trained with one seed, then sampled and scored. A stage and a search trial share it."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+from pipeline import layout
+from pipeline.checkpoint import Progress, export_generator, fingerprint, load_checkpoint, save_checkpoint
+from pipeline.data import ImageSet
+from pipeline.files import ArrayWriter, atomic_folder, write_bytes, write_json
+from pipeline.losses import LOSSES
+from pipeline.metrics import Extractor, Reference, extract, in_batches
+from pipeline.params import Params, Recipe
+from pipeline.randomness import stable_hash
+from pipeline.sampling import grid, picture, sample, save_animation, save_picture
+from pipeline.tracking import Tracker
+from pipeline.training import TrainState, count_parameters, create_state, mean_losses, train
+
+COLUMNS = 10  # of every grid: samples take the classes in turn, so ten classes give one column each
+GRID_SEED, CURVE_SEED = stable_hash("grid"), stable_hash("curve")  # the same latents for all models and all steps
+
+
+class Interrupted(Exception):
+    """Training was asked to stop, and its checkpoint is written."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is trained on what: `description` is the prepared data's dataset.json."""
+
+    params: Params
+    model: str
+    seed: int
+    description: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return layout.experiment_name(self.model, self.seed)
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.params.models[self.model]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.description["image_shape"]
+        return channels, height, width
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.description["classes"])
+
+    def fingerprint(self) -> str:
+        """Changes with whatever shapes the trained weights or the learning curve."""
+        return fingerprint(
+            recipe=self.recipe.model_dump(),
+            budget=self.params.train.model_dump(),
+            extractor=self.params.metrics.extractor,
+            data=self.description["sha256"],
+            seed=self.seed,
+        )
+
+    def work_folder(self) -> Path:
+        return layout.work_folder(self.name, self.fingerprint())
+
+    def tags(self) -> dict[str, str]:
+        """What a run is found by in MLflow."""
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        return {
+            "model": self.model,
+            "data_sha256": self.description["sha256"],
+            "fingerprint": self.fingerprint(),
+            "git_commit": commit.stdout.strip() or "none",
+            "dvc_stage": os.environ.get("DVC_STAGE", "none"),
+            "dvc_experiment": os.environ.get("DVC_EXP_NAME", "none"),
+        }
+
+    def open_tracker(self) -> Tracker:
+        """The MLflow run of this experiment, new or reopened; one MLflow experiment holds one data set and measure."""
+        size, extractor = self.image_shape[1], self.params.metrics.extractor
+        group = f"{self.description['name']}-{size}px-{extractor}"
+        return Tracker(self.work_folder(), group, self.name, self.params.runtime.tracking)
+
+
+@dataclass
+class Observer:
+    """What is looked at while a model trains: grids and a small-sample distance, always of the same latents."""
+
+    experiment: Experiment
+    extractor: Extractor
+    reference: Reference
+    tracker: Tracker
+    grids: Path
+
+    def draw(self, state: TrainState) -> None:
+        """Write the grid of this step, and hand it to MLflow."""
+        path = self.grids / f"{state.step:08d}.png"
+        images = torch.cat(list(self._samples(state, 6 * COLUMNS, GRID_SEED)))
+        save_picture(grid(images, COLUMNS), path)
+        self.tracker.image("samples", path, state.step)
+
+    def score(self, state: TrainState) -> float:
+        """The distance of a few samples to the training images: a cheap estimate for curves, biased upwards."""
+        samples = self._samples(state, self.experiment.params.train.score_samples, CURVE_SEED)
+        return self.reference.distance(np.concatenate(list(extract(self.extractor, samples))))
+
+    def _samples(self, state: TrainState, n: int, seed: int) -> Iterator[torch.Tensor]:
+        network = state.gan.generator if state.ema is None else state.ema
+        recipe, size = self.experiment.recipe, self.experiment.params.metrics.batch_size
+        return sample(network, n, seed, min(size, n), recipe.latent_dim, self.experiment.n_classes)
+
+
+def train_experiment(
+    experiment: Experiment, images: ImageSet, observer: Observer, should_stop: Callable[[], bool] = lambda: False
+) -> tuple[TrainState, Progress]:
+    """Train to the end of the budget, from the newest checkpoint if there is one; bit for bit the same either way.
+
+    Raises:
+        Interrupted: `should_stop` said so; the checkpoint is written.
+        PipelineError: a loss is not finite.
+    """
+    params, recipe, work = experiment.params, experiment.recipe, experiment.work_folder()
+    device = images.images.device
+    state = create_state(recipe, params.train, experiment.image_shape, experiment.n_classes, experiment.seed, device)
+    progress = load_checkpoint(work, state)
+    if not progress.history:
+        _observe(state, progress, observer, {}, last=False)
+    bar = tqdm(total=params.train.steps, initial=state.step, desc=f"train {experiment.name}", unit="step")
+    started = time.perf_counter()
+    for report in train(state, images, LOSSES[recipe.loss], recipe, params.train):
+        bar.update()
+        last = state.step == params.train.steps
+        due = state.step % params.runtime.checkpoint_every == 0
+        if report.losses or _observation_due(state.step, params, last):
+            progress.seconds += time.perf_counter() - started
+            _observe(state, progress, observer, report.losses or {}, last)
+            bar.set_postfix({key: f"{value:.3g}" for key, value in progress.history[-1].items() if key not in SHOWN})
+            started = time.perf_counter()
+        stop = should_stop()
+        if due or last or stop:
+            mean_losses(state)
+            now = time.perf_counter()
+            progress.seconds, started = progress.seconds + now - started, now
+            save_checkpoint(work, state, progress)
+        if stop and not last:
+            raise Interrupted
+    bar.close()
+    return state, progress
+
+
+SHOWN = ("step", "images")  # columns of the history that the progress bar leaves out
+
+
+def _observation_due(step: int, params: Params, last: bool) -> bool:
+    return last or step % params.train.grid_every == 0 or step % params.train.score_every == 0
+
+
+def _observe(state: TrainState, progress: Progress, observer: Observer, losses: dict[str, float], last: bool) -> None:
+    """Add this step to the history: losses, and where they are due a grid and a distance."""
+    experiment, budget, step = observer.experiment, observer.experiment.params.train, state.step
+    recipe = experiment.recipe
+    row = {"step": step, "images": step * recipe.n_critic * recipe.batch_size, **losses}
+    if step % budget.grid_every == 0 or last:
+        observer.draw(state)
+    if step % budget.score_every == 0 or last:
+        row["distance"] = observer.score(state)
+    progress.history.append(row)
+    metrics = {f"curve/{observer.extractor.metric}" if key == "distance" else key: row[key] for key in row}
+    if losses:
+        before = progress.timing[-1] if progress.timing else {"images": 0, "seconds": 0.0}
+        speed = (row["images"] - before["images"]) / max(progress.seconds - before["seconds"], 1e-9)
+        progress.timing.append(
+            {"step": step, "images": row["images"], "seconds": progress.seconds, "images_per_second": speed}
+        )
+        metrics["images_per_second"] = speed
+    observer.tracker.metrics(step, {key: value for key, value in metrics.items() if key != "step"})
+
+
+def write_run(experiment: Experiment, state: TrainState, progress: Progress, observer: Observer, out: Path) -> None:
+    """Write what training made: the generator, how to rebuild it, the curves, and the grids of this run's steps.
+
+    timing.csv and the key `seconds` of cost.json are measured, and so differ from run to run; all else is repeatable.
+    """
+    budget, recipe = experiment.params.train, experiment.recipe
+    info = {
+        "model": experiment.model,
+        "seed": experiment.seed,
+        "recipe": recipe.model_dump(),
+        "train": budget.model_dump(),
+        "image_shape": experiment.image_shape,
+        "n_classes": experiment.n_classes,
+        "steps": state.step,
+        "images_seen": state.step * recipe.n_critic * recipe.batch_size,
+        "parameters_g": count_parameters(state.gan.generator),
+        "parameters_d": count_parameters(state.gan.discriminator),
+        "curve": {"metric": observer.extractor.metric, "samples": budget.score_samples},
+        "fingerprint": experiment.fingerprint(),
+        "data_sha256": experiment.description["sha256"],
+    }
+    export_generator(out, state, info)
+    columns = ["step", "images", "loss/d", "loss/g", "distance"]
+    write_bytes(out / "history.csv", pd.DataFrame(progress.history, columns=columns).to_csv(index=False).encode())
+    write_bytes(out / "timing.csv", pd.DataFrame(progress.timing).to_csv(index=False).encode())
+    with atomic_folder(out / "grids") as folder:
+        for step in _grid_steps(budget.steps, budget.grid_every):
+            name = f"{step:08d}.png"
+            (folder / name).write_bytes((observer.grids / name).read_bytes())
+
+
+def _grid_steps(steps: int, every: int) -> list[int]:
+    return sorted({*range(0, steps, every), steps})
+
+
+def generate_samples(
+    generator: nn.Module, info: dict[str, Any], params: Params, n: int, grids: Path, out: Path
+) -> None:
+    """Write `n` final samples to the folder `out`: images.npy, labels.npy, grid.png, progress.gif, final/, and png/."""
+    total = 0
+    with atomic_folder(out) as folder:
+        latent_dim, classes = info["recipe"]["latent_dim"], info["n_classes"]
+        batches = sample(generator, n, params.generate.seed, params.generate.batch_size, latent_dim, classes)
+        bar = tqdm(total=n, desc=f"generate {out.name}", unit="image", mininterval=1)
+        with ArrayWriter(folder / "images.npy", tuple(info["image_shape"]), np.uint8) as rows:
+            for images in batches:
+                rows.append(images.numpy())
+                if params.generate.png_folder:
+                    _write_singles(images.numpy(), folder / "png", total, digits=6)
+                total += len(images)
+                bar.update(len(images))
+        bar.close()
+        np.save(folder / "labels.npy", np.arange(n) % max(classes, 1))
+        first = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)[: COLUMNS**2]
+        save_picture(grid(np.array(first), COLUMNS), folder / "grid.png")
+        _write_singles(np.array(first[:10]), folder / "final", 0, digits=2)
+        save_animation([Image.open(path) for path in sorted(grids.glob("*.png"))], folder / "progress.gif")
+
+
+def _write_singles(images: np.ndarray, folder: Path, first: int, digits: int) -> None:
+    folder.mkdir(exist_ok=True)
+    for index, image in enumerate(images, start=first):
+        picture(image).save(folder / f"{index:0{digits}d}.png")
+
+
+def score_samples(
+    images: np.ndarray, info: dict[str, Any], params: Params, extractor: Extractor, reference: Reference, out: Path
+) -> dict[str, Any]:
+    """Measure samples uint8 (N, C, S, S) against the reference and write metrics.json to `out`: value and protocol."""
+    size = params.metrics.batch_size
+    batches = tqdm(in_batches(images, size), f"features of {out.name}", -(-len(images) // size), unit="batch")
+    value = reference.distance(np.concatenate(list(extract(extractor, batches))))
+    metrics = {
+        "model": info["model"],
+        "seed": info["seed"],
+        extractor.metric: value,
+        "floor": reference.floor["value"],
+        "ratio_to_floor": value / reference.floor["value"],
+        "protocol": protocol(extractor, reference, params, len(images)),
+    }
+    write_json(out / "metrics.json", metrics)
+    return metrics
+
+
+def protocol(extractor: Extractor, reference: Reference, params: Params, generated: int) -> dict[str, Any]:
+    """All that must agree before two values may be ranked together."""
+    return {
+        **extractor.protocol,
+        "quantisation": "uint8",
+        "real_split": "train",
+        "real_images": reference.gaussian.count,
+        "generated_images": generated,
+        "data_sha256": reference.floor["data_sha256"],
+        "generator": params.generate.weights,
+        "batch_norm": "running statistics",
+        "checkpoint": "final",
+        "sampling_seed": params.generate.seed,
+    }

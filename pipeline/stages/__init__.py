@@ -1,0 +1,41 @@
+"""The stages that dvc.yaml runs: each reads its inputs, calls one function, and writes its outputs.
+
+    prepare -> reference -> train -> generate -> fid -> report
+"""
+
+import argparse
+import ctypes
+import os
+import signal
+import sys
+
+from pipeline.check import require
+from pipeline.devices import make_deterministic
+from pipeline.params import Params, load
+
+
+def begin() -> Params:
+    """What every stage does first: tie its life to DVC's, validate all of params.yaml, and ask for determinism."""
+    _die_with_dvc()
+    params = load()
+    require(params)
+    make_deterministic()
+    return params
+
+
+def experiment_options(arguments: list[str] | None) -> argparse.Namespace:
+    """`--model NAME --seed N`, which say what a leg of the comparison is about."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", required=True, help="an entry under models: in params.yaml")
+    parser.add_argument("--seed", required=True, type=int, help="the training seed")
+    return parser.parse_args(arguments)
+
+
+def _die_with_dvc() -> None:
+    """Have the kernel send SIGTERM when DVC dies: a killed `dvc repro` leaves no stage behind (Linux only)."""
+    if "DVC_STAGE" in os.environ and sys.platform == "linux":
+        parent = os.getppid()
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+        if os.getppid() != parent:  # it died before the kernel knew
+            os.kill(os.getpid(), signal.SIGTERM)
