@@ -1,6 +1,7 @@
 """Which GAN for your images? Data flows one way, and a file imports only what stands above it here.
 
-    errors  files  randomness     one error for users; whole files; named random draws
+    errors  files  progress       one error for users; whole files; bars and log lines
+    randomness                    every random draw, named by (seed, stream, step)
     layout                        where everything lies
     params                        params.yaml as frozen values
     devices                       CPU, CUDA or MPS, and determinism
@@ -14,7 +15,7 @@
     metrics/                      EXTRACTORS, the Fréchet distance, the reference
     spool  tracking               what MLflow is told, and never waited for
     experiment                    one recipe with one seed: what a stage and a search trial share
-    report                        leaderboard.csv and report.html
+    charts  report/               leaderboard.csv and report.html
     check                         what is wrong with params that do parse
     stages/                       what dvc.yaml runs
 """

@@ -5,7 +5,6 @@
 
 import functools
 import hashlib
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from pipeline.datasets import DATASETS, RESIZE_FILTER, BadImage, Items, Source, reason_of, to_row, warn
 from pipeline.errors import PipelineError
 from pipeline.files import ArrayWriter, atomic_folder, read_json, write_json
 from pipeline.params import DataParams, suggest
+from pipeline.progress import progress
 from pipeline.randomness import generator
 
 SPLITS = ("train", "test")
@@ -93,10 +92,8 @@ def _choose(source: Source, params: DataParams) -> dict[str, tuple[Items, list[i
 def _write_split(folder: Path, split: str, items: Items, indices: list[int], params: DataParams, tally: _Tally) -> int:
     """Stream one split to its two files and into `tally`; the number of images written."""
     size, labels = params.image_size, list[int]()
-    # A bar on a terminal; in a log a line every half minute.
-    pace = {"mininterval": 0.5} if sys.stderr.isatty() else {"mininterval": 30, "maxinterval": 60}
     with ArrayWriter(folder / f"{split}.npy", (params.channels, size, size), np.uint8) as rows:
-        for index in tqdm(indices, f"prepare {params.dataset} {split}", unit=" images", **pace):
+        for index in progress(indices, f"prepare {params.dataset} {split}", len(indices), "images"):
             try:
                 picture, label = items[index]
             except BadImage as fault:

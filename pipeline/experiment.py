@@ -13,7 +13,6 @@ import pandas as pd
 import torch
 from PIL import Image
 from torch import nn
-from tqdm import tqdm
 
 from pipeline import layout
 from pipeline.checkpoint import Progress, export_generator, fingerprint, load_checkpoint, save_checkpoint
@@ -22,6 +21,7 @@ from pipeline.files import ArrayWriter, atomic_folder, write_bytes, write_json
 from pipeline.losses import LOSSES
 from pipeline.metrics import Extractor, Reference, extract, in_batches
 from pipeline.params import Params, Recipe
+from pipeline.progress import progress as progress_bar
 from pipeline.randomness import stable_hash
 from pipeline.sampling import grid, picture, sample, save_animation, save_picture
 from pipeline.tracking import Tracker
@@ -31,7 +31,7 @@ COLUMNS = 10  # of every grid: samples take the classes in turn, so ten classes 
 GRID_SEED, CURVE_SEED = stable_hash("grid"), stable_hash("curve")  # the same latents for all models and all steps
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """Training was asked to stop, and its checkpoint is written."""
 
 
@@ -136,7 +136,7 @@ def train_experiment(
     progress = load_checkpoint(work, state)
     if not progress.history:
         _observe(state, progress, observer, {}, last=False)
-    bar = tqdm(total=params.train.steps, initial=state.step, desc=f"train {experiment.name}", unit="step")
+    bar = progress_bar(None, f"train {experiment.name}", params.train.steps, "steps", state.step)
     started = time.perf_counter()
     for report in train(state, images, LOSSES[recipe.loss], recipe, params.train):
         bar.update()
@@ -230,7 +230,7 @@ def generate_samples(
     with atomic_folder(out) as folder:
         latent_dim, classes = info["recipe"]["latent_dim"], info["n_classes"]
         batches = sample(generator, n, params.generate.seed, params.generate.batch_size, latent_dim, classes)
-        bar = tqdm(total=n, desc=f"generate {out.name}", unit="image", mininterval=1)
+        bar = progress_bar(None, f"generate {out.name}", n, "images")
         with ArrayWriter(folder / "images.npy", tuple(info["image_shape"]), np.uint8) as rows:
             for images in batches:
                 rows.append(images.numpy())
@@ -257,7 +257,7 @@ def score_samples(
 ) -> dict[str, Any]:
     """Measure samples uint8 (N, C, S, S) against the reference and write metrics.json to `out`: value and protocol."""
     size = params.metrics.batch_size
-    batches = tqdm(in_batches(images, size), f"features of {out.name}", -(-len(images) // size), unit="batch")
+    batches = progress_bar(in_batches(images, size), f"features of {out.name}", -(-len(images) // size), "batches")
     value = reference.distance(np.concatenate(list(extract(extractor, batches))))
     metrics = {
         "model": info["model"],

@@ -24,6 +24,7 @@ from pipeline.errors import PipelineError, exit_cleanly
 from pipeline.files import write_bytes
 
 PARAMS_FILE = Path("params.yaml")
+NULL_TAG = "tag:yaml.org,2002:null"  # written as the word, not as nothing
 PRESETS = Path(__file__).resolve().parent.parent / "presets"
 
 Count = Annotated[int, Field(ge=1, le=2**31)]
@@ -167,6 +168,7 @@ def save(changes: Mapping[str, Any], path: Path | str = PARAMS_FILE) -> Params:
     params = load(path).override(changes)
     yaml = YAML()
     yaml.width, yaml.preserve_quotes = 4096, True
+    yaml.representer.add_representer(type(None), lambda dumper, _: dumper.represent_scalar(NULL_TAG, "null"))
     tree = yaml.load(Path(path).read_text(encoding="utf-8"))
     for name, value in changes.items():
         section, key = _find(tree, name)

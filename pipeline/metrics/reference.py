@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from pipeline.errors import PipelineError
 from pipeline.files import ArrayWriter, atomic_folder, read_json, write_json
 from pipeline.metrics.features import Extractor, in_batches
 from pipeline.metrics.frechet import Gaussian, Moments, frechet_distance
+from pipeline.progress import progress
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def measure_reference(prepared: Path, description: dict[str, Any], extractor: Ex
         gaussians = {}
         for split, path in [("train", folder / "features.npy"), ("test", None)]:
             images = np.load(prepared / f"{split}.npy", mmap_mode="r", allow_pickle=False)
-            batches = tqdm(in_batches(images, batch), f"features of {split}", -(-len(images) // batch), unit="batch")
+            batches = progress(in_batches(images, batch), f"features of {split}", -(-len(images) // batch), "batches")
             gaussians[split] = _fit(extractor, batches, path)
         gaussians["train"].save(folder / "statistics.npz")
         floor = {

@@ -1,0 +1,53 @@
+# make run and make test do everything on a fresh machine: Python 3.11 or newer, git and make are all they need.
+PYTHON ?= python3
+VENV   ?= .venv
+PORT   ?= 5000
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint ui bench clean
+
+help:  ## list these targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+setup: $(VENV)/installed  ## make .venv and install requirements.txt
+
+run: setup  ## the whole comparison that params.yaml describes (by default on digits, offline)
+	@python -m pipeline.check
+	dvc repro
+	@echo
+	@echo "report    reports/report.html  (open it in a browser)"
+	@echo "metrics   reports/leaderboard.csv, or: . $(VENV)/bin/activate && dvc metrics show"
+	@echo "MLflow    make ui, then http://127.0.0.1:$(PORT)"
+
+test: $(VENV)/installed-dev  ## the tests
+	python -m pytest
+
+lint: $(VENV)/installed-dev  ## style and types
+	ruff check .
+	ruff format --check .
+	mypy
+
+ui: setup  ## MLflow's UI on 127.0.0.1 (PORT=5000)
+	@echo "http://127.0.0.1:$(PORT), Ctrl-C ends it"
+	@mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --backend-store-uri sqlite:///mlflow.db
+
+bench: setup  ## training speed beside a plain DataLoader loop
+	python benchmarks/training_speed.py
+
+clean:  ## remove all that the pipeline made, checkpoints and MLflow's runs included
+	rm -rf .work data/prepared data/reference runs samples reports/report.html mlflow.db mlruns dvc_plots
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: $(PYTHON) is older than 3.11: name a newer one, for example make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "error: no venv: apt-get install python3-venv"; exit 2; }
+
+$(VENV)/installed: requirements.txt | $(VENV)/bin/python
+	python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
+	python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@

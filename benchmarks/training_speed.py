@@ -1,0 +1,163 @@
+"""Training speed of each recipe in params.yaml beside a plain DataLoader loop that drives the same networks.
+
+    python benchmarks/training_speed.py [--steps 30] [--rounds 5] [--device auto]
+
+The plain loop is what most public code does: fetch a batch from a DataLoader, step D, step G, `.item()` both losses.
+Each further row changes one thing and keeps those above it; the last is `pipeline.training.train` itself. All rows of
+a recipe are timed in turn, round after round, in one run; a figure is the median of the rounds.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.utils import parametrize
+from torch.utils.data import DataLoader, TensorDataset
+
+from pipeline.data import ImageSet, batch
+from pipeline.devices import choose_device
+from pipeline.losses import LOSSES
+from pipeline.models import build_gan
+from pipeline.params import Params, Recipe, load
+from pipeline.training import create_state, train
+
+IMAGES = 2048  # random pixels do for timing
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a loop does otherwise than the plain one."""
+
+    name: str = "plain DataLoader loop"
+    resident: bool = False
+    no_sync: bool = False
+    fused: bool = False
+    frozen: bool = False
+    channels_last: bool = False
+    bf16: bool = False
+
+
+def variants() -> list[Variant]:
+    rows = [Variant()]
+    for name, change in [
+        ("+ resident data", {"resident": True}),
+        ("+ no host sync", {"no_sync": True}),
+        ("+ fused Adam", {"fused": True}),
+        ("+ D frozen in G's step, weights normalised once a step", {"frozen": True}),
+        ("+ channels_last", {"channels_last": True}),
+        ("+ bf16 autocast", {"bf16": True}),
+    ]:
+        rows.append(replace(rows[-1], name=name, **change))
+    return rows
+
+
+def plain_loop(recipe: Recipe, images: ImageSet, variant: Variant) -> Callable[[int], None]:
+    """A function that trains for so many steps by the loop of `variant`."""
+    device, loss = images.images.device, LOSSES[recipe.loss]
+    gan = build_gan(recipe, tuple(images.images.shape[1:]), images.n_classes, seed=0)
+    layout = torch.channels_last if variant.channels_last else torch.contiguous_format
+    networks = [network.to(device).to(memory_format=layout) for network in (gan.generator, gan.discriminator)]
+    adam = {"betas": (recipe.beta1, recipe.beta2), **({"fused": True} if variant.fused else {})}
+    optimisers = [
+        torch.optim.Adam(n.parameters(), lr, **adam) for n, lr in zip(networks, (recipe.lr_g, recipe.lr_d), strict=True)
+    ]
+    batches = _resident(recipe, images) if variant.resident else _loaded(recipe, images)
+    zeros = torch.zeros(recipe.batch_size, dtype=torch.int64, device=device)
+
+    def latents() -> Tensor:
+        return torch.randn(recipe.batch_size, recipe.latent_dim, device=device)
+
+    def run(steps: int) -> None:
+        generator, discriminator = networks
+        for _ in range(steps):
+            with torch.autocast(device.type, torch.bfloat16, enabled=variant.bf16):
+                for _ in range(recipe.n_critic):
+                    real, labels = next(batches)
+                    with torch.no_grad():
+                        fake = generator(latents(), zeros)
+                    with parametrize.cached() if variant.frozen else torch.enable_grad():
+                        logits = discriminator(real.to(device), labels.to(device)), discriminator(fake, zeros)
+                    loss_d = loss.discriminator(*logits)
+                    optimisers[1].zero_grad()
+                    loss_d.backward()
+                    optimisers[1].step()
+                discriminator.requires_grad_(not variant.frozen)
+                loss_g = loss.generator(discriminator(generator(latents(), zeros), zeros))
+                optimisers[0].zero_grad()
+                loss_g.backward()
+                optimisers[0].step()
+                discriminator.requires_grad_(True)
+            if not variant.no_sync:
+                loss_d.item(), loss_g.item()
+
+    return run
+
+
+def _loaded(recipe: Recipe, images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
+    pixels = TensorDataset(images.images.cpu().float() / 127.5 - 1, images.labels.cpu())
+    while True:
+        yield from DataLoader(pixels, recipe.batch_size, shuffle=True, drop_last=True)
+
+
+def _resident(recipe: Recipe, images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
+    index = 0
+    while True:
+        yield batch(images, index, recipe.batch_size, 0, recipe.flip, recipe.dequantise)
+        index += 1
+
+
+def ours(recipe: Recipe, images: ImageSet, params: Params) -> Callable[[int], None]:
+    """A function that trains for so many steps by `pipeline.training.train`."""
+    budget = params.train.model_copy(update={"steps": 2**31 - 1})
+    shape = tuple(images.images.shape[1:])
+    state = create_state(recipe, budget, shape, images.n_classes, 0, images.images.device)
+    steps = train(state, images, LOSSES[recipe.loss], recipe, budget)
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            next(steps)
+
+    return run
+
+
+def measure(loops: dict[str, Callable[[int], None]], steps: int, rounds: int, device: torch.device) -> dict[str, float]:
+    """Seconds a step of each loop: the median over rounds in which all take their turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in loops}
+    for turn in range(rounds + 1):  # the first round warms up
+        for name, run in loops.items():
+            started = time.perf_counter()
+            run(steps)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if turn:
+                seconds[name].append((time.perf_counter() - started) / steps)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    params, device = load(), choose_device(options.device)
+    size, channels = params.data.image_size, params.data.channels
+    pixels = torch.randint(256, (IMAGES, channels, size, size), dtype=torch.uint8, device=device)
+    images = ImageSet(pixels, torch.zeros(IMAGES, dtype=torch.int64, device=device), 0)
+    print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {size}x{size}x{channels}")
+    for name, recipe in params.models.items():
+        loops = {variant.name: plain_loop(recipe, images, variant) for variant in variants()}
+        seconds = measure(loops | {"ours": ours(recipe, images, params)}, options.steps, options.rounds, device)
+        plain = seconds[Variant().name]
+        print(f"\n{name}: batch {recipe.batch_size}, n_critic {recipe.n_critic}")
+        for row, value in seconds.items():
+            speed = recipe.batch_size * recipe.n_critic / value
+            print(f"  {row:56s} {speed:9.0f} images/s   {plain / value:5.2f}x")
+
+
+if __name__ == "__main__":
+    main()

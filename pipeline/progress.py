@@ -1,0 +1,27 @@
+"""Progress of long work: a bar in a terminal, a line now and then in a log."""
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+LOG_FORMAT = "{desc}: {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}, {rate_fmt}{postfix}]\n"
+
+
+class _Log:
+    """stderr without the carriage returns with which a bar overwrites itself."""
+
+    def write(self, text: str) -> None:
+        sys.stderr.write(text.replace("\r", "").lstrip("\n"))
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def progress(items: Iterable[Any] | None, title: str, total: int, unit: str, done: int = 0) -> tqdm:
+    """Wrap `items`, or with None make a bar to `update` by hand; `done` of `total` are finished already."""
+    options: dict[str, Any] = {"desc": title, "total": total, "unit": unit, "initial": done}
+    if not sys.stderr.isatty():
+        options |= {"file": _Log(), "mininterval": 15, "maxinterval": 60, "bar_format": LOG_FORMAT, "ncols": 120}
+    return tqdm(items, **options)

@@ -1,0 +1,45 @@
+"""By what a page was made: versions of packages, platform, and commit."""
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "mlflow", "dvc", "pandas", "optuna")
+SOURCES = ("pipeline", "params.yaml", "dvc.yaml")  # what shapes a result; dvc.lock changes while a stage runs
+
+
+def provenance() -> dict[str, str]:
+    """What made this page, name by name."""
+    return {
+        "python": platform.python_version(),
+        **{package: _version(package) for package in PACKAGES},
+        "platform": f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} CPUs",
+        "git commit": commit(),
+    }
+
+
+def commit() -> str:
+    """The commit of the current folder, and whether what shapes a result differs from it."""
+    head = _git("rev-parse", "--verify", "HEAD")
+    if not head:
+        return "none (no git, not a repository, or nothing committed)"
+    changes = _git("status", "--porcelain", "--", *SOURCES)
+    return head if changes == "" else f"{head}, with uncommitted changes in {', '.join(SOURCES)}"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _git(*arguments: str) -> str | None:
+    """What git prints; None if it fails or is not there. It is asked to take no lock, since it only looks."""
+    command = ["git", "--no-optional-locks", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,192 @@
+"""End to end, as a user runs it: a clone in an empty folder, `dvc repro`, kills, and what must then be true."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline import params
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = ("dcgan", "sagan", "resnet")
+TINY = {
+    "data.limit": 96, "train.steps": 6, "train.report_every": 2, "train.grid_every": 3, "train.score_every": 3,
+    "train.score_samples": 16, "generate.samples": 20, "runtime.device": "cpu", "runtime.checkpoint_every": 2,
+    "runtime.log_model": False,
+    **{f"models.{m}.{key}": 4 for m in MODELS for key in ("width_g", "width_d", "latent_dim")},
+    **{f"models.{m}.batch_size": 8 for m in MODELS},
+}  # fmt: skip
+
+
+def run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    command = (sys.executable, "-m", *command)
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
+    assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+def environment() -> dict[str, str]:
+    # The tests' own interpreter comes first: dvc.yaml says `python`. OMP_NUM_THREADS is kept as it is.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": "", "DVC_NO_ANALYTICS": "1"}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The repository as it would be committed now, cloned, with tiny params; `dvc repro` has run once."""
+    folder = tmp_path_factory.mktemp("clone") / "repo"
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "clone"]):
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+        subprocess.run(["git", *identity, *arguments], cwd=folder, check=True)
+    params.save(TINY, folder / "params.yaml")
+    run(folder, "dvc", "repro")
+    yield folder
+
+
+def stages_run(output: str) -> set[str]:
+    return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
+
+
+def test_every_output_is_there(clone: Path) -> None:
+    assert np.load(clone / "data/prepared/train.npy").shape == (96, 1, 16, 16)
+    for model in MODELS:
+        history = pd.read_csv(clone / f"runs/{model}-0/history.csv")
+        assert history["step"].tolist() == [0, 2, 3, 4, 6]
+        assert history["images"].tolist() == [0, 16, 24, 32, 48]
+        assert history["distance"].notna().tolist() == [True, False, True, False, True]
+        assert history["loss/d"].notna().tolist() == [False, True, False, True, True]
+        assert sorted(path.name for path in (clone / f"runs/{model}-0/grids").iterdir()) == [
+            "00000000.png", "00000003.png", "00000006.png"]  # fmt: skip
+        samples = np.load(clone / f"samples/{model}-0/images.npy")
+        assert samples.shape == (20, 1, 16, 16)
+        assert samples.dtype == np.uint8
+        assert len(list((clone / f"samples/{model}-0/final").glob("*.png"))) == 10
+        assert (clone / f"samples/{model}-0/progress.gif").read_bytes().startswith(b"GIF89a")
+        metrics = json.loads((clone / f"scores/{model}-0/metrics.json").read_text())
+        assert metrics["protocol"]["generated_images"] == 20
+        assert "fid" not in metrics
+        assert metrics["ratio_to_floor"] == pytest.approx(metrics["fd_efficientnet_lite0"] / metrics["floor"])
+    board = pd.read_csv(clone / "reports/leaderboard.csv")
+    assert sorted(board["model"]) == sorted(MODELS)
+    assert board["rank"].tolist() == [1, 2, 3]
+    assert (clone / "reports/report.html").stat().st_size > 20_000
+
+
+def test_the_second_repro_does_nothing(clone: Path) -> None:
+    assert stages_run(run(clone, "dvc", "repro").stdout) == set()
+
+
+def test_mlflow_has_one_finished_run_of_each_model(clone: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{clone / 'mlflow.db'}")
+    (experiment,) = [e for e in client.search_experiments() if e.name != "Default"]
+    runs = client.search_runs([experiment.experiment_id])
+    assert experiment.name == "digits-16px-efficientnet_lite0"
+    assert sorted(run.info.run_name for run in runs) == ["dcgan-0", "resnet-0", "sagan-0"]
+    keys = {"loss/d", "loss/g", "images_per_second", "images", "curve/fd_efficientnet_lite0", "fd_efficientnet_lite0",
+            "floor", "ratio_to_floor"}  # fmt: skip
+    for finished in runs:
+        assert finished.info.status == "FINISHED"
+        assert set(finished.data.metrics) == keys
+        assert finished.data.params["lr_g"]
+        steps = [point.step for point in client.get_metric_history(finished.info.run_id, "loss/d")]
+        assert steps == [2, 4, 6]
+        images = [file.path for file in client.list_artifacts(finished.info.run_id, "images")]
+        assert len([path for path in images if path.endswith(".png")]) == 3
+
+
+def test_a_changed_recipe_reruns_only_its_own_legs(clone: Path) -> None:
+    before = {model: (clone / f"runs/{model}-0/generator.safetensors").read_bytes() for model in MODELS}
+    params.save({"models.sagan.lr_g": 3e-4}, clone / "params.yaml")
+    ran = stages_run(run(clone, "dvc", "repro").stdout)
+    assert ran == {"train@sagan-0", "generate@sagan-0", "fid@sagan-0", "report"}
+    after = {model: (clone / f"runs/{model}-0/generator.safetensors").read_bytes() for model in MODELS}
+    assert [model for model in MODELS if before[model] != after[model]] == ["sagan"]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_ends_as_if_it_had_not_been_killed(clone: Path, tmp_path: Path, how: signal.Signals) -> None:
+    folder = tmp_path / "repo"
+    shutil.copytree(clone, folder, symlinks=True)
+    shutil.rmtree(folder / ".work")
+    params.save({"train.steps": 80, "runtime.tracking": False}, folder / "params.yaml")
+    stage = ["pipeline.stages.train", "--model", "dcgan", "--seed", "0"]
+    run(folder, *stage)
+    out = folder / "runs/dcgan-0"
+    whole = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file() and path.name != "timing.csv"}
+    shutil.rmtree(folder / ".work")
+    shutil.rmtree(out)
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", *stage], cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list((folder / ".work").glob("*/step-*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(np.random.default_rng(os.getpid()).uniform(0, 0.2))  # a random moment, often between two checkpoints
+    process.send_signal(how)
+    process.communicate(timeout=30)
+    assert process.returncode == (-9 if how == signal.SIGKILL else 143)
+    assert not out.exists()
+
+    run(folder, *stage)
+    again = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file() and path.name != "timing.csv"}
+    assert whole.keys() == again.keys()
+    assert [str(path) for path in whole if whole[path] != again[path]] == []
+
+
+def test_a_stage_dies_with_dvc(clone: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "repo"
+    shutil.copytree(clone, folder, symlinks=True)
+    params.save({"train.steps": 100_000, "runtime.tracking": False}, folder / "params.yaml")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", "train@dcgan-0"],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    locks: list[Path] = []
+    while time.monotonic() < deadline and not locks:
+        time.sleep(0.1)
+        fresh = [path.parent for path in (folder / ".work").glob("*/step-000002*.safetensors")]
+        locks = [path / "lock" for path in fresh if (path / "lock").exists()]
+    trainer = int(locks[0].read_text())
+    process.kill()
+    process.wait()
+    while Path(f"/proc/{trainer}").exists() and "\nState:\tZ" not in Path(f"/proc/{trainer}/status").read_text():
+        assert time.monotonic() < deadline, "the trainer outlived dvc"
+        time.sleep(0.1)
+
+
+def test_a_users_mistake_is_one_sentence(clone: Path) -> None:
+    for change, sentence in [
+        ("models.dcgan.loss=hinqe", "models.dcgan.loss: unknown name 'hinqe'; did you mean 'hinge'?"),
+        ("data.dataset=cifar", "data.dataset: unknown name 'cifar'; did you mean 'cifar10'?"),
+    ]:
+        saved = (clone / "params.yaml").read_text()
+        run(clone, "pipeline.params", "set", change)
+        done = run(clone, "pipeline.stages.prepare", check=False)
+        (clone / "params.yaml").write_text(saved)
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert done.stderr.startswith(f"error: params.yaml: {sentence}")
+        assert done.stderr.count("\n") == 1
