@@ -1,21 +1,21 @@
 """Which GAN for your images? Data flows one way, and a file imports only what stands above it here.
 
-    errors  files  progress       one error for users; whole files; bars and log lines
-    randomness                    every random draw, named by (seed, stream, step)
-    layout                        where everything lies
-    params                        params.yaml as frozen values
-    devices                       CPU, CUDA or MPS, and determinism
-    datasets                      named sources of images
-    data                          prepared arrays, and batches on a device
-    models/                       NETWORKS and build_gan
-    losses                        LOSSES: pairs for D and G
-    training                      TrainState, train_step, train
-    checkpoint                    atomic save, verified load, fingerprint, the exported generator
-    sampling                      seeded samples, grids, animations
-    metrics/                      EXTRACTORS, the Fréchet distance, the reference
-    spool  tracking               what MLflow is told, and never waited for
-    experiment                    one recipe with one seed: what a stage and a search trial share
-    charts  report/               leaderboard.csv and report.html
-    check                         what is wrong with params that do parse
-    stages/                       what dvc.yaml runs
+errors  files  progress       one error for users; whole files; bars and log lines
+randomness                    every random draw, named by (seed, stream, step)
+layout                        where everything lies
+params                        params.yaml as frozen values
+devices                       CPU, CUDA or MPS, and determinism
+datasets                      named sources of images
+data                          prepared arrays, and batches on a device
+models/                       NETWORKS and build_gan
+losses                        LOSSES: pairs for D and G
+training                      TrainState, train_step, train
+checkpoint                    atomic save, verified load, fingerprint, the exported generator
+sampling                      seeded samples, grids, animations
+metrics/                      EXTRACTORS, the Fréchet distance, the reference
+spool  tracking               what MLflow is told, and never waited for
+experiment                    one recipe with one seed: what a stage and a search trial share
+charts  report/               leaderboard.csv and report.html
+check                         what is wrong with params that do parse
+stages/                       what dvc.yaml runs
 """

@@ -1,6 +1,6 @@
 """What is wrong with params that do parse: unknown names and impossible pairs, found before anything runs.
 
-    python -m pipeline.check        says that params.yaml is sound, or all that is not, and exits with 2
+python -m pipeline.check        says that params.yaml is sound, or all that is not, and exits with 2
 """
 
 from collections.abc import Collection, Iterator

@@ -5,6 +5,7 @@ name gives it away. The last two are kept, and the older one serves when the new
 """
 
 import hashlib
+import inspect
 import json
 import sys
 from collections.abc import Mapping
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
 from pipeline.files import read_json, write_bytes, write_json
-from pipeline.models import build_gan
+from pipeline.losses import LOSSES
+from pipeline.models import NETWORKS, build_gan
 from pipeline.params import Recipe
 from pipeline.training import TrainState
 
@@ -36,22 +38,27 @@ class Progress:
     seconds: float = 0.0
 
 
-def fingerprint(**parts: Any) -> str:
+def fingerprint(recipe: Recipe, **parts: Any) -> str:
     """16 hexadecimal digits that change with anything that shapes a result; `parts` are JSON values.
 
-    The code that shapes a result and the version of torch are among the parts.
+    The recipe, the code that it is trained by, and the version of torch are among them.
     """
-    parts |= {"code": code_version(), "torch": torch.__version__}
+    parts |= {"recipe": recipe.model_dump(), "code": code_version(recipe), "torch": torch.__version__}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def code_version() -> str:
-    """A hash of the source files that shape what is trained: not of those that only store or show it."""
-    package = Path(__file__).parent
-    names = ["data.py", "devices.py", "losses.py", "randomness.py", "sampling.py", "training.py", "experiment.py"]
-    files = [package / name for name in names] + sorted((package / "models").glob("*.py"))
-    files += sorted((package / "metrics").glob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+def code_version(recipe: Recipe) -> str:
+    """A hash of the code that shapes what a recipe trains: not of what only stores or shows it.
+
+    Of networks and losses only the recipe's own count, so that adding another restarts nothing.
+    """
+    package, network, loss = Path(__file__).parent, NETWORKS[recipe.network], LOSSES[recipe.loss]
+    names = ["data.py", "devices.py", "experiment.py", "models/build.py", "models/layers.py"]
+    files = [package / name for name in [*names, "randomness.py", "sampling.py", "training.py"]]
+    files += [*sorted((package / "metrics").glob("*.py")), *map(Path, sorted(network.sources()))]
+    sources = [inspect.getsource(function) for function in (loss.discriminator, loss.generator)]
+    content = b"".join(file.read_bytes() for file in files) + "".join(sources).encode()
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def save_checkpoint(folder: Path, state: TrainState, progress: Progress) -> Path:

@@ -1,6 +1,6 @@
 """Prepared images: a data set as uint8 arrays on disk, and from there as batches on a device.
 
-    prepare(params, folder) -> train.npy, test.npy, ... -> load_images -> ImageSet -> batch
+prepare(params, folder) -> train.npy, test.npy, ... -> load_images -> ImageSet -> batch
 """
 
 import functools

@@ -179,7 +179,6 @@ DATASETS: dict[str, Callable[[DataParams], Source]] = {
 }
 
 
-
 @contextlib.contextmanager
 def _own_limits() -> Iterator[None]:
     """Switch Pillow's size limit and its warnings off: `max_megapixels` takes their place, and we report faults."""

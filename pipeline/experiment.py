@@ -64,7 +64,7 @@ class Experiment:
     def fingerprint(self) -> str:
         """Changes with whatever shapes the trained weights or the learning curve."""
         return fingerprint(
-            recipe=self.recipe.model_dump(),
+            self.recipe,
             budget=self.params.train.model_dump(),
             extractor=self.params.metrics.extractor,
             data=self.description["sha256"],

@@ -230,7 +230,7 @@ def _read_keys(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     missing = [key for key in keys if not isinstance(value, dict) or key not in value]
     if missing:
         raise PipelineError(f"{path} lacks {', '.join(missing)}: run `dvc repro`, which makes it anew")
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _read_csv(path: Path, columns: tuple[str, ...], may_be_empty: bool = False) -> pd.DataFrame:

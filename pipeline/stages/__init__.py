@@ -1,6 +1,6 @@
 """The stages that dvc.yaml runs: each reads its inputs, calls one function, and writes its outputs.
 
-    prepare -> reference -> train -> generate -> fid -> report
+prepare -> reference -> train -> generate -> fid -> report
 """
 
 import argparse
