@@ -57,6 +57,7 @@ def code_version(recipe: Recipe) -> str:
     files = [package / name for name in [*names, "randomness.py", "sampling.py", "training.py"]]
     files += [*sorted((package / "metrics").glob("*.py")), *map(Path, sorted(network.sources()))]
     sources = [inspect.getsource(function) for function in (loss.discriminator, loss.generator)]
+    sources.append(network.arguments())
     content = b"".join(file.read_bytes() for file in files) + "".join(sources).encode()
     return hashlib.sha256(content).hexdigest()[:16]
 
@@ -75,21 +76,28 @@ def save_checkpoint(folder: Path, state: TrainState, progress: Progress) -> Path
 def load_checkpoint(folder: Path, state: TrainState) -> Progress:
     """Bring `state` to the newest whole checkpoint of `folder`; without one, leave it as it is, at step 0.
 
-    A damaged checkpoint is reported on stderr and passed over.
+    A damaged checkpoint is reported on stderr, renamed to .damaged and passed over.
     """
+    for leftover in folder.glob(".step-*.tmp"):  # of a process that was killed while it wrote
+        leftover.unlink()
     for path in _checkpoints(folder):
         content = path.read_bytes()
-        if _digest(content) != path.stem.split("-")[2]:
-            print(f"warning: {path} is damaged and passed over: its content does not match its name", file=sys.stderr)
+        try:
+            if _digest(content) != path.stem.split("-")[2]:
+                raise ValueError("its content does not match its name")
+            saved, metadata = read_tensors(content), _metadata(content)
+            step, progress = int(metadata["step"]), Progress(**json.loads(metadata["progress"]))
+        except (SafetensorError, ValueError, LookupError, TypeError) as error:
+            print(f"warning: {path} is damaged and passed over: {error}", file=sys.stderr)
+            path.rename(path.with_suffix(".damaged"))
             continue
-        saved, live = read_tensors(content), state.tensors()
+        live = state.tensors()
         if {name: t.shape for name, t in saved.items()} != {name: t.shape for name, t in live.items()}:
             raise PipelineError(f"{path} is not of this recipe: delete the folder {folder} to train from the start")
         for name, tensor in live.items():
             tensor.copy_(saved[name])
-        metadata = _metadata(content)
-        state.step = int(metadata["step"])
-        return Progress(**json.loads(metadata["progress"]))
+        state.step = step
+        return progress
     return Progress()
 
 

@@ -52,9 +52,9 @@ def prepare(params: DataParams, out: Path) -> dict[str, Any]:
             split: _write_split(folder, split, items, indices, params, tally)
             for split, (items, indices) in _choose(source, params).items()
         }
-        if counts["train"] < 2 or counts["test"] < 1:
+        if min(counts.values()) < 2:
             found = f"{counts['train']} for training, {counts['test']} for testing, {len(tally.bad)} bad"
-            rule = "at least 2 and 1 are needed: add images, or change data.test_fraction or data.limit"
+            rule = "at least 2 of each are needed: add images, or change data.test_fraction or data.limit"
             raise PipelineError(f"{params.dataset}: too few usable images ({found}); {rule}")
         description = {
             "name": params.dataset,

@@ -146,9 +146,9 @@ class ArrayWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.seek(0)
-        self._file.write(self._header())
-        self._file.close()
+        with self._file:  # closed also where the disk is full
+            self._file.seek(0)
+            self._file.write(self._header())
 
 
 @contextlib.contextmanager

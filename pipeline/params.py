@@ -12,12 +12,14 @@ import argparse
 import difflib
 import io
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.errors import PipelineError, exit_cleanly
@@ -105,7 +107,7 @@ class GenerateParams(Section):
 
 
 class RuntimeParams(Section):
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|meta|cuda(:\d+)?)$")]
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|meta|cuda(:\d{1,2})?)$")]
     checkpoint_every: Count
     tracking: bool
     log_model: bool
@@ -156,7 +158,10 @@ def parse(tree: Any, source: Path | str) -> Params:
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
-        faults = dict.fromkeys(_sentence(fault) for fault in error.errors())
+        found = error.errors()
+        within = {fault["loc"][:-1] for fault in found}  # pydantic calls a list too short if all its items are wrong
+        told = (fault for fault in found if not (fault["type"] == "too_short" and fault["loc"] in within))
+        faults = dict.fromkeys(map(_sentence, told))
         raise PipelineError("\n".join(f"{source}: {fault}" for fault in faults)) from None
 
 
@@ -172,11 +177,22 @@ def save(changes: Mapping[str, Any], path: Path | str = PARAMS_FILE) -> Params:
     tree = yaml.load(Path(path).read_text(encoding="utf-8"))
     for name, value in changes.items():
         section, key = _find(tree, name)
-        section[key] = value
+        section[key] = _flow(value)
     buffer = io.BytesIO()
     yaml.dump(tree, buffer)
+    if parse(_parse_yaml(buffer.getvalue().decode(), Path(path)), path) != params:
+        raise PipelineError(f"{path}: {', '.join(changes)}: an alias ties it to other values; write them out first")
     write_bytes(path, buffer.getvalue())
     return params
+
+
+def _flow(value: Any) -> Any:
+    """A list as it stands in params.yaml, [a, b] on one line; anything else as it is."""
+    if not isinstance(value, list | tuple):
+        return value
+    items = CommentedSeq(value)
+    items.fa.set_flow_style()
+    return items
 
 
 def suggest(name: str, choices: Iterable[str]) -> str:
@@ -198,7 +214,7 @@ def _parse_yaml(text: str, path: Path) -> Any:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise PipelineError(f"{path}: {place}{str(error.problem).splitlines()[0]}") from None
-    except (YAMLError, ValueError, RecursionError) as error:
+    except (YAMLError, ValueError, LookupError, ArithmeticError, RecursionError) as error:  # ruamel lets all through
         reason = str(error).splitlines() or [type(error).__name__]
         raise PipelineError(f"{path}: not valid YAML ({reason[0]})") from None
 
@@ -226,6 +242,7 @@ def _sentence(fault: Any) -> str:
     kinds = {"int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number",
              "bool_type": "true or false", "string_type": "a text", "finite_number": "a finite number",
              "tuple_type": "a list", "model_type": "a section of `key: value` lines",
+             "dict_type": "a section of `key: value` lines",
              "mapping_type": "a section of `key: value` lines"}  # fmt: skip
     if kind in bounds:
         return f"{place}: must be {bounds[kind]} {context[limits[kind]]}, got {value}"
@@ -237,7 +254,7 @@ def _sentence(fault: Any) -> str:
         return f"{place}: missing; add it (presets/ hold complete files)"
     if kind == "literal_error":
         choices = re.findall(r"'([^']+)'|(\d+)", context["expected"])
-        return f"{place}: unknown value {value}; {suggest(fault['input'], (a or b for a, b in choices))}"
+        return f"{place}: unknown value {value}; " + suggest(value.strip("'"), (a or b for a, b in choices))
     if kind == "string_pattern_mismatch":
         return f"{place}: must match {context['pattern']}, got {value}"
     if kind == "too_short":
@@ -245,8 +262,15 @@ def _sentence(fault: Any) -> str:
     return f"{place}: {fault['msg']}, got {value}"
 
 
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxlong = _REPR.maxother = 60
+
+
 def _short(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = _REPR.repr(value)  # not repr: YAML aliases can make ten lines stand for 10**10 values
+    except ValueError:  # more digits than Python prints
+        text = "a huge number"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -268,15 +292,16 @@ def _use(preset: str) -> None:
         raise PipelineError(f"{preset}: no such preset; {suggest(preset, names)}")
     source = PRESETS / f"{preset}.yaml"
     load(source)
-    old = PARAMS_FILE.read_text(encoding="utf-8") if PARAMS_FILE.exists() else ""
-    new = source.read_text(encoding="utf-8")
+    old = PARAMS_FILE.read_bytes() if PARAMS_FILE.exists() else b""
+    new = source.read_bytes()
     if old == new:
         print(f"{PARAMS_FILE} is the preset {preset} already")
         return
-    print("".join(difflib.unified_diff(old.splitlines(True), new.splitlines(True), str(PARAMS_FILE), preset, n=0)))
+    before, after = (text.decode(errors="replace").splitlines(True) for text in (old, new))
+    print("".join(difflib.unified_diff(before, after, str(PARAMS_FILE), preset, n=0)))
     if old:
-        write_bytes(PARAMS_FILE.with_suffix(".previous.yaml"), old.encode())
-    write_bytes(PARAMS_FILE, new.encode())
+        write_bytes(PARAMS_FILE.with_suffix(".previous.yaml"), old)
+    write_bytes(PARAMS_FILE, new)
     print(f"wrote {PARAMS_FILE} from {source.name}" + ("; the former one is params.previous.yaml" if old else ""))
 
 

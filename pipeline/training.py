@@ -29,7 +29,7 @@ class TrainState:
     ema: nn.Module | None
     optimiser_g: torch.optim.Optimizer
     optimiser_d: torch.optim.Optimizer
-    losses: Tensor  # float32 (report_every, 2)
+    losses: Tensor  # float32 (report_every, 2), or shorter if the budget is
     seed: int
     step: int = 0
 
@@ -67,7 +67,7 @@ def create_state(
         ema,
         _optimiser(gan.generator, recipe.lr_g, recipe, device),
         _optimiser(gan.discriminator, recipe.lr_d, recipe, device),
-        losses=torch.zeros(budget.report_every, 2, device=device),
+        losses=torch.zeros(min(budget.report_every, budget.steps), 2, device=device),
         seed=seed,
     )
 
@@ -85,6 +85,8 @@ def _optimiser(network: nn.Module, lr: float, recipe: Recipe, device: torch.devi
     for values in optimiser.state.values():
         for tensor in values.values():
             tensor.zero_()
+    for group in optimiser.param_groups:
+        group["lr"] = lr
     return optimiser
 
 
@@ -100,10 +102,10 @@ def train(
     """
     while state.step < budget.steps:
         _set_learning_rates(state, recipe, budget)
-        row = state.step % budget.report_every
+        row = state.step % len(state.losses)
         state.losses[row] = train_step(state, images, loss, recipe, budget.precision == "bf16")
         state.step += 1
-        report = row + 1 == budget.report_every or state.step == budget.steps
+        report = row + 1 == len(state.losses) or state.step == budget.steps
         yield StepReport(state.step, mean_losses(state) if report else None)
 
 

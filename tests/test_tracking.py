@@ -380,8 +380,10 @@ def test_a_spool_that_cannot_be_written_costs_one_warning(root, caplog):
 
 def test_four_processes_open_a_new_store_at_once(root):
     (root / "mlflow.db").unlink()
-    code = ("import sys; from pathlib import Path; from pipeline.tracking import Tracker\n"
-            "with Tracker(Path('.work') / sys.argv[1], 'digits', sys.argv[1]) as t: t.metrics(1, {'a': 2.0})")  # fmt: skip
+    code = (
+        "import sys; from pathlib import Path; from pipeline.tracking import Tracker\n"
+        "with Tracker(Path('.work') / sys.argv[1], 'digits', sys.argv[1]) as tracker: tracker.metrics(1, {'a': 2.0})"
+    )
     processes = [
         subprocess.Popen([sys.executable, "-W", "error::UserWarning", "-c", code, f"tiny-{seed}"], text=True,
                          env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -409,7 +411,9 @@ class Generator(torch.nn.Module):
 def test_the_model_loads_back_and_draws_the_same(root, folder, monkeypatch):
     generator, asked = Generator(), []
     recipe = {"latent_dim": 16, "ema_decay": 0.99}
-    monkeypatch.setattr("pipeline.checkpoint.load_generator", lambda path, which: asked.append(which) or (generator, {}))
+    monkeypatch.setattr(
+        "pipeline.checkpoint.load_generator", lambda path, which: asked.append(which) or (generator, {})
+    )
     (root / "runs").mkdir()
     (root / "runs" / "generator.json").write_text(json.dumps({"recipe": recipe}))
     (root / "runs" / "generator.safetensors").write_bytes(b"weights")

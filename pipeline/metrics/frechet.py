@@ -7,6 +7,9 @@ symmetric, no iteration that may diverge, nothing added to the diagonal. A rank-
 narrower L. Where there are fewer features than dimensions, the centred features themselves are such an L.
 """
 
+import copy
+import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,7 +48,7 @@ class Moments:
     def merge(self, other: "Moments") -> None:
         """Take in all that `other` has seen."""
         if not self.count:
-            self.__dict__.update(other.__dict__)
+            self.__dict__.update(copy.deepcopy(other.__dict__))
             return
         if other.count:
             gap = other._shift - self._shift
@@ -104,12 +107,17 @@ class Gaussian:
 
     @staticmethod
     def load(path: Path) -> "Gaussian":
+        """What `save` wrote.
+
+        Raises:
+            PipelineError: the file is missing or damaged.
+        """
         try:
-            with np.load(path, allow_pickle=False) as saved:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as saved:
                 return Gaussian(saved["mu"], saved["factor"], int(saved["count"]))
         except FileNotFoundError:
             raise PipelineError(f"{path} does not exist: run `dvc repro`, which makes it") from None
-        except (KeyError, ValueError, OSError, EOFError) as error:
+        except (LookupError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise PipelineError(f"{path} is damaged ({error}): delete it and run `dvc repro` again") from None
 
 

@@ -53,7 +53,7 @@ def load_reference(folder: Path, extractor: Extractor) -> Reference:
         PipelineError: it is missing or damaged, or was measured under another extractor.
     """
     floor = read_json(folder / "floor.json")
-    if floor["extractor"] != extractor.protocol:
+    if not isinstance(floor, dict) or floor.get("extractor") != extractor.protocol:
         raise PipelineError(f"{folder} was measured with another extractor: run `dvc repro`, which measures it again")
     return Reference(Gaussian.load(folder / "statistics.npz"), floor)
 

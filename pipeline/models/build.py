@@ -38,6 +38,10 @@ class Network:
         builders = [b.func if isinstance(b, partial) else b for b in (self.generator, self.discriminator)]
         return {str(sys.modules[builder.__module__].__file__) for builder in builders}
 
+    def arguments(self) -> str:
+        """What the registry's entry adds to those files, such as attention=True."""
+        return repr([getattr(builder, "keywords", {}) for builder in (self.generator, self.discriminator)])
+
 
 def construct(network: Network, recipe: Recipe, image_shape: ImageShape, seed: int) -> GAN:
     """Build on the CPU, so that a seed gives the same weights for every device.

@@ -5,7 +5,7 @@ import platform
 import subprocess
 from importlib import metadata
 
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "mlflow", "dvc", "pandas", "optuna")
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "mlflow", "dvc", "pandas")
 SOURCES = ("pipeline", "params.yaml", "dvc.yaml")  # what shapes a result; dvc.lock changes while a stage runs
 
 

@@ -1,0 +1,204 @@
+"""Faults of params that do parse: each is told, all are told, and sound params have none."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline import check
+from pipeline.data import DATASETS
+from pipeline.errors import PipelineError
+from pipeline.losses import LOSSES
+from pipeline.metrics import EXTRACTORS
+from pipeline.models import NETWORKS
+from pipeline.params import Params, load
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZES = "must be 4, 5, 6 or 7 times a power of two (16, 28, 32, 48, 64, ...), got"
+
+
+@pytest.fixture(autouse=True)
+def cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same machine everywhere: no CUDA, no MPS."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+def params(**changes: Any) -> Params:
+    """params.yaml as it should be for three models, with dotted names (`__` for the dot) replaced."""
+    sound = {"data.image_size": 16, "data.channels": 1, "generate.weights": "ema", "compare.models": ["dcgan"],
+             "compare.seeds": [0], "runtime.device": "cpu"}  # fmt: skip
+    recipes = {"norm_d": "spectral", "loss": "hinge", "ema_decay": 0.99}
+    for model in ("dcgan", "sagan", "resnet"):
+        sound |= {f"models.{model}.{key}": value for key, value in recipes.items()}
+        sound[f"models.{model}.network"] = model
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    return load(ROOT / "params.yaml").override(sound | changes)
+
+
+def problems(**changes: Any) -> list[str]:
+    return list(check.problems(params(**changes)))
+
+
+def choices(names: Any) -> str:
+    return f"Choices: {', '.join(sorted(names))}"
+
+
+def test_sound_params_have_no_problems() -> None:
+    assert problems() == []
+    check.require(params())
+    check.require(load(ROOT / "params.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("data.dataset", "digit", f"unknown name 'digit'; did you mean 'digits'? {choices(DATASETS)}"),
+        ("data.dataset", "???", f"unknown name '???'; {choices(DATASETS)}"),
+        (
+            "metrics.extractor",
+            "inceptoin",
+            f"unknown name 'inceptoin'; did you mean 'inception'? {choices(EXTRACTORS)}",
+        ),
+        ("models.resnet.network", "resnt", f"unknown name 'resnt'; did you mean 'resnet'? {choices(NETWORKS)}"),
+        ("models.sagan.loss", "hinqe", f"unknown name 'hinqe'; did you mean 'hinge'? {choices(LOSSES)}"),
+    ],
+)
+def test_unknown_names(name: str, value: str, sentence: str) -> None:
+    assert problems(**{name: value}) == [f"{name}: {sentence}"]
+
+
+def test_unknown_and_repeated_models_and_seeds() -> None:
+    assert problems(compare__models=["dcgna"]) == [
+        f"compare.models: unknown name 'dcgna'; did you mean 'dcgan'? {choices(['dcgan', 'sagan', 'resnet'])}"
+    ]
+    assert problems(compare__models=["sagan", "dcgan", "sagan"]) == [
+        "compare.models: must not name anything twice, got ['sagan', 'dcgan', 'sagan']"
+    ]
+    assert problems(compare__seeds=[1, 2, 1]) == ["compare.seeds: must not name anything twice, got [1, 2, 1]"]
+    assert problems(compare__seeds=[1, 2, 3], compare__models=["sagan", "dcgan"]) == []
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("norm", ["none", "batch", "spectral"])
+def test_a_loss_that_needs_a_bounded_slope(loss: str, norm: str) -> None:
+    found = problems(models__dcgan__loss=loss, models__dcgan__norm_d=norm)
+    expected = f"models.dcgan.norm_d: must be spectral with loss {loss}, which needs D's slope bounded"
+    assert found == ([expected] if LOSSES[loss].lipschitz and norm != "spectral" else [])
+
+
+def test_wasserstein_needs_a_bounded_slope() -> None:
+    assert [name for name, loss in LOSSES.items() if loss.lipschitz] == ["wasserstein"]
+
+
+def test_averaged_weights_need_an_average() -> None:
+    assert problems(models__sagan__ema_decay=None) == [
+        "models.sagan.ema_decay: must be a number with generate.weights: ema; or set generate.weights: raw"
+    ]
+    assert problems(models__sagan__ema_decay=None, generate__weights="raw") == []
+    assert problems(generate__weights="raw") == []
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_batch_norm_in_d(network: str) -> None:
+    found = problems(models__dcgan__network=network, models__dcgan__norm_d="batch")
+    expected = f"models.dcgan.norm_d: the network {network} has no batch norm in D; use spectral or none"
+    assert found == ([] if network == "dcgan" else [expected])
+
+
+@pytest.mark.parametrize("size", [17, 9, 4, 7, 30, 33, 1023])
+def test_sizes_that_no_network_can_have(size: int) -> None:
+    assert problems(data__image_size=size) == [
+        f"data.image_size: {SIZES} {size} (the network of models.{model})"
+        for model in load(ROOT / "params.yaml").models
+    ]
+
+
+@pytest.mark.parametrize("size", [8, 10, 12, 14])
+def test_attention_needs_sixteen_pixels(size: int) -> None:
+    assert problems(data__image_size=size) == [
+        f"data.image_size: must be at least 16 for a network with attention, got {size} (the network of models.sagan)"
+    ]
+
+
+@pytest.mark.parametrize("size", [16, 20, 24, 28, 32, 48, 64])
+def test_sizes_that_every_network_can_have(size: int) -> None:
+    assert problems(data__image_size=size, data__channels=3) == []
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:1", "cuda:99", "cuda:300", "cuda:" + "9" * 20, "mps"])
+def test_devices_that_are_not_there(device: str) -> None:
+    """Refused with a sentence: by the pattern in params, or because it is not there."""
+    with pytest.raises(PipelineError) as caught:
+        check.require(params(runtime__device=device))
+    assert "runtime.device: " in str(caught.value) and device[:6] in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_sentence_of_a_device_that_is_not_there() -> None:
+    for device in ("cuda", "cuda:1", "mps"):
+        expected = f"runtime.device: {device} is not available on this machine; use auto or cpu"
+        assert problems(runtime__device=device) == [expected]
+
+
+def test_devices_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for device in ("auto", "cpu", "cuda", "cuda:0"):
+        assert problems(runtime__device=device) == []
+    assert problems(runtime__device="cuda:1") == [
+        "runtime.device: cuda:1 is not available on this machine; use auto or cpu"
+    ]
+
+
+def test_every_fault_is_told_one_a_line() -> None:
+    with pytest.raises(PipelineError) as caught:
+        check.require(
+            params(
+                data__dataset="digit",
+                compare__models=["nope"],
+                compare__seeds=[1, 1],
+                models__dcgan__loss="wasserstein",
+                models__dcgan__norm_d="none",
+                models__resnet__ema_decay=None,
+                runtime__device="mps",
+            )
+        )
+    lines = str(caught.value).splitlines()
+    assert all(line.startswith("params.yaml: ") for line in lines)
+    assert [line.split(": ")[1] for line in lines] == [
+        "data.dataset",
+        "compare.models",
+        "compare.seeds",
+        "models.dcgan.norm_d",
+        "models.resnet.ema_decay",
+        "runtime.device",
+    ]
+
+
+def test_models_outside_the_comparison_are_checked_too() -> None:
+    assert problems(compare__models=["dcgan"], models__resnet__loss="hing") == [
+        f"models.resnet.loss: unknown name 'hing'; did you mean 'hinge'? {choices(LOSSES)}"
+    ]
+
+
+def test_the_check_is_quick_for_huge_networks() -> None:
+    """Networks are built narrow to be checked: 4096 channels would take gigabytes."""
+    assert problems(models__sagan__width_g=4096, models__sagan__width_d=4096, models__sagan__latent_dim=65536) == []
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    Path("params.yaml").write_text(text, encoding="utf-8")
+    check.main()
+    assert capsys.readouterr() == ("params.yaml is sound\n", "")
+    dataset = load().data.dataset
+    Path("params.yaml").write_text(text.replace(f"dataset: {dataset}", "dataset: nope ", 1), encoding="utf-8")
+    with pytest.raises(SystemExit) as stop:
+        check.main()
+    out, error = capsys.readouterr()
+    assert (stop.value.code, out) == (2, "")
+    assert error == f"error: params.yaml: data.dataset: unknown name 'nope'; {choices(DATASETS)}\n"
