@@ -25,7 +25,7 @@ from pipeline.progress import progress as progress_bar
 from pipeline.randomness import stable_hash
 from pipeline.sampling import grid, picture, sample, save_animation, save_picture
 from pipeline.tracking import Tracker
-from pipeline.training import TrainState, count_parameters, create_state, mean_losses, train
+from pipeline.training import TrainState, count_parameters, create_state, require_finite, train
 
 COLUMNS = 10  # of every grid: samples take the classes in turn, so ten classes give one column each
 GRID_SEED, CURVE_SEED = stable_hash("grid"), stable_hash("curve")  # the same latents for all models and all steps
@@ -145,11 +145,14 @@ def train_experiment(
         if report.losses or _observation_due(state.step, params, last):
             progress.seconds += time.perf_counter() - started
             _observe(state, progress, observer, report.losses or {}, last)
-            bar.set_postfix({key: f"{value:.3g}" for key, value in progress.history[-1].items() if key not in SHOWN})
+            shown = {
+                key: f"{value:.3g}" for key, value in progress.history[-1].items() if key not in ("step", "images")
+            }
+            bar.set_postfix(shown, refresh=False)
             started = time.perf_counter()
         stop = should_stop()
         if due or last or stop:
-            mean_losses(state)
+            require_finite(state)
             now = time.perf_counter()
             progress.seconds, started = progress.seconds + now - started, now
             save_checkpoint(work, state, progress)
@@ -157,9 +160,6 @@ def train_experiment(
             raise Interrupted
     bar.close()
     return state, progress
-
-
-SHOWN = ("step", "images")  # columns of the history that the progress bar leaves out
 
 
 def _observation_due(step: int, params: Params, last: bool) -> bool:
@@ -190,7 +190,7 @@ def _observe(state: TrainState, progress: Progress, observer: Observer, losses: 
 def write_run(experiment: Experiment, state: TrainState, progress: Progress, observer: Observer, out: Path) -> None:
     """Write what training made: the generator, how to rebuild it, the curves, and the grids of this run's steps.
 
-    timing.csv and the key `seconds` of cost.json are measured, and so differ from run to run; all else is repeatable.
+    timing.csv is measured, and so differs from run to run; all else is repeatable.
     """
     budget, recipe = experiment.params.train, experiment.recipe
     info = {

@@ -6,14 +6,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-LOG_FORMAT = "{desc}: {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}, {rate_fmt}{postfix}]\n"
+LOG_FORMAT = "{desc}: {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
 class _Log:
-    """stderr without the carriage returns with which a bar overwrites itself."""
+    """stderr without the carriage returns and the blanks with which a bar overwrites itself."""
 
     def write(self, text: str) -> None:
-        sys.stderr.write(text.replace("\r", "").lstrip("\n"))
+        if line := text.strip():
+            sys.stderr.write(line + "\n")
 
     def flush(self) -> None:
         sys.stderr.flush()

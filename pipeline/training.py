@@ -21,6 +21,9 @@ from pipeline.params import Recipe, TrainParams
 from pipeline.randomness import generator
 
 
+REMEDY = "lower lr_g and lr_d, bound D's slope (norm_d: spectral), or use precision: fp32"
+
+
 @dataclass
 class TrainState:
     """All that a step changes. `losses` holds D's and G's of the steps since the last report, on the device."""
@@ -168,7 +171,7 @@ def update_ema(average: nn.Module, network: nn.Module, decay: float) -> None:
 
 
 def mean_losses(state: TrainState) -> dict[str, float]:
-    """The means of D's and G's losses since the last report; call it before a checkpoint, so that none holds a NaN.
+    """The means of D's and G's losses since the last report.
 
     Raises:
         PipelineError: a loss is NaN or infinite.
@@ -179,12 +182,21 @@ def mean_losses(state: TrainState) -> dict[str, float]:
         for name, value in zip(("D", "G"), values, strict=True):
             if value != value or abs(value) == float("inf"):
                 step = state.step - count + row + 1
-                raise PipelineError(
-                    f"the loss of {name} is {value} at step {step}: lower lr_g and lr_d, bound D's slope "
-                    "(norm_d: spectral), or use precision: fp32"
-                )
+                raise PipelineError(f"the loss of {name} is {value} at step {step}: {REMEDY}")
     means = rows[:count].mean(dim=0).tolist()
     return {"loss/d": means[0], "loss/g": means[1]}
+
+
+def require_finite(state: TrainState) -> None:
+    """Make sure that a checkpoint of `state` would be worth keeping: neither a loss nor a weight is NaN or infinite.
+
+    Raises:
+        PipelineError: one is.
+    """
+    mean_losses(state)
+    for name, tensor in state.tensors().items():
+        if not tensor.isfinite().all():
+            raise PipelineError(f"{name} is not finite after step {state.step}: {REMEDY}")
 
 
 def _set_learning_rates(state: TrainState, recipe: Recipe, budget: TrainParams) -> None:

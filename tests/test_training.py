@@ -415,3 +415,14 @@ def test_generated_images_move_towards_the_data(brightness: int) -> None:
     for _ in train(state, ImageSet(images, torch.zeros(64, dtype=torch.int64), 3), LOSSES["hinge"], recipe, budget):
         pass
     assert mean() == pytest.approx(images.float().mean().item(), abs=40)
+
+
+def test_a_checkpoint_with_a_weight_that_is_not_finite_is_refused() -> None:
+    state = start(recipe_of())
+    state.step = 3
+    training.require_finite(state)
+    weight = next(state.gan.discriminator.parameters())
+    with torch.no_grad():
+        weight.view(-1)[0] = float("inf")
+    with pytest.raises(PipelineError, match=r"^d\..* is not finite after step 3: lower lr_g"):
+        training.require_finite(state)
