@@ -20,7 +20,6 @@ from pipeline.models import GAN, ImageShape, build_gan
 from pipeline.params import Recipe, TrainParams
 from pipeline.randomness import generator
 
-
 REMEDY = "lower lr_g and lr_d, bound D's slope (norm_d: spectral), or use precision: fp32"
 
 
