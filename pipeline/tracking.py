@@ -38,6 +38,7 @@ SETTINGS = {"HTTP_REQUEST_MAX_RETRIES": "1", "HTTP_REQUEST_TIMEOUT": "10", "DISA
             "LOGGING_LEVEL": "WARNING", "ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}  # fmt: skip
 LANES = {"sent": {"run", *BATCH, "status"}, "sent_files": {"image", "artifact", "model"}}
 REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "NOT_FOUND", "ENDPOINT_NOT_FOUND", "RESOURCE_DOES_NOT_EXIST"}
+KIND = "custom_model_development"  # makes the UI open on training runs, not on traces of agents
 SPOOL_TAG = "pipeline.spool"  # marks our run on the server: a lost answer to its creation makes no second run
 
 logger = logging.getLogger(__name__)
@@ -222,7 +223,7 @@ class _Sender:
             client = _open_client(self.uri)
             if client.get_experiment_by_name(name) is None:
                 try:
-                    client.create_experiment(name, place)
+                    client.create_experiment(name, place, {"mlflow.experimentKind": KIND})
                 except Exception:  # has another process made it in between?
                     if client.get_experiment_by_name(name) is None:
                         raise

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
@@ -357,3 +358,18 @@ def test_nothing_read_is_executed(path: Path) -> None:
 )
 def test_unsafe_code_is_found(code: str, found: list[str]) -> None:
     assert unsafe(code) == found
+
+
+def test_requirements_are_what_is_imported() -> None:
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    required = {re.split("[<>=]", line)[0] for line in lines if line and not line.startswith("#")}
+    assert all(re.fullmatch(r"[\w.-]+>=[\d.]+,<\d+", line) for line in lines if not line.startswith("#"))
+    names = {"pillow": "PIL", "scikit-learn": "sklearn", "ruamel.yaml": "ruamel"}
+    imported = set()
+    for path in (ROOT / "pipeline").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [node.module] if isinstance(node, ast.ImportFrom) else []
+            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            imported |= {str(module).split(".")[0] for module in modules}
+    foreign = imported - set(sys.stdlib_module_names) - {"pipeline"}
+    assert foreign == {names.get(name, name.replace("-", "_")) for name in required - {"dvc"}}  # dvc is a command

@@ -190,3 +190,23 @@ def test_a_users_mistake_is_one_sentence(clone: Path) -> None:
         assert done.stdout == ""
         assert done.stderr.startswith(f"error: params.yaml: {sentence}")
         assert done.stderr.count("\n") == 1
+
+
+def test_every_stage_runs_on_real_cifar10(clone: Path, tmp_path: Path) -> None:
+    if "GAN_TEST_DATA" not in os.environ:
+        pytest.skip("GAN_TEST_DATA is not set: the tests on real data need a folder laid out as its README.md says")
+    folder, source = tmp_path / "repo", Path(os.environ["GAN_TEST_DATA"])
+    shutil.copytree(clone, folder, symlinks=True)
+    rebuild = [sys.executable, source / "rebuild_cifar10.py", source / "cifar10", folder / "data/raw"]
+    subprocess.run(rebuild, check=True, capture_output=True)
+    run(folder, "pipeline.params", "use", "cifar10")
+    small = {name: value for name, value in TINY.items() if name.startswith(("train", "models", "generate", "runtime"))}
+    params.save({**small, "data.limit": 200, "metrics.extractor": "efficientnet_lite0"}, folder / "params.yaml")
+    run(folder, "dvc", "repro")
+    assert np.load(folder / "data/prepared/test.npy").shape == (200, 3, 32, 32)
+    description = json.loads((folder / "data/prepared/dataset.json").read_text())
+    assert description["classes"][3] == "cat"
+    board = pd.read_csv(folder / "reports/leaderboard.csv")
+    assert sorted(board["model"]) == sorted(MODELS)
+    assert np.load(folder / "samples/sagan-0/images.npy").shape == (20, 3, 32, 32)
+    assert stages_run(run(folder, "dvc", "repro").stdout) == set()
