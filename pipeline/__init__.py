@@ -14,6 +14,7 @@ checkpoint                    atomic save, verified load, fingerprint, the expor
 sampling                      seeded samples, grids, animations
 metrics/                      EXTRACTORS, the Fréchet distance, the reference
 spool  tracking               what MLflow is told, and never waited for
+provenance                    versions, platform and commit
 experiment                    one recipe with one seed: what a stage and a search trial share
 charts  report/               leaderboard.csv and report.html
 check                         what is wrong with params that do parse

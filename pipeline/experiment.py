@@ -1,7 +1,6 @@
 """One experiment: one recipe trained with one seed, then sampled and scored. A stage and a search trial share it."""
 
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from pipeline.losses import LOSSES
 from pipeline.metrics import Extractor, Reference, extract, in_batches
 from pipeline.params import Params, Recipe
 from pipeline.progress import progress as progress_bar
+from pipeline.provenance import commit
 from pipeline.randomness import stable_hash
 from pipeline.sampling import grid, picture, sample, save_animation, save_picture
 from pipeline.tracking import Tracker
@@ -76,12 +76,11 @@ class Experiment:
 
     def tags(self) -> dict[str, str]:
         """What a run is found by in MLflow."""
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
         return {
             "model": self.model,
             "data_sha256": self.description["sha256"],
             "fingerprint": self.fingerprint(),
-            "git_commit": commit.stdout.strip() or "none",
+            "git_commit": commit(),
             "dvc_stage": os.environ.get("DVC_STAGE", "none"),
             "dvc_experiment": os.environ.get("DVC_EXP_NAME", "none"),
         }

@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from pipeline import provenance as provenance_module
 from pipeline.charts import Line, draw, linear_ticks, log_ticks, short_numbers, spread_out
 from pipeline.errors import PipelineError
 from pipeline.params import Params, load
+from pipeline.provenance import commit
 from pipeline.report import leaderboard, read_results, render, write_report
-from pipeline.report import provenance as provenance_module
-from pipeline.report.provenance import commit
 
 PARAMS = load(Path(__file__).resolve().parents[1] / "params.yaml")
 METRIC = "fd_efficientnet_lite0"

@@ -2,7 +2,6 @@
 
     results      files -> Results: outcomes, standings, groups of one protocol; the leaderboard
     ranking      Results -> sentences and tables of text
-    provenance   by what the page was made: versions, platform, commit
     page         Results -> HTML, by the templates in pipeline/templates and the charts of pipeline.charts
 
 Only files are read, and nothing is fetched: not when the page is made, and not when it is opened.

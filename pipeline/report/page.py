@@ -16,7 +16,7 @@ from PIL import Image
 from pipeline import layout
 from pipeline.charts import Chart, Line, Point, draw, thin
 from pipeline.errors import PipelineError
-from pipeline.report.provenance import provenance
+from pipeline.provenance import provenance
 from pipeline.report.ranking import TIMES, decimals, ranking, spread, verdict
 from pipeline.report.results import Outcome, Results, differing
 from pipeline.sampling import grid, picture

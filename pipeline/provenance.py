@@ -1,4 +1,4 @@
-"""By what a page was made: versions of packages, platform, and commit."""
+"""By what a result was made: versions of packages, platform, and commit."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ SOURCES = ("pipeline", "params.yaml", "dvc.yaml")  # what shapes a result; dvc.l
 
 
 def provenance() -> dict[str, str]:
-    """What made this page, name by name."""
+    """What made it, name by name."""
     return {
         "python": platform.python_version(),
         **{package: _version(package) for package in PACKAGES},
