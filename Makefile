@@ -34,7 +34,7 @@ ui: setup  ## MLflow's UI on 127.0.0.1 (PORT=5000)
 	@mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --backend-store-uri sqlite:///mlflow.db
 
 bench: setup  ## training speed beside a plain DataLoader loop
-	python benchmarks/training_speed.py
+	python -m benchmarks.training_speed
 
 clean:  ## remove all that the pipeline made, checkpoints and MLflow's runs included
 	rm -rf .work data/prepared data/reference runs samples reports/report.html mlflow.db mlruns dvc_plots

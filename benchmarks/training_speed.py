@@ -1,6 +1,6 @@
 """Training speed of each recipe in params.yaml beside a plain DataLoader loop that drives the same networks.
 
-    python benchmarks/training_speed.py [--steps 30] [--rounds 5] [--device auto]
+    python -m benchmarks.training_speed [--steps 30] [--rounds 5] [--device auto]
 
 The plain loop is what most public code does: fetch a batch from a DataLoader, step D, step G, `.item()` both losses.
 Each further row changes one thing and keeps those above it; the last is `pipeline.training.train` itself. All rows of
