@@ -1,5 +1,7 @@
 """Which device computes, and that it computes the same every time."""
 
+import os
+
 import torch
 
 from pipeline.errors import PipelineError
@@ -22,6 +24,7 @@ def choose_device(name: str) -> torch.device:
 
 def make_deterministic() -> None:
     """Ask the libraries for the same result every time: no autotuned kernels, deterministic ones where they exist."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may differ from run to run
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     torch.use_deterministic_algorithms(True, warn_only=True)
