@@ -16,10 +16,11 @@ from torch import nn
 from pipeline import layout
 from pipeline.checkpoint import Progress, export_generator, fingerprint, load_checkpoint, save_checkpoint
 from pipeline.data import ImageSet
+from pipeline.errors import PipelineError
 from pipeline.files import ArrayWriter, atomic_folder, write_bytes, write_json
 from pipeline.losses import LOSSES
 from pipeline.metrics import Extractor, Reference, extract, in_batches
-from pipeline.params import Params, Recipe
+from pipeline.params import Params, Recipe, suggest
 from pipeline.progress import progress as progress_bar
 from pipeline.provenance import commit
 from pipeline.randomness import stable_hash
@@ -43,6 +44,10 @@ class Experiment:
     model: str
     seed: int
     description: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.model not in self.params.models:
+            raise PipelineError(f"{self.model}: no such model; {suggest(self.model, self.params.models)}")
 
     @property
     def name(self) -> str:

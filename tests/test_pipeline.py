@@ -192,6 +192,12 @@ def test_a_users_mistake_is_one_sentence(clone: Path) -> None:
         assert done.stderr.count("\n") == 1
 
 
+def test_an_unknown_model_is_one_sentence(clone: Path) -> None:
+    done = run(clone, "pipeline.stages.train", "--model", "dcgam", "--seed", "0", check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: dcgam: no such model; did you mean 'dcgan'? Choices: dcgan, resnet, sagan\n"
+
+
 def test_every_stage_runs_on_real_cifar10(clone: Path, tmp_path: Path) -> None:
     if "GAN_TEST_DATA" not in os.environ:
         pytest.skip("GAN_TEST_DATA is not set: the tests on real data need a folder laid out as its README.md says")
