@@ -78,7 +78,7 @@ def _choose(source: Source, params: DataParams) -> dict[str, tuple[Items, list[i
     if source.test is None:
         count = len(source.train)
         order = torch.randperm(count, generator=generator("cpu", params.seed, "split")).tolist()
-        held_out = max(1, min(round(params.test_fraction * count), count - 1))
+        held_out = max(2, min(round(params.test_fraction * count), count - 2))  # a covariance needs 2
         splits = {"train": (source.train, sorted(order[held_out:])), "test": (source.train, sorted(order[:held_out]))}
     else:
         splits = {"train": (source.train, range(len(source.train))), "test": (source.test, range(len(source.test)))}

@@ -377,7 +377,7 @@ def test_missing_and_empty_folders(tmp_path: Path) -> None:
     assert "holds no image" in refused(folder)
 
 
-@pytest.mark.parametrize("count, found", [(1, "0 for training, 1 for testing"), (2, "1 for training, 1 for testing")])
+@pytest.mark.parametrize("count, found", [(1, "0 for training, 1 for testing"), (3, "1 for training, 2 for testing")])
 def test_too_few_images(tmp_path: Path, count: int, found: str) -> None:
     for i in range(count):
         save(tmp_path / "images" / f"{i}.png", i)
@@ -389,10 +389,11 @@ def test_too_few_after_skipping(tmp_path: Path) -> None:
         save(tmp_path / "images" / f"{i}.png", i)
         (tmp_path / "images" / f"{i}.png").write_bytes(b"" if i else (tmp_path / "images" / "0.png").read_bytes())
     assert "9 bad" in refused(tmp_path / "images", bad_images="skip")
-    for i in range(3):  # three are the fewest that will do
-        save(tmp_path / "three" / f"{i}.png", i)
-    assert prepared(tmp_path / "three")[0]["train"] == 2
-    assert "data.limit" in refused(tmp_path / "three", limit=1)
+    for i in range(4):  # four are the fewest that will do: a covariance needs two of each split
+        save(tmp_path / "four" / f"{i}.png", i)
+    description, _ = prepared(tmp_path / "four")
+    assert (description["train"], description["test"]) == (2, 2)
+    assert "data.limit" in refused(tmp_path / "four", limit=1)
 
 
 def test_an_unreadable_subfolder_is_not_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -447,7 +448,7 @@ def test_the_held_out_split_is_disjoint_seeded_and_in_order(hundred: Path) -> No
     assert train == sorted(train) and test == sorted(test)
     assert test != list(range(30)) and test != list(range(70, 100))
     assert prepared(hundred, test_fraction=0.3, seed=1)[1]["test"][:, 0, 0, 0].tolist() != test
-    assert len(prepared(hundred, test_fraction=0.001)[1]["test"]) == 1
+    assert len(prepared(hundred, test_fraction=0.001)[1]["test"]) == 2
 
 
 def test_limit_takes_a_random_subset_of_each_split(hundred: Path) -> None:

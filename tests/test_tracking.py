@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline import tracking
+from pipeline import spool, tracking
 from pipeline.tracking import Tracker
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -355,7 +355,7 @@ def test_sync_says_what_it_sent_and_what_it_could_not(folder, monkeypatch, capsy
 def test_only_one_sends_a_spool_at_a_time(folder, capsys):
     with opened(folder):
         pass
-    with tracking._lock(folder / "spool.lock", wait=False) as ours:
+    with spool.lock(folder / "spool.lock", wait=False) as ours:
         assert ours
         tracking.main(["sync"])
     assert capsys.readouterr().out == "tiny-0: another process is sending it\n"
