@@ -1,4 +1,8 @@
-"""From a generator to uint8 images and pictures of them. Sample i is a function of (seed, i) alone."""
+"""From a generator to uint8 images and pictures of them.
+
+The latents and the label of sample i are a function of (seed, i) alone, on every device. So are its pixels, but for the
+rounding of kernels that a library chooses by device and batch size: at most one level in a few pixels.
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -338,7 +338,7 @@ def test_bf16_computes_in_bf16_and_keeps_float32_weights(network: str) -> None:
     state, plain = start(recipe), start(recipe)
     for part in (state.gan.generator, state.gan.discriminator):
         for module in part.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
                 module.register_forward_hook(lambda m, _, out: dtypes.add(out.dtype))
     before = copied(state.gan.generator)
     losses = train_step(state, image_set(), LOSSES["bce"], recipe, bf16=True)
