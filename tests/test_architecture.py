@@ -158,7 +158,7 @@ def test_every_stage_has_a_module_and_the_other_way_round() -> None:
     modules = {module.split(".")[-1] for module in MODULES if module.startswith("pipeline.stages.")}
     assert set(DVC) == modules
     for stage, content in DVC.items():
-        assert content["cmd"].split(" --")[0] == f"python -m pipeline.stages.{stage}"
+        assert content["cmd"].split(" --")[0] == f"exec python -m pipeline.stages.{stage}"
 
 
 @pytest.mark.parametrize("stage", DVC)
