@@ -12,8 +12,9 @@ losses                        LOSSES: pairs for D and G
 training                      TrainState, train_step, train
 checkpoint                    atomic save, verified load, fingerprint, the exported generator
 sampling                      seeded samples, grids, animations
-metrics/                      EXTRACTORS, the Fréchet distance, the reference
+metrics/                      EXTRACTORS, METRICS, the real images' reference; `python -m pipeline.metrics`
 spool  tracking               what MLflow is told, and never waited for
+scoring                       metrics.json: all metrics of a model's samples, and their protocol
 provenance                    versions, platform and commit
 experiment                    one recipe with one seed: what a stage and a search trial share
 charts  report/               leaderboard.csv and report.html

@@ -7,6 +7,7 @@ name gives it away. The last two are kept, and the older one serves when the new
 import hashlib
 import inspect
 import json
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,15 +28,26 @@ from pipeline.params import Recipe
 from pipeline.training import TrainState
 
 KEPT = 2
+BEST = "best."  # what the names of the best generator's tensors begin with in a checkpoint
 
 
 @dataclass
 class Progress:
-    """What a run knows beside its tensors: the rows of history.csv and timing.csv so far, and the seconds spent."""
+    """What a run knows beside its state.
+
+    history, timing: the rows of history.csv and timing.csv so far; seconds: the time spent.
+    best_step: the step of the lowest distance so far; best: the generator's tensors at that step.
+    """
 
     history: list[dict[str, float]] = field(default_factory=list)
     timing: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+    best_step: int | None = None
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+    def best_distance(self) -> float:
+        """The lowest distance so far, inf before the first."""
+        return min((row["distance"] for row in self.history if "distance" in row), default=math.inf)
 
 
 def fingerprint(recipe: Recipe, **parts: Any) -> str:
@@ -55,7 +67,8 @@ def code_version(recipe: Recipe) -> str:
     package, network, loss = Path(__file__).parent, NETWORKS[recipe.network], LOSSES[recipe.loss]
     names = ["data.py", "devices.py", "experiment.py", "models/build.py", "models/layers.py"]
     files = [package / name for name in [*names, "randomness.py", "sampling.py", "training.py"]]
-    files += [*sorted((package / "metrics").glob("*.py")), *map(Path, sorted(network.sources()))]
+    files += [package / "metrics" / name for name in ("features.py", "fast.py", "frechet.py")]  # the best checkpoint
+    files += map(Path, sorted(network.sources()))
     sources = [inspect.getsource(function) for function in (loss.discriminator, loss.generator)]
     sources.append(network.arguments())
     content = b"".join(file.read_bytes() for file in files) + "".join(sources).encode()
@@ -64,8 +77,10 @@ def code_version(recipe: Recipe) -> str:
 
 def save_checkpoint(folder: Path, state: TrainState, progress: Progress) -> Path:
     """Write the state after `state.step` steps to `folder`, and remove all but the last two checkpoints."""
-    metadata = {"step": str(state.step), "progress": json.dumps(vars(progress))}
-    content = write_tensors(_portable(state.tensors()), metadata)
+    told = {name: value for name, value in vars(progress).items() if name != "best"}
+    metadata = {"step": str(state.step), "progress": json.dumps(told)}
+    tensors = state.tensors() | {BEST + name: tensor for name, tensor in progress.best.items()}
+    content = write_tensors(_portable(tensors), metadata)
     path = folder / f"step-{state.step:08d}-{_digest(content)}.safetensors"
     write_bytes(path, content)
     for old in _checkpoints(folder)[KEPT:]:
@@ -92,6 +107,7 @@ def load_checkpoint(folder: Path, state: TrainState) -> Progress:
             path.rename(path.with_suffix(".damaged"))
             continue
         live = state.tensors()
+        progress.best = {name.removeprefix(BEST): saved.pop(name) for name in list(saved) if name.startswith(BEST)}
         if {name: t.shape for name, t in saved.items()} != {name: t.shape for name, t in live.items()}:
             raise PipelineError(f"{path} is not of this recipe: delete the folder {folder} to train from the start")
         for name, tensor in live.items():
@@ -101,32 +117,38 @@ def load_checkpoint(folder: Path, state: TrainState) -> Progress:
     return Progress()
 
 
-def export_generator(folder: Path, state: TrainState, info: Mapping[str, Any]) -> None:
-    """Write generator.safetensors, the weights as `raw.<name>` and their average as `ema.<name>`, and generator.json.
-
-    `info` must say how to rebuild the network: `recipe`, `image_shape` and `n_classes`.
-    """
+def generator_tensors(state: TrainState) -> dict[str, Tensor]:
+    """The generator's weights as `raw.<name>`, and their average, if there is one, as `ema.<name>`; not copied."""
     prefixes = {"g.": "raw.", "ema.": "ema."}
-    tensors = {
+    return {
         new + name.removeprefix(old): tensor
         for name, tensor in state.tensors().items()
         for old, new in prefixes.items()
         if name.startswith(old)
     }
-    write_bytes(folder / "generator.safetensors", write_tensors(_portable(tensors)))
+
+
+def export_generator(folder: Path, state: TrainState, best: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+    """Write generator.safetensors, best.safetensors, the same of an earlier step, and generator.json.
+
+    `info` must say how to rebuild the network: `recipe`, `image_shape` and `n_classes`.
+    """
+    write_bytes(folder / "generator.safetensors", write_tensors(_portable(generator_tensors(state))))
+    write_bytes(folder / "best.safetensors", write_tensors(_portable(best)))
     write_json(folder / "generator.json", dict(info))
 
 
-def load_generator(folder: Path, weights: str) -> tuple[nn.Module, dict[str, Any]]:
+def load_generator(folder: Path, weights: str, checkpoint: str = "generator") -> tuple[nn.Module, dict[str, Any]]:
     """The generator that `export_generator` wrote, on the CPU and in evaluation mode, and its generator.json.
 
     Args:
         weights: "raw" or "ema".
+        checkpoint: "generator", the final one, or "best".
 
     Raises:
         PipelineError: a file is missing or damaged, or holds no such weights.
     """
-    path, info = folder / "generator.safetensors", read_json(folder / "generator.json")
+    path, info = folder / f"{checkpoint}.safetensors", read_json(folder / "generator.json")
     try:
         tensors = read_tensors(path.read_bytes())
     except FileNotFoundError:

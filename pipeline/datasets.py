@@ -24,6 +24,7 @@ from pipeline.files import storage_errors
 from pipeline.params import DataParams
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
+FORMATS = ("PNG", "JPEG", "WEBP")
 RESIZE_FILTER = Image.Resampling.LANCZOS  # antialiased, smaller or larger
 
 Picture = Image.Image | np.ndarray
@@ -109,7 +110,7 @@ def _folder(params: DataParams) -> Source:
     return Source(classes, _FolderItems(root, files, classes, params.max_megapixels), None, skipped)
 
 
-def _list_images(root: Path) -> tuple[list[tuple[str, ...]], dict[str, int]]:
+def list_images(root: Path, extensions: tuple[str, ...]) -> tuple[list[tuple[str, ...]], dict[str, int]]:
     """The parts of the relative paths of all images, sorted; and how many other things were passed over, by reason.
 
     Linked folders are not followed (they may form loops or lead anywhere); linked files are.
@@ -124,7 +125,7 @@ def _list_images(root: Path) -> tuple[list[tuple[str, ...]], dict[str, int]]:
         for name in names:
             if name.startswith("."):  # ._x.png: what macOS leaves on other file systems
                 skipped["hidden_files"] += 1
-            elif name.lower().endswith(EXTENSIONS):
+            elif name.lower().endswith(extensions):
                 files.append((*parts, name))
             else:
                 skipped["other_files"] += 1
@@ -135,6 +136,10 @@ def _list_images(root: Path) -> tuple[list[tuple[str, ...]], dict[str, int]]:
         kinds = f" ({', '.join(suffix for suffix, _ in other.most_common(5))})" if other else ""
         warn(f"{root}: passed over {passed}{kinds}")
     return sorted(files), counts
+
+
+def _list_images(root: Path) -> tuple[list[tuple[str, ...]], dict[str, int]]:
+    return list_images(root, EXTENSIONS)
 
 
 def _refuse_folder(error: OSError) -> None:
@@ -180,8 +185,11 @@ DATASETS: dict[str, Callable[[DataParams], Source]] = {
 
 
 @contextlib.contextmanager
-def _own_limits() -> Iterator[None]:
-    """Switch Pillow's size limit and its warnings off: `max_megapixels` takes their place, and we report faults."""
+def own_limits() -> Iterator[None]:
+    """Switch Pillow's size limit and its warnings off: `max_megapixels` takes their place, and we report faults.
+
+    Both are global: threads that decode do so within one block of the thread that started them.
+    """
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with warnings.catch_warnings():
@@ -191,36 +199,42 @@ def _own_limits() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-@_own_limits()
+@own_limits()
 def read_picture(path: Path, max_megapixels: float) -> Image.Image:
     """Decode a PNG, JPEG or WebP file (whatever its name says; the first frame) and turn it upright by its EXIF.
 
     Raises:
         BadImage: it is not such an image, is damaged, or its header announces more than `max_megapixels`.
     """
+    return decode(path, max_megapixels, FORMATS, "data.max_megapixels")
+
+
+def decode(path: Path, max_megapixels: float, formats: tuple[str, ...], limit: str) -> Image.Image:
+    """`read_picture` for any of Pillow's `formats`, to be called within `own_limits`; `limit` is what users call it."""
     if not path.is_file():  # a pipe would block for ever
         raise BadImage("broken", f"{path} is not a file, or a link to nothing")
     try:
-        with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
+        with Image.open(path, formats=formats) as image:
             if image.width * image.height > max_megapixels * 1e6:
                 size = f"{image.width} x {image.height} pixels"
-                raise BadImage("too_large", f"{path} has {size}, more than data.max_megapixels: {max_megapixels:g}")
+                raise BadImage("too_large", f"{path} has {size}, more than {limit}: {max_megapixels:g}")
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             return image
     except BadImage:
         raise
     except UnidentifiedImageError:
-        reason = "is not a PNG, JPEG or WebP image" if path.stat().st_size else "is empty (0 bytes)"
+        *first, last = ("WebP" if name == "WEBP" else name for name in formats)
+        reason = f"is not a {', '.join(first)} or {last} image" if path.stat().st_size else "is empty (0 bytes)"
         raise BadImage("broken", f"{path} {reason}") from None
     except Exception as error:  # decoders raise whatever they meet: OSError, SyntaxError, ValueError, struct.error ...
         raise BadImage("broken", f"{path} cannot be decoded ({reason_of(error)})") from error
 
 
-@_own_limits()
+@own_limits()
 def to_row(picture: Picture, channels: int, size: int) -> np.ndarray:
     """Crop a picture to its central square and resize that: uint8 (channels, size, size)."""
-    image = _eight_bit(picture if isinstance(picture, Image.Image) else Image.fromarray(picture))
+    image = eight_bit(picture if isinstance(picture, Image.Image) else Image.fromarray(picture))
     image = image.convert("L" if channels == 1 else "RGB")
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -231,7 +245,7 @@ def to_row(picture: Picture, channels: int, size: int) -> np.ndarray:
     return np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1)  # (H, W, C) -> (C, H, W)
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
+def eight_bit(image: Image.Image) -> Image.Image:
     """The same picture in mode L or RGB; what is transparent lies on white."""
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow itself would clip at 255
         values = np.asarray(image)  # 0..65535; x / 257 maps 65535 to 255

@@ -1,5 +1,7 @@
 """One experiment: one recipe trained with one seed, then sampled and scored. A stage and a search trial share it."""
 
+import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -14,17 +16,24 @@ from PIL import Image
 from torch import nn
 
 from pipeline import layout
-from pipeline.checkpoint import Progress, export_generator, fingerprint, load_checkpoint, save_checkpoint
+from pipeline.checkpoint import (
+    Progress,
+    export_generator,
+    fingerprint,
+    generator_tensors,
+    load_checkpoint,
+    save_checkpoint,
+)
 from pipeline.data import ImageSet
 from pipeline.errors import PipelineError
-from pipeline.files import ArrayWriter, atomic_folder, write_bytes, write_json
+from pipeline.files import ArrayWriter, atomic_folder, write_bytes
 from pipeline.losses import LOSSES
-from pipeline.metrics import Extractor, Reference, extract, in_batches
+from pipeline.metrics import Extractor, Reference, extract
 from pipeline.params import Params, Recipe, suggest
 from pipeline.progress import progress as progress_bar
 from pipeline.provenance import commit
 from pipeline.randomness import stable_hash
-from pipeline.sampling import grid, picture, sample, save_animation, save_picture
+from pipeline.sampling import grid, labels, picture, sample, save_animation, save_picture
 from pipeline.tracking import Tracker
 from pipeline.training import TrainState, count_parameters, create_state, require_finite, train
 
@@ -71,10 +80,14 @@ class Experiment:
         return fingerprint(
             self.recipe,
             budget=self.params.train.model_dump(),
-            extractor=self.params.metrics.extractor,
+            extractor=[self.params.metrics.extractor, self.params.metrics.weights],
             data=self.description["sha256"],
             seed=self.seed,
         )
+
+    def images_seen(self, step: int) -> int:
+        """Real images, repeated ones too, that D has been shown after so many updates of G."""
+        return step * self.recipe.n_critic * self.recipe.batch_size
 
     def work_folder(self) -> Path:
         return layout.work_folder(self.name, self.fingerprint())
@@ -91,10 +104,21 @@ class Experiment:
         }
 
     def open_tracker(self) -> Tracker:
-        """The MLflow run of this experiment, new or reopened; one MLflow experiment holds one data set and measure."""
-        size, extractor = self.image_shape[1], self.params.metrics.extractor
-        group = f"{self.description['name']}-{size}px-{extractor}"
-        return Tracker(self.work_folder(), group, self.name, self.params.runtime.tracking)
+        """The MLflow run of this experiment, new or reopened.
+
+        One MLflow experiment holds one data set and protocol: runs that it lists side by side are comparable. So what
+        is measured by another protocol becomes another run.
+        """
+        metrics, generate = self.params.metrics, self.params.generate
+        measured = [self.description["sha256"], metrics.extractor, metrics.weights, metrics.unknown_weights]
+        measured += [generate.samples, generate.seed, generate.weights]
+        key = hashlib.sha256(json.dumps(measured).encode()).hexdigest()[:6]
+        group = f"{self.description['name']}-{self.image_shape[1]}px-{metrics.extractor}-{key}"
+        folder = layout.work_folder(self.name, f"{self.fingerprint()}-{key}")
+        tracker = Tracker(folder, group, self.name, self.params.runtime.tracking)
+        tracker.params({**self.recipe.model_dump(), **self.params.train.model_dump(), "seed": self.seed})
+        tracker.tags(self.tags())
+        return tracker
 
 
 @dataclass
@@ -146,7 +170,7 @@ def train_experiment(
         bar.update()
         last = state.step == params.train.steps
         due = state.step % params.runtime.checkpoint_every == 0
-        if report.losses or _observation_due(state.step, params, last):
+        if report.losses or any(_due(state.step, e, last) for e in (params.train.grid_every, params.train.score_every)):
             progress.seconds += time.perf_counter() - started
             _observe(state, progress, observer, report.losses or {}, last)
             shown = {
@@ -166,19 +190,17 @@ def train_experiment(
     return state, progress
 
 
-def _observation_due(step: int, params: Params, last: bool) -> bool:
-    return last or step % params.train.grid_every == 0 or step % params.train.score_every == 0
-
-
 def _observe(state: TrainState, progress: Progress, observer: Observer, losses: dict[str, float], last: bool) -> None:
-    """Add this step to the history: losses, and where they are due a grid and a distance."""
+    """Add this step to the history: losses, and where they are due a grid and a distance; keep the best generator."""
     experiment, budget, step = observer.experiment, observer.experiment.params.train, state.step
-    recipe = experiment.recipe
-    row = {"step": step, "images": step * recipe.n_critic * recipe.batch_size, **losses}
-    if step % budget.grid_every == 0 or last:
+    row: dict[str, float] = {"step": step, "images": experiment.images_seen(step), **losses}
+    if _due(step, budget.grid_every, last):
         observer.draw(state)
-    if step % budget.score_every == 0 or last:
+    if _due(step, budget.score_every, last):
         row["distance"] = observer.score(state)
+        if row["distance"] < progress.best_distance():
+            progress.best_step = step
+            progress.best = {name: tensor.detach().clone() for name, tensor in generator_tensors(state).items()}
     progress.history.append(row)
     metrics = {f"curve/{observer.extractor.metric}" if key == "distance" else key: row[key] for key in row}
     if losses:
@@ -189,6 +211,10 @@ def _observe(state: TrainState, progress: Progress, observer: Observer, losses: 
         )
         metrics["images_per_second"] = speed
     observer.tracker.metrics(step, {key: value for key, value in metrics.items() if key != "step"})
+
+
+def _due(step: int, every: int, last: bool) -> bool:
+    return last or step % every == 0
 
 
 def write_run(experiment: Experiment, state: TrainState, progress: Progress, observer: Observer, out: Path) -> None:
@@ -205,14 +231,15 @@ def write_run(experiment: Experiment, state: TrainState, progress: Progress, obs
         "image_shape": experiment.image_shape,
         "n_classes": experiment.n_classes,
         "steps": state.step,
-        "images_seen": state.step * recipe.n_critic * recipe.batch_size,
+        "images_seen": experiment.images_seen(state.step),
         "parameters_g": count_parameters(state.gan.generator),
         "parameters_d": count_parameters(state.gan.discriminator),
         "curve": {"metric": observer.extractor.metric, "samples": budget.score_samples},
+        "best": {"step": progress.best_step, "distance": progress.best_distance()},
         "fingerprint": experiment.fingerprint(),
         "data_sha256": experiment.description["sha256"],
     }
-    export_generator(out, state, info)
+    export_generator(out, state, progress.best, info)
     columns = ["step", "images", "loss/d", "loss/g", "distance"]
     write_bytes(out / "history.csv", pd.DataFrame(progress.history, columns=columns).to_csv(index=False).encode())
     write_bytes(out / "timing.csv", pd.DataFrame(progress.timing).to_csv(index=False).encode())
@@ -227,65 +254,39 @@ def _grid_steps(steps: int, every: int) -> list[int]:
 
 
 def generate_samples(
-    generator: nn.Module, info: dict[str, Any], params: Params, n: int, grids: Path, out: Path
+    generators: dict[str, nn.Module], info: dict[str, Any], params: Params, n: int, grids: Path, out: Path
 ) -> None:
-    """Write `n` final samples to the folder `out`: images.npy, labels.npy, grid.png, progress.gif, final/, and png/."""
-    total = 0
+    """Write `n` samples of each generator to the folder `out`, all of the same latents.
+
+    `generators` holds the final one as "images", whose samples are also written as grid.png, progress.gif, final/ and
+    png/, and perhaps others: to <name>.npy each, uint8 (n, C, S, S), and their labels to labels.npy.
+    """
     with atomic_folder(out) as folder:
-        latent_dim, classes = info["recipe"]["latent_dim"], info["n_classes"]
-        batches = sample(generator, n, params.generate.seed, params.generate.batch_size, latent_dim, classes)
-        bar = progress_bar(None, f"generate {out.name}", n, "images")
-        with ArrayWriter(folder / "images.npy", tuple(info["image_shape"]), np.uint8) as rows:
-            for images in batches:
-                rows.append(images.numpy())
-                if params.generate.png_folder:
-                    _write_singles(images.numpy(), folder / "png", total, digits=6)
-                total += len(images)
-                bar.update(len(images))
-        bar.close()
-        np.save(folder / "labels.npy", np.arange(n) % max(classes, 1))
+        for name, generator in generators.items():
+            _write_samples(generator, info, params, n, folder, name, f"{name} of {out.name}")
+        np.save(folder / "labels.npy", labels(0, n, info["n_classes"]).numpy())
         first = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)[: COLUMNS**2]
         save_picture(grid(np.array(first), COLUMNS), folder / "grid.png")
         _write_singles(np.array(first[:10]), folder / "final", 0, digits=2)
         save_animation([Image.open(path) for path in sorted(grids.glob("*.png"))], folder / "progress.gif")
 
 
+def _write_samples(
+    generator: nn.Module, info: dict[str, Any], params: Params, n: int, folder: Path, name: str, title: str
+) -> None:
+    total, size, latent_dim = 0, params.generate.batch_size, info["recipe"]["latent_dim"]
+    bar = progress_bar(None, title, n, "images")
+    with ArrayWriter(folder / f"{name}.npy", tuple(info["image_shape"]), np.uint8) as rows:
+        for images in sample(generator, n, params.generate.seed, size, latent_dim, info["n_classes"]):
+            rows.append(images.numpy())
+            if params.generate.png_folder and name == "images":
+                _write_singles(images.numpy(), folder / "png", total, digits=6)
+            total += len(images)
+            bar.update(len(images))
+    bar.close()
+
+
 def _write_singles(images: np.ndarray, folder: Path, first: int, digits: int) -> None:
     folder.mkdir(exist_ok=True)
     for index, image in enumerate(images, start=first):
         picture(image).save(folder / f"{index:0{digits}d}.png")
-
-
-def score_samples(
-    images: np.ndarray, info: dict[str, Any], params: Params, extractor: Extractor, reference: Reference, out: Path
-) -> dict[str, Any]:
-    """Measure samples uint8 (N, C, S, S) against the reference and write metrics.json to `out`: value and protocol."""
-    size = params.metrics.batch_size
-    batches = progress_bar(in_batches(images, size), f"features of {out.name}", -(-len(images) // size), "batches")
-    value = reference.distance(np.concatenate(list(extract(extractor, batches))))
-    metrics = {
-        "model": info["model"],
-        "seed": info["seed"],
-        extractor.metric: value,
-        "floor": reference.floor["value"],
-        "ratio_to_floor": value / reference.floor["value"],
-        "protocol": protocol(extractor, reference, params, len(images)),
-    }
-    write_json(out / "metrics.json", metrics)
-    return metrics
-
-
-def protocol(extractor: Extractor, reference: Reference, params: Params, generated: int) -> dict[str, Any]:
-    """All that must agree before two values may be ranked together."""
-    return {
-        **extractor.protocol,
-        "quantisation": "uint8",
-        "real_split": "train",
-        "real_images": reference.gaussian.count,
-        "generated_images": generated,
-        "data_sha256": reference.floor["data_sha256"],
-        "generator": params.generate.weights,
-        "batch_norm": "running statistics",
-        "checkpoint": "final",
-        "sampling_seed": params.generate.seed,
-    }

@@ -1,10 +1,10 @@
 """Where everything lies: what each stage writes, and what is kept outside DVC.
 
     prepare     data/prepared/    train.npy train_labels.npy test.npy test_labels.npy dataset.json
-    reference   data/reference/   statistics.npz features.npy floor.json
-    train       runs/E/           generator.safetensors generator.json history.csv timing.csv grids/
-    generate    samples/E/        images.npy labels.npy grid.png progress.gif final/00.png ..
-    fid         scores/E/         metrics.json
+    reference   data/reference/   {train,test}_features.npy statistics.npz neighbours.npy floor.json
+    train       runs/E/           generator.safetensors best.safetensors generator.json history.csv timing.csv grids/
+    generate    samples/E/        images.npy best.npy labels.npy grid.png progress.gif final/00.png ..
+    fid         scores/E/         metrics.json closest.png
     report      reports/          report.html leaderboard.csv
 
 E is `<model>-<seed>`, one experiment. Paths are relative to the current folder, the root of the repository or of the

@@ -57,7 +57,11 @@ class DataParams(Section):
 class MetricsParams(Section):
     extractor: str
     weights: str | None
+    unknown_weights: Literal["refuse", "allow"]
     batch_size: Count
+    compile: bool
+    bootstrap: Annotated[int, Field(ge=0, le=10_000)]
+    infinity: bool
 
 
 class Recipe(Section):

@@ -20,6 +20,7 @@ from pipeline.checkpoint import (
     code_version,
     export_generator,
     fingerprint,
+    generator_tensors,
     load_checkpoint,
     load_generator,
     save_checkpoint,
@@ -104,12 +105,17 @@ def test_round_trip_of_every_tensor(network: str, tmp_path: Path) -> None:
     recipe = recipe_of(network=network)
     state = start(recipe)
     list(zip(range(3), train(state, IMAGES, LOSSES["hinge"], recipe, BUDGET), strict=False))
-    progress = Progress([{"step": 0, "distance": 0.1}, {"step": 2, "loss/d": 1 / 3}], [{"seconds": 1.5}], 2.25)
+    best = {name: tensor + 1 for name, tensor in generator_tensors(state).items()}
+    history = [{"step": 0, "distance": 0.5}, {"step": 2, "loss/d": 1 / 3}, {"step": 3, "distance": 0.25}]
+    progress = Progress(history, [{"seconds": 1.5}], 2.25, 3, best)
     path = save_checkpoint(tmp_path, state, progress)
     assert path.name == f"step-00000003-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.safetensors"
     other = start(recipe, seed=9)
     assert not equal(bits(other), bits(state))
-    assert load_checkpoint(tmp_path, other) == progress
+    loaded = load_checkpoint(tmp_path, other)
+    assert (loaded.history, loaded.timing, loaded.seconds, loaded.best_step) == (history, [{"seconds": 1.5}], 2.25, 3)
+    assert loaded.best_distance() == 0.25
+    assert equal(loaded.best, best)
     assert other.step == 3
     assert equal(bits(other), bits(state))
     for prefix in ("g.", "d.", "ema.", "optimiser_g.", "optimiser_d."):
@@ -312,10 +318,11 @@ def test_code_version_covers_what_shapes_a_result_and_nothing_else(
         covered |= {str(path.relative_to(tmp_path))} if code_version(recipe) != original else set()
         path.write_bytes(content)
     needed = {"data.py", "devices.py", "randomness.py", "sampling.py", "training.py", "experiment.py"}
-    needed |= {"models/layers.py", "models/build.py", "metrics/features.py", "metrics/frechet.py"}
+    needed |= {"models/layers.py", "models/build.py", "metrics/features.py", "metrics/frechet.py", "metrics/fast.py"}
     assert covered >= needed | {f"models/{name}" for name in sources}
     foreign = {"models/dcgan.py", "models/resnet.py"} - {f"models/{name}" for name in sources}
-    assert not covered & (foreign | {"tracking.py", "charts.py", "spool.py", "progress.py", "report/page.py"})
+    unrelated = {"metrics/kid.py", "metrics/registry.py", "tracking.py", "charts.py", "progress.py", "report/page.py"}
+    assert not covered & (foreign | unrelated)
 
 
 def test_code_version_covers_the_recipes_own_loss(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,7 +339,8 @@ def exported(folder: Path, network: str = "dcgan", **changes: Any) -> TrainState
     state = start(recipe)
     continued(recipe, state, Progress())
     info = {"recipe": recipe.model_dump(), "image_shape": SHAPE, "n_classes": 3, "model": "m"}
-    export_generator(folder, state, info)
+    best = {name: tensor + 1 for name, tensor in generator_tensors(state).items()}
+    export_generator(folder, state, best, info)
     return state
 
 
@@ -342,6 +350,8 @@ def test_an_exported_generator_comes_back(network: str, weights: str, tmp_path: 
     state = exported(tmp_path, network)
     networks = {"raw": state.gan.generator.eval(), "ema": state.ema.eval()}
     loaded, info = load_generator(tmp_path, weights)
+    best, _ = load_generator(tmp_path, weights, "best")
+    assert equal(best.state_dict(), {name: tensor + 1 for name, tensor in networks[weights].state_dict().items()})
     assert info["model"] == "m"
     assert not loaded.training
     assert equal(loaded.state_dict(), networks[weights].state_dict())

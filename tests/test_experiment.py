@@ -24,10 +24,13 @@ def test_the_png_folder_holds_the_very_samples(tmp_path: Path, channels: int) ->
     grids.mkdir()
     Image.new("L", (4, 4)).save(grids / "00000000.png")
     info = {"recipe": recipe.model_dump(), "n_classes": 10, "image_shape": list(shape)}
-    generate_samples(generator, info, values, 21, grids, out)
+    other = build_gan(recipe, shape, 10, seed=1).generator
+    generate_samples({"images": generator, "best": other}, info, values, 21, grids, out)
 
     images = np.load(out / "images.npy")
     assert images.shape == (21, *shape)
+    best = np.load(out / "best.npy")
+    assert best.shape == images.shape and (best != images).mean() > 0.5
     assert np.load(out / "labels.npy").tolist() == [*range(10), *range(10), 0]
     files = sorted((out / "png").iterdir())
     assert [file.name for file in files] == [f"{i:06d}.png" for i in range(21)]

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.seeded_inception import write_weights
 from pipeline.errors import PipelineError
 from pipeline.metrics import EXTRACTORS, Extractor, extract, features, in_batches, load_extractor
 from pipeline.params import MetricsParams
 
 CPU = torch.device("cpu")
-KEYS = {"extractor", "resize", "value_range", "weights_sha256", "precision"}
+KEYS = {"extractor", "input_size", "resize", "value_range", "weights_sha256", "precision"}
 
 
 def random_images(count: int, channels: int, size: int = 16, seed: int = 0) -> Tensor:
@@ -24,31 +25,15 @@ def random_images(count: int, channels: int, size: int = 16, seed: int = 0) -> T
     return torch.randint(256, (count, channels, size, size), generator=source, dtype=torch.uint8)
 
 
-def params(extractor: str, weights: Path | str | None = None) -> MetricsParams:
-    return MetricsParams(extractor=extractor, weights=None if weights is None else str(weights), batch_size=4)
+def params(extractor: str, weights: Path | str | None = None, **changes: Any) -> MetricsParams:
+    values = {"unknown_weights": "refuse", "batch_size": 4, "compile": False, "bootstrap": 0, "infinity": False}
+    path = None if weights is None else str(weights)
+    return MetricsParams.model_validate({"extractor": extractor, "weights": path} | values | changes)
 
 
 @pytest.fixture(scope="module")
 def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of pytorch-fid's Inception, never trained, scaled so that features neither vanish nor explode."""
-    from pytorch_fid import inception
-
-    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        patch.setattr(inception, "load_state_dict_from_url", lambda *_, **__: {})
-        patch.setattr(nn.Module, "load_state_dict", lambda *_, **__: None)
-        network = inception.fid_inception_v3()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0  # running statistics become those of the one batch below
-    with torch.no_grad():
-        x = torch.rand(2, 3, 299, 299, generator=torch.Generator().manual_seed(1)) * 2 - 1
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(inception, "fid_inception_v3", lambda: network)
-            inception.InceptionV3([3], normalize_input=False).train()(x)
-    path = tmp_path_factory.mktemp("weights") / features.INCEPTION_FILE
-    torch.save(network.state_dict(), path)
-    return path
+    return write_weights(tmp_path_factory.mktemp("weights") / features.INCEPTION_FILE)
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +123,43 @@ def test_inception_equals_pytorch_fid(inception_file: Path, extractors: dict[str
     assert got.shape == (3, 2048)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-4 * scale)
     assert (expected[0] - expected[1]).abs().max() > 1e-2 * scale  # the tolerance tells images apart
+
+
+def test_inceptions_class_weights_give_its_logits(inception_file: Path, extractors: dict[str, Extractor]) -> None:
+    head, fc = extractors["inception"].head, torch.load(inception_file, weights_only=True)["fc.weight"].numpy()
+    assert head is not None and head.shape == (1008, 2048)
+    assert np.array_equal(head, fc)
+    assert extractors["efficientnet_lite0"].head is None
+
+
+def test_unknown_weights_that_are_allowed_give_no_fid(inception_file: Path) -> None:
+    extractor = load_extractor(params("inception", inception_file, unknown_weights="allow"), CPU)
+    digest = hashlib.sha256(inception_file.read_bytes()).hexdigest()
+    assert extractor.metric == f"fd_inception_{digest[:8]}"
+    assert extractor.protocol["weights_sha256"] == digest
+
+
+@pytest.mark.parametrize("name", EXTRACTORS)
+@pytest.mark.parametrize("content", [b"", b"no weights", "other tensors"])
+def test_unknown_weights_that_are_no_weights_are_one_sentence(name: str, content: Any, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save({"a": torch.zeros(1)}, path)
+    with pytest.raises(PipelineError, match=r"^the weights .*weights\.pth (cannot be read|are not)") as caught:
+        load_extractor(params(name, path, unknown_weights="allow"), CPU)
+    assert "\n" not in str(caught.value)
+
+
+def test_images_of_mixed_sizes_are_resized_each_by_itself(extractors: dict[str, Extractor]) -> None:
+    extractor = extractors["efficientnet_lite0"]
+    mixed = [random_images(1, 3, 20)[0], random_images(1, 1, 33)[0], random_images(1, 3, 20, seed=1)[0]]
+    found = extractor(mixed)
+    alone = torch.cat([extractor(image[None]) for image in mixed])
+    torch.testing.assert_close(found, alone, rtol=0, atol=1e-5 * alone.abs().max().item())
+    same = [random_images(1, 3, 20, seed=seed)[0] for seed in range(3)]
+    assert torch.equal(extractor(same), extractor(torch.stack(same)))
 
 
 def test_planted_inception_weights_are_refused(inception_file: Path) -> None:

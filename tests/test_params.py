@@ -37,6 +37,7 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "data.max_megapixels": ([0.001, 1000, 1000.0], [0, 0.0, 1000.1, -1, NAN, INF]),
     "data.seed": SEED,
     "metrics.batch_size": COUNT,
+    "metrics.bootstrap": ([0, 10_000], [-1, 10_001]),
     "train.steps": COUNT,
     "train.report_every": COUNT,
     "train.grid_every": COUNT,
@@ -58,6 +59,7 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "runtime.checkpoint_every": COUNT,
 }
 WORDS: dict[str, list[str]] = {
+    "metrics.unknown_weights": ["refuse", "allow"],
     "data.bad_images": ["refuse", "skip"],
     "train.precision": ["fp32", "bf16"],
     "models.*.norm_d": ["none", "batch", "spectral"],
@@ -72,7 +74,8 @@ PATTERNS: dict[str, tuple[list[Any], list[Any]]] = {
     ),
 }
 BOOLEANS = ["train.channels_last", "models.*.spectral_norm_g", "models.*.flip", "models.*.dequantise",
-            "generate.png_folder", "runtime.tracking", "runtime.log_model"]  # fmt: skip
+            "metrics.compile", "metrics.infinity", "generate.png_folder", "runtime.tracking",
+            "runtime.log_model"]  # fmt: skip
 TEXTS = ["data.dataset", "data.root", "metrics.extractor", "metrics.weights", "models.*.network", "models.*.loss"]
 LISTS = ["compare.models", "compare.seeds"]
 NULLABLE = ["data.limit", "metrics.weights", "models.*.ema_decay", "generate.samples"]

@@ -1,53 +1,103 @@
-"""The real images' side of every distance: computed once, shared by all models."""
+"""The real images' side of every measurement: computed once, checked, and shared by all models."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.data import SPLITS, load_array
 from pipeline.errors import PipelineError
 from pipeline.files import ArrayWriter, atomic_folder, read_json, write_json
-from pipeline.metrics.features import Extractor, in_batches
+from pipeline.metrics.features import Extractor, extract, in_batches
 from pipeline.metrics.frechet import Gaussian, Moments, frechet_distance
+from pipeline.metrics.registry import measure
+from pipeline.metrics.sets import NEIGHBOURS, Comparison, FeatureSet
+from pipeline.params import MetricsParams
 from pipeline.progress import progress
+
+# CIFAR-10's 50,000 training and 10,000 test images, 32 x 32 RGB, as `prepare` writes them; the FID between the two.
+CIFAR10_SHA256 = "9048fcbac9c08a64d57a7c5a5a66750a974ad4eab380914df129f7e223d823df"
+CIFAR10_FLOOR, CIFAR10_TOLERANCE = 3.151, 0.005
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The training split under an extractor, and the floor: its distance to the held-out test split."""
+    """The training split under an extractor, the held-out test split, and the floor: how far one is from the other."""
 
-    gaussian: Gaussian
+    train: FeatureSet
+    test: FeatureSet
     floor: dict[str, Any]
+
+    @property
+    def gaussian(self) -> Gaussian:
+        return self.train.gaussian
 
     def distance(self, features: np.ndarray) -> float:
         """The Fréchet distance of features (N, D) to the training split's."""
         return frechet_distance(self.gaussian, Gaussian.from_features(features))
 
+    def against(self, generated: FeatureSet, extractor: Extractor, params: MetricsParams) -> Comparison:
+        """The comparison of generated images with the training split."""
+        return _comparison(self.train, generated, self.test, extractor, params)
 
-def measure_reference(prepared: Path, description: dict[str, Any], extractor: Extractor, batch: int, out: Path) -> None:
-    """Write statistics.npz and features.npy of the training split, and floor.json, to the folder `out`."""
+
+def measure_reference(
+    prepared: Path, description: dict[str, Any], extractor: Extractor, params: MetricsParams, out: Path
+) -> dict[str, Any]:
+    """Write features and statistics of both splits to the folder `out`, and floor.json, which is returned.
+
+    Raises:
+        PipelineError: a self-check failed: the numbers of this extractor on this machine cannot be trusted.
+    """
     with atomic_folder(out) as folder:
-        gaussians = {}
-        for split, path in [("train", folder / "features.npy"), ("test", None)]:
-            images = np.load(prepared / f"{split}.npy", mmap_mode="r", allow_pickle=False)
-            batches = progress(in_batches(images, batch), f"features of {split}", -(-len(images) // batch), "batches")
-            gaussians[split] = _fit(extractor, batches, path)
-        gaussians["train"].save(folder / "statistics.npz")
+        train, test = (_measure_split(split, prepared, description, extractor, params, folder) for split in SPLITS)
+        train.gaussian.save(folder / "statistics.npz")
+        if len(train) > NEIGHBOURS:
+            np.save(folder / "neighbours.npy", train.neighbour_distances)
+        found = measure(_comparison(train, test, None, extractor, params))
+        value = found.values[extractor.metric]
         floor = {
             "metric": extractor.metric,
-            "value": frechet_distance(gaussians["train"], gaussians["test"]),
-            "train_images": gaussians["train"].count,
-            "test_images": gaussians["test"].count,
+            "value": value,
+            "train_images": len(train),
+            "test_images": len(test),
             "data_sha256": description["sha256"],
             "extractor": extractor.protocol,
+            "metrics": found.values,
+            "sampling_error": found.errors,
+            "self_check": self_check(train.gaussian, value, extractor.metric, description["sha256"]),
         }
         write_json(folder / "floor.json", floor)
+    return floor
+
+
+def self_check(real: Gaussian, floor: float, metric: str, data_sha256: str) -> dict[str, Any]:
+    """What was checked before any score: real images against themselves, and the one floor that is known.
+
+    Raises:
+        PipelineError: a check failed.
+    """
+    identity = frechet_distance(real, real)
+    if abs(identity) > 1e-9 * real.trace:
+        raise PipelineError(
+            f"self-check failed: the training images are {identity:.3g} from themselves: reinstall numpy, or report it"
+        )
+    if metric != "fid" or data_sha256 != CIFAR10_SHA256:
+        anchor = "not checked: only the FID between all of CIFAR-10's training and test images is known, 3.151"
+    elif abs(floor - CIFAR10_FLOOR) > CIFAR10_TOLERANCE:
+        raise PipelineError(
+            f"self-check failed: CIFAR-10's test images have FID {floor:.4f} to its training images, which must be "
+            f"{CIFAR10_FLOOR} ± {CIFAR10_TOLERANCE}: no FID of this machine is comparable; reinstall torch, or set "
+            "runtime.device: cpu"
+        )
+    else:
+        anchor = f"passed: FID {floor:.4f} between CIFAR-10's training and test images, {CIFAR10_FLOOR} is known"
+    return {"identity": identity, "anchor": anchor}
 
 
 def load_reference(folder: Path, extractor: Extractor) -> Reference:
-    """What `measure_reference` wrote.
+    """What `measure_reference` wrote; features are mapped, not read.
 
     Raises:
         PipelineError: it is missing or damaged, or was measured under another extractor.
@@ -55,19 +105,58 @@ def load_reference(folder: Path, extractor: Extractor) -> Reference:
     floor = read_json(folder / "floor.json")
     if not isinstance(floor, dict) or floor.get("extractor") != extractor.protocol:
         raise PipelineError(f"{folder} was measured with another extractor: run `dvc repro`, which measures it again")
-    return Reference(Gaussian.load(folder / "statistics.npz"), floor)
+    sets = {}
+    for split in SPLITS:
+        shape = (floor[f"{split}_images"], extractor.dim)
+        labels = folder / f"{split}_labels.npy"
+        sets[split] = FeatureSet(
+            load_array(folder / f"{split}_features.npy", np.float32, shape),
+            load_array(labels, np.int64, shape[:1]) if labels.exists() else None,
+            Gaussian.load(folder / "statistics.npz") if split == "train" else None,
+            _neighbours(folder / "neighbours.npy", shape[0]) if split == "train" else None,
+            extractor.device,
+        )
+    return Reference(sets["train"], sets["test"], floor)
 
 
-def _fit(extractor: Extractor, batches: Iterable[Any], path: Path | None) -> Gaussian:
-    """The Gaussian of all batches' features, which are also written to `path`."""
-    moments = Moments()
-    if path is None:
-        for images in batches:
-            moments.add(extractor(images).numpy())
-        return Gaussian.from_moments(moments)
+def _measure_split(
+    split: str,
+    prepared: Path,
+    description: dict[str, Any],
+    extractor: Extractor,
+    params: MetricsParams,
+    folder: Path,
+) -> FeatureSet:
+    """Extract one split's features, into a file and into a Gaussian in one pass."""
+    images, size = np.load(prepared / f"{split}.npy", mmap_mode="r", allow_pickle=False), params.batch_size
+    batches = progress(in_batches(images, size), f"features of {split}", -(-len(images) // size), "batches")
+    path, moments = folder / f"{split}_features.npy", Moments()
     with ArrayWriter(path, (extractor.dim,), np.float32) as rows:
-        for images in batches:
-            features = extractor(images).numpy()
+        for features in extract(extractor, batches):
             rows.append(features)
             moments.add(features)
-    return Gaussian.from_moments(moments)
+    labels = None
+    if description["classes"]:
+        labels = np.load(prepared / f"{split}_labels.npy", allow_pickle=False)
+        np.save(folder / f"{split}_labels.npy", labels)
+    features = np.load(path, mmap_mode="r", allow_pickle=False)
+    return FeatureSet(features, labels, Gaussian.from_moments(moments), None, extractor.device)
+
+
+def _neighbours(path: Path, count: int) -> np.ndarray | None:
+    return load_array(path, np.float32, (count, NEIGHBOURS)) if count > NEIGHBOURS else None
+
+
+def _comparison(
+    real: FeatureSet, generated: FeatureSet, held_out: FeatureSet | None, extractor: Extractor, params: MetricsParams
+) -> Comparison:
+    return Comparison(
+        real,
+        generated,
+        held_out,
+        extractor.metric,
+        extractor.head,
+        params.bootstrap,
+        params.infinity,
+        extractor.device,
+    )

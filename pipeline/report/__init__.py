@@ -1,8 +1,13 @@
 """The comparison on one page: report.html, which needs nothing but itself, and leaderboard.csv.
 
-    results      files -> Results: outcomes, standings, groups of one protocol; the leaderboard
-    ranking      Results -> sentences and tables of text
-    page         Results -> HTML, by the templates in pipeline/templates and the charts of pipeline.charts
+    reading  scores   files -> checked values
+    results           all files -> Results: outcomes, standings, groups of one protocol
+    uncertainty       intervals over seeds, noise of sampling
+    text              numbers -> text
+    meanings          what each further metric says
+    ranking  verdict  metrics_table   Results -> tables and sentences of text
+    export            Results -> the leaderboard
+    page              Results -> HTML, by the templates in pipeline/templates and the charts of pipeline.charts
 
 Only files are read, and nothing is fetched: not when the page is made, and not when it is opened.
 """
@@ -13,8 +18,9 @@ import pandas as pd
 
 from pipeline.files import write_bytes
 from pipeline.params import Params
+from pipeline.report.export import leaderboard
 from pipeline.report.page import render
-from pipeline.report.results import leaderboard, read_results
+from pipeline.report.results import read_results
 
 __all__ = ["leaderboard", "read_results", "render", "write_report"]
 

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from pipeline import layout
 from pipeline.charts import Chart, Line, Point, draw, thin
 from pipeline.errors import PipelineError
 from pipeline.provenance import provenance
-from pipeline.report.ranking import TIMES, decimals, ranking, spread, verdict
+from pipeline.report.metrics_table import class_table, explained, metrics_table, nearest
+from pipeline.report.ranking import ranking
 from pipeline.report.results import Outcome, Results, differing
+from pipeline.report.text import TIMES, decimals, number, spread
+from pipeline.report.verdict import verdict
 from pipeline.sampling import grid, picture
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
@@ -28,6 +32,7 @@ SINGLES = 10
 MEDIA = {".png": "image/png", ".gif": "image/gif"}
 
 
+@cache
 def environment() -> jinja2.Environment:
     """The templates: every value is escaped, and a name that does not exist is an error."""
     made = jinja2.Environment(
@@ -38,7 +43,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"breakable": breakable, "plain": plain, "data_uri": data_uri}
-    made.globals |= {"css": css, "keys": keys, "spread": spread}
+    made.globals |= {"css": css, "keys": keys, "nearest": nearest, "spread": spread}
     return made
 
 
@@ -59,7 +64,10 @@ def render(results: Results) -> str:
         "verdict": verdict(results),
         "groups": groups,
         "tables": [ranking(results, group) for group in groups],
-        "places": decimals(results),
+        "metrics": [metrics_table(results, group) for group in groups],
+        "meanings": explained(results),
+        "classes": [class_table(results, group) for group in groups],
+        "places": places(results),
         "first": first,
         "several": len(results.outcomes) > len(first),
         "budgets": {run.info["images_seen"] for run in first},
@@ -77,6 +85,11 @@ def render(results: Results) -> str:
         "provenance": provenance(),
     }
     return environment().get_template("report.html").render(context)
+
+
+def places(results: Results) -> int:
+    """Decimals of every value of the distance."""
+    return decimals(run.value for run in results.outcomes)
 
 
 def rank_deficient(results: Results) -> bool:
@@ -100,7 +113,7 @@ def distance_chart(results: Results, axis: str) -> Chart:
         mean = steps[steps[(axis, "size")] == len(runs)].xs("mean", axis=1, level=1)
         means.append(Line(_points(pd.DataFrame(mean), axis), css(runs[0].index), model, model))
     value = results.floor["value"]
-    rule = (value, f"floor {value:,.{decimals(results)}f}") if value > 0 else None
+    rule = (value, f"floor {number(value, places(results))}") if value > 0 else None
     description = f"Logarithmic; one line a model: {', '.join(results.models)}. The floor is dashed."
     title = f"Small-sample {results.metric} against {name}"
     return draw(title, description, seeds + means, name, f"small-sample {results.metric}", log=True, rule=rule)
@@ -110,10 +123,10 @@ def loss_chart(runs: Sequence[Outcome]) -> Chart:
     """The losses of G (grey) and D (the model's colour), every seed a line."""
     lines = []
     for key, letter in (("loss/g", "G"), ("loss/d", "D")):
-        for number, run in enumerate(runs):
+        for position, run in enumerate(runs):
             style = (css(run.index) if letter == "D" else "neutral") + (" several" if len(runs) > 1 else "")
             points = thin(_points(run.curve.dropna(subset=[key]), "images", key))
-            lines.append(Line(points, style, f"{run.name}, {letter}", letter if number == 0 else ""))
+            lines.append(Line(points, style, f"{run.name}, {letter}", letter if position == 0 else ""))
     description = "Losses of the discriminator (D) and the generator (G) against images seen"
     return draw(runs[0].model, description, lines, "images seen", "loss", size=(350, 230))
 

@@ -1,4 +1,4 @@
-"""What the stages left behind, read back and ranked: experiments, standings, and the leaderboard.
+"""What the stages left behind, read back and ranked: experiments and standings.
 
 Only files are read, and only those of the experiments in `compare:`; folders of others may lie beside them. Values
 measured by different protocols never meet in one ranking: each protocol is a `Group` with ranks of its own.
@@ -8,7 +8,6 @@ import hashlib
 import json
 import math
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,16 @@ import pandas as pd
 
 from pipeline import layout
 from pipeline.errors import PipelineError
-from pipeline.files import read_json
 from pipeline.params import Params
+from pipeline.report.reading import finite_numbers, read_csv, read_keys
+from pipeline.report.scores import Scores, read_scores
 
 DATASET_KEYS = ("name", "train", "test", "image_shape", "classes", "skipped", "sha256")
-FLOOR_KEYS = ("metric", "value", "train_images", "test_images")
+FLOOR_KEYS = ("metric", "value", "train_images", "test_images", "metrics", "sampling_error")
 RUN_KEYS = (
     "recipe", "image_shape", "steps", "images_seen", "parameters_g", "parameters_d", "curve", "fingerprint",
     "data_sha256",
 )  # fmt: skip
-SCORE_KEYS = ("floor", "ratio_to_floor", "protocol")
 
 
 @dataclass(frozen=True)
@@ -43,13 +42,27 @@ class Outcome:
     model: str
     seed: int
     index: int
-    value: float
-    floor: float
-    ratio: float
-    protocol: dict[str, Any]
+    scores: Scores
     info: dict[str, Any]
     curve: pd.DataFrame
     seconds: float
+
+    @property
+    def value(self) -> float:
+        """The distance by which models are ranked."""
+        return self.scores.value
+
+    @property
+    def floor(self) -> float:
+        return self.scores.floor
+
+    @property
+    def ratio(self) -> float:
+        return self.scores.ratio
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        return self.scores.protocol
 
     @property
     def name(self) -> str:
@@ -62,6 +75,11 @@ class Outcome:
     @property
     def singles(self) -> list[Path]:
         return sorted((self.samples / "final").glob("*.png"))
+
+    @property
+    def closest(self) -> Path:
+        """The picture of the generated images nearest to training images."""
+        return layout.SCORES / self.name / "closest.png"
 
     @property
     def last_grid(self) -> Path:
@@ -109,7 +127,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Results:
-    """All that the report says; `features` is the extractor's dimension, None if it is not known."""
+    """All that the report says; `features` is the extractor's dimension, None if it is not known.
+
+    floor: floor.json: the distance of real test images and, as `metrics` and `sampling_error`, what else was measured.
+    """
 
     dataset: dict[str, Any]
     floor: dict[str, Any]
@@ -119,6 +140,11 @@ class Results:
     @property
     def metric(self) -> str:
         return str(self.floor["metric"])
+
+    def measured_floor(self, group: Group) -> tuple[dict[str, float], dict[str, float]]:
+        """Metrics of real test images and their sampling errors; none for a group whose floor is not floor.json's."""
+        floor = self.floor
+        return (floor["metrics"], floor["sampling_error"]) if group.floor == floor["value"] else ({}, {})
 
     @property
     def models(self) -> dict[str, list[Outcome]]:
@@ -143,40 +169,16 @@ def read_results(params: Params) -> Results:
     Raises:
         PipelineError: a file is missing, damaged, or was made from other data than the prepared ones.
     """
-    dataset = _read_keys(layout.PREPARED / "dataset.json", DATASET_KEYS)
-    floor = _read_keys(layout.REFERENCE / "floor.json", FLOOR_KEYS)
+    dataset = read_keys(layout.PREPARED / "dataset.json", DATASET_KEYS)
+    path = layout.REFERENCE / "floor.json"
+    floor = read_keys(path, FLOOR_KEYS)
+    floor |= {key: finite_numbers(path, floor[key]) for key in ("metrics", "sampling_error")}
     outcomes = tuple(
         _read_outcome(model, seed, index, floor["metric"], dataset["sha256"])
         for index, model in enumerate(params.compare.models)
         for seed in params.compare.seeds
     )
     return Results(dataset, floor, _feature_dimension(), outcomes)
-
-
-def leaderboard(results: Results) -> pd.DataFrame:
-    """One row an experiment, by rank of its model and then by value; nothing in it is measured time.
-
-    Where protocols differ, the rows of one protocol follow those of the other, and ranks begin again at 1.
-    """
-    rows = [
-        {
-            "rank": standing.rank,
-            "model": run.model,
-            "seed": run.seed,
-            "metric": results.metric,
-            "value": run.value,
-            "floor": run.floor,
-            "ratio_to_floor": run.ratio,
-            "network": run.info["recipe"]["network"],
-            "loss": run.info["recipe"]["loss"],
-            **{key: run.info[key] for key in ("steps", "images_seen", "parameters_g", "parameters_d")},
-            "protocol": group.key,
-        }
-        for group in results.groups
-        for standing in group.standings
-        for run in standing.outcomes
-    ]
-    return pd.DataFrame(rows)
 
 
 def differing(mappings: list[dict[str, Any]]) -> list[str]:
@@ -202,60 +204,23 @@ def _rank(outcomes: list[Outcome]) -> Group:
 def _read_outcome(model: str, seed: int, index: int, metric: str, data_sha256: str) -> Outcome:
     name = layout.experiment_name(model, seed)
     run, samples = layout.RUNS / name, layout.SAMPLES / name
-    info = _read_keys(run / "generator.json", RUN_KEYS)
-    scores = _read_keys(layout.SCORES / name / "metrics.json", (metric, *SCORE_KEYS))
+    info = read_keys(run / "generator.json", RUN_KEYS)
+    scores = read_scores(layout.SCORES / name / "metrics.json", metric)
     for path, pattern in [(run / "grids", "*.png"), (samples, "grid.png"), (samples, "progress.gif"),
-                          (samples / "final", "*.png")]:  # fmt: skip
+                          (samples / "final", "*.png"), (layout.SCORES / name, "closest.png")]:  # fmt: skip
         if not any(path.glob(pattern)):
             raise PipelineError(f"{path / pattern} does not exist: run `dvc repro`, which makes it")
     if info["data_sha256"] != data_sha256:
         raise PipelineError(f"{run} was trained on other data than {layout.PREPARED} holds: run `dvc repro`")
-    numbers = [scores[key] for key in (metric, "floor", "ratio_to_floor")]
-    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
-        raise PipelineError(f"{layout.SCORES / name / 'metrics.json'} holds values that are not finite numbers: "
-                            "delete it and run `dvc repro` again")  # fmt: skip
-    value, floor, ratio = map(float, numbers)
-    curve = _read_csv(run / "history.csv", ("step", "images", "loss/d", "loss/g", "distance"))
-    timing = _read_csv(run / "timing.csv", ("step", "seconds"), may_be_empty=True)
+    curve = read_csv(run / "history.csv", ("step", "images", "loss/d", "loss/g", "distance"))
+    timing = read_csv(run / "timing.csv", ("step", "seconds"), may_be_empty=True)
     seconds = float(timing["seconds"].iloc[-1]) if len(timing) else math.nan
     clock = np.interp(curve["step"], [0, *timing["step"]], [0, *timing["seconds"]]) if len(timing) else math.nan
-    return Outcome(
-        model, seed, index, value, floor, ratio, scores["protocol"], info, curve.assign(seconds=clock), seconds
-    )
-
-
-def _read_keys(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
-    """A JSON file that must hold an object with `keys`."""
-    value = read_json(path)
-    missing = [key for key in keys if not isinstance(value, dict) or key not in value]
-    if missing:
-        raise PipelineError(f"{path} lacks {', '.join(missing)}: run `dvc repro`, which makes it anew")
-    return value
-
-
-def _read_csv(path: Path, columns: tuple[str, ...], may_be_empty: bool = False) -> pd.DataFrame:
-    """A CSV file that must hold numbers in `columns`."""
-    frame = _attempt(path, lambda: pd.read_csv(path))
-    if frame.empty and may_be_empty:
-        return pd.DataFrame(columns=list(columns), dtype=float)
-    if not set(columns) <= set(frame.columns):
-        raise PipelineError(f"{path} lacks columns of {', '.join(columns)}: delete it and run `dvc repro` again")
-    return _attempt(path, lambda: frame[list(columns)].astype(float))
-
-
-def _attempt(path: Path, read: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    try:
-        return read()
-    except FileNotFoundError:
-        raise PipelineError(f"{path} does not exist: run `dvc repro`, which makes it") from None
-    except pd.errors.EmptyDataError:
-        return pd.DataFrame()
-    except ValueError as error:
-        raise PipelineError(f"{path} is not valid CSV ({error}): delete it and run `dvc repro` again") from None
+    return Outcome(model, seed, index, scores, info, curve.assign(seconds=clock), seconds)
 
 
 def _feature_dimension() -> int | None:
     try:
-        return int(np.load(layout.REFERENCE / "features.npy", mmap_mode="r", allow_pickle=False).shape[1])
+        return int(np.load(layout.REFERENCE / "train_features.npy", mmap_mode="r", allow_pickle=False).shape[1])
     except (OSError, ValueError, IndexError):
         return None

@@ -1,4 +1,4 @@
-"""Stage fid: the distance of one model's samples to the real images, with the protocol by which it was measured."""
+"""Stage fid: every metric of one model's samples against the real images, with the protocol of the measurement."""
 
 import numpy as np
 
@@ -6,27 +6,39 @@ from pipeline import layout
 from pipeline.data import load_array, load_description
 from pipeline.devices import choose_device
 from pipeline.errors import exit_cleanly
-from pipeline.experiment import Experiment, score_samples
+from pipeline.experiment import Experiment
 from pipeline.files import read_json
 from pipeline.metrics import load_extractor, load_reference
+from pipeline.scoring import score_samples
 from pipeline.stages import begin, experiment_options
 
 
 @exit_cleanly
 def main(arguments: list[str] | None = None) -> None:
     options, params = experiment_options(arguments), begin()
-    experiment = Experiment(params, options.model, options.seed, load_description(layout.PREPARED))
+    description = load_description(layout.PREPARED)
+    experiment = Experiment(params, options.model, options.seed, description)
     extractor = load_extractor(params.metrics, choose_device(params.runtime.device))
     reference = load_reference(layout.REFERENCE, extractor)
     info = read_json(layout.RUNS / experiment.name / "generator.json")
-    count = params.generate.samples or experiment.description["train"]
-    images = load_array(layout.SAMPLES / experiment.name / "images.npy", np.uint8, (count, *experiment.image_shape))
-    metrics = score_samples(images, info, params, extractor, reference, layout.SCORES / experiment.name)
-    value, floor = metrics[extractor.metric], metrics["floor"]
-    print(f"{experiment.name}: {extractor.metric} {value:.2f}, {value / floor:.2f} times the floor of {floor:.2f}")
+    shape = (params.generate.samples or description["train"], *experiment.image_shape)
+    folder = layout.SAMPLES / experiment.name
+    names = ["images", "best"] if (folder / "best.npy").exists() else ["images"]
+    samples = {name: load_array(folder / f"{name}.npy", np.uint8, shape) for name in names}
+    real = load_array(layout.PREPARED / "train.npy", np.uint8, (description["train"], *experiment.image_shape))
+    out = layout.SCORES / experiment.name
+    metrics = score_samples(samples, real, info, params, extractor, reference, out)
+    name, best = extractor.metric, metrics["best"]
+    print(
+        f"{experiment.name}: {name} {metrics[name]:.2f}, {metrics['ratio_to_floor']:.2f} times the floor of "
+        f"{metrics['floor']:.2f}; best checkpoint (step {best['step']}) {best[name]:.2f}"
+    )
     with experiment.open_tracker() as tracker:
-        tracker.metrics(info["steps"], {key: metrics[key] for key in (extractor.metric, "floor", "ratio_to_floor")})
+        numbers = {key: value for key, value in metrics.items() if isinstance(value, float)}
+        errors = {f"sampling_error/{key}": value for key, value in metrics["sampling_error"].items()}
+        tracker.metrics(info["steps"], {**numbers, **errors, f"best/{name}": best[name]})
         tracker.tags({f"protocol.{key}": str(text) for key, text in metrics["protocol"].items()})
+        tracker.artifact(out / "closest.png", "final")
 
 
 if __name__ == "__main__":

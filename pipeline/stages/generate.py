@@ -1,4 +1,4 @@
-"""Stage generate: the final samples of one trained generator, and pictures of them."""
+"""Stage generate: samples of one trained generator and of its best checkpoint, and pictures of them."""
 
 from pipeline import layout
 from pipeline.checkpoint import load_generator
@@ -15,9 +15,12 @@ def main(arguments: list[str] | None = None) -> None:
     description = load_description(layout.PREPARED)
     experiment = Experiment(params, options.model, options.seed, description)
     run, out = layout.RUNS / experiment.name, layout.SAMPLES / experiment.name
-    generator, info = load_generator(run, params.generate.weights)
-    generator.to(choose_device(params.runtime.device))
-    generate_samples(generator, info, params, params.generate.samples or description["train"], run / "grids", out)
+    device, weights = choose_device(params.runtime.device), params.generate.weights
+    generator, info = load_generator(run, weights)
+    generators = {"images": generator.to(device)}
+    if info["best"]["step"] != info["steps"]:
+        generators["best"] = load_generator(run, weights, "best")[0].to(device)
+    generate_samples(generators, info, params, params.generate.samples or description["train"], run / "grids", out)
     with experiment.open_tracker() as tracker:
         tracker.artifact(out / "grid.png", "final")
         tracker.artifact(out / "progress.gif", "final")

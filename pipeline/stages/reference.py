@@ -4,7 +4,6 @@ from pipeline import layout
 from pipeline.data import load_description
 from pipeline.devices import choose_device
 from pipeline.errors import exit_cleanly
-from pipeline.files import read_json
 from pipeline.metrics import load_extractor, measure_reference
 from pipeline.stages import begin
 
@@ -14,12 +13,12 @@ def main() -> None:
     params = begin()
     extractor = load_extractor(params.metrics, choose_device(params.runtime.device))
     description = load_description(layout.PREPARED)
-    measure_reference(layout.PREPARED, description, extractor, params.metrics.batch_size, layout.REFERENCE)
-    floor = read_json(layout.REFERENCE / "floor.json")
+    floor = measure_reference(layout.PREPARED, description, extractor, params.metrics, layout.REFERENCE)
     print(
         f"floor: {floor['metric']} {floor['value']:.2f} between {floor['train_images']} training "
         f"and {floor['test_images']} test images"
     )
+    print(f"known floor {floor['self_check']['anchor']}")
 
 
 if __name__ == "__main__":

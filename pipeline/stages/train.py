@@ -35,8 +35,6 @@ def _train(experiment: Experiment, params: Params, received: list[int]) -> None:
     extractor = load_extractor(params.metrics, device)
     reference = load_reference(layout.REFERENCE, extractor)
     with experiment.open_tracker() as tracker:
-        tracker.params({**experiment.recipe.model_dump(), **params.train.model_dump(), "seed": experiment.seed})
-        tracker.tags(experiment.tags())
         observer = Observer(experiment, extractor, reference, tracker, experiment.work_folder() / "grids")
         state, progress = train_experiment(experiment, images, observer, lambda: bool(received))
         out = layout.RUNS / experiment.name

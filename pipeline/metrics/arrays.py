@@ -1,0 +1,152 @@
+"""Images from an array file: .npy, memory-mapped, or .npz, read row by row; neither is ever in memory as a whole.
+
+uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3, or floats of a declared value range, which become uint8 by
+rounding to the nearest level, as a PNG would hold them. Whatever could be read in two ways is refused.
+"""
+
+import contextlib
+import functools
+import math
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from pipeline.errors import PipelineError
+from pipeline.files import sha256
+
+CHANNELS = (1, 3)
+
+
+class ArrayImages:
+    """The images of one array. `member` is its name in an .npz, None for a .npy."""
+
+    def __init__(self, path: Path, member: str | None, value_range: tuple[float, float] | None) -> None:
+        self.path, self.member, self.value_range = path, member, value_range or (0.0, 1.0)
+        self.labels, self.classes, self.skipped = None, (), dict[str, int]()  # an array holds nothing but images
+        with _damage_named(path), self._opened() as (self.shape, self.dtype, _):
+            pass
+        self.layout = _layout(path, self.shape)
+        if self.dtype != np.uint8 and self.dtype.kind != "f":
+            raise PipelineError(
+                f"{path} holds {self.dtype}: save it as uint8, or as floats of the range that --value-range declares"
+            )
+        self.conversion: dict[str, Any] = {"array": f"{self.dtype} {self.layout}"}
+        if self.dtype.kind == "f":
+            self.conversion["value_range"] = list(self.value_range)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def tasks(self) -> Iterator[Callable[[], np.ndarray]]:
+        """A function for each image that gives it as uint8 (C, H, W)."""
+        with _damage_named(self.path), self._opened() as (_, _, rows):
+            for index, row in enumerate(rows):
+                yield functools.partial(self._convert, index, row)
+
+    def sha256(self) -> str:
+        """The sha256 of the file."""
+        return sha256(self.path)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[tuple[tuple[int, ...], np.dtype, Iterator[np.ndarray]]]:
+        """Shape and dtype, and an iterator over the rows."""
+        if self.member is None:
+            array = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            yield array.shape, array.dtype, iter(array) if array.ndim else iter(())
+            return
+        with zipfile.ZipFile(self.path) as archive, archive.open(f"{self.member}.npy") as file:
+            shape, dtype = _header(cast(BinaryIO, file))
+            yield shape, dtype, _rows(cast(BinaryIO, file), shape, dtype)
+
+    def _convert(self, index: int, row: np.ndarray) -> np.ndarray:
+        if row.dtype != np.uint8:
+            row = self._quantise(index, row)
+        if self.layout == "(N, H, W)":
+            return np.array(row[None])  # (H, W) -> (1, H, W)
+        return np.array(row.transpose(2, 0, 1) if self.layout == "(N, H, W, C)" else row, order="C")
+
+    def _quantise(self, index: int, row: np.ndarray) -> np.ndarray:
+        low, high = self.value_range
+        if not np.isfinite(row).all():
+            raise PipelineError(f"{self.path}: image {index} holds NaN or infinite values: mend or remove it")
+        least, most = row.min(), row.max()
+        if least < low or most > high:
+            raise PipelineError(
+                f"{self.path}: image {index} has values from {least:g} to {most:g}, outside {low:g}..{high:g}: "
+                "declare their range with --value-range LOW,HIGH"
+            )
+        return np.rint((row.astype(np.float64) - low) * (255 / (high - low))).astype(np.uint8)
+
+
+def open_array(path: Path, value_range: tuple[float, float] | None) -> ArrayImages:
+    """The images of a .npy file, or of an .npz file's `arr_0` or only array.
+
+    Raises:
+        PipelineError: it is damaged, or what it holds cannot be read as images, or in two ways.
+    """
+    if path.suffix.lower() == ".npy":
+        return ArrayImages(path, None, value_range)
+    names = members(path)
+    member = "arr_0" if "arr_0" in names else names[0] if len(names) == 1 else None
+    if member is None:
+        held = ", ".join(names[:8]) or "nothing"
+        raise PipelineError(
+            f"{path} holds neither images (arr_0, or one array alone) nor statistics (mu and sigma) but {held}: "
+            "save the images as arr_0"
+        )
+    return ArrayImages(path, member, value_range)
+
+
+def members(path: Path) -> list[str]:
+    """The names of the arrays in an .npz file, in its order."""
+    with _damage_named(path), zipfile.ZipFile(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+
+
+def _layout(path: Path, shape: tuple[int, ...]) -> str:
+    if len(shape) not in (3, 4):
+        raise PipelineError(f"{path} has shape {shape}: save the images as (N, H, W), (N, H, W, C) or (N, C, H, W)")
+    if not all(shape[1:]):
+        raise PipelineError(f"{path} has shape {shape}, images without pixels: save it again")
+    if len(shape) == 3:
+        if shape[0] in CHANNELS or shape[2] in CHANNELS:
+            raise PipelineError(f"{path} has shape {shape}, one image or several grey ones: save it as (N, H, W, C)")
+        return "(N, H, W)"
+    first, last = shape[1] in CHANNELS, shape[3] in CHANNELS
+    if first and last:
+        raise PipelineError(f"{path} has shape {shape}: channels may come first or last; save such images as PNG files")
+    if not first and not last:
+        raise PipelineError(f"{path} has shape {shape}, no 1 or 3 channels: save it as (N, H, W, C) or (N, C, H, W)")
+    return "(N, C, H, W)" if first else "(N, H, W, C)"
+
+
+def _header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+    version = np.lib.format.read_magic(file)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError(f"array format {version}")
+    shape, fortran_order, dtype = readers[version](file)
+    if fortran_order:
+        raise ValueError("Fortran order, which cannot be read row by row")
+    return shape, dtype
+
+
+def _rows(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> Iterator[np.ndarray]:
+    size = math.prod(shape[1:]) * dtype.itemsize
+    for _ in range(shape[0]):
+        content = file.read(size)
+        if len(content) < size:
+            raise EOFError("it ends early")
+        yield np.frombuffer(content, dtype).reshape(shape[1:])
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, LookupError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+        raise PipelineError(f"{path} cannot be read ({str(error) or type(error).__name__}): save it again") from None

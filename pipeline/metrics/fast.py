@@ -1,0 +1,101 @@
+"""The same features in less time: batch norm folded into convolutions, and compilation. Each is checked before use.
+
+A network that was changed must give the features of the unchanged one, to a relative 1e-5, on a seeded batch; else the
+unchanged one is used, and a warning says so.
+"""
+
+import contextlib
+import copy
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+TOLERANCE = 1e-5  # of the largest feature
+
+
+def accelerate(network: nn.Module, size: int, compiled: bool) -> nn.Module:
+    """The network with batch norm folded, and on wish compiled; input (N, 3, size, size), about -1..1.
+
+    Whatever fails the check, or cannot be done on this machine, is left out.
+    """
+    if next(network.parameters()).device.type == "meta":
+        return network
+    folded = fold_batch_norm(network)
+    if not _agree(network, folded, size, 2):
+        _warn("folding batch norm changes the features; the network is used as it is")
+        folded = network
+    return _Compiled(folded, size) if compiled else folded
+
+
+def fold_batch_norm(network: nn.Module) -> nn.Module:
+    """A copy in which every batch norm that is registered right after a convolution is folded into it."""
+    network = copy.deepcopy(network)
+    for parent in list(network.modules()):
+        children = list(parent.named_children())
+        for (name, module), (next_name, follower) in itertools.pairwise(children):
+            if (
+                isinstance(module, nn.Conv2d)
+                and isinstance(follower, nn.BatchNorm2d)
+                and module.out_channels == follower.num_features
+            ):
+                setattr(parent, name, fuse_conv_bn_eval(module, follower))
+                setattr(parent, next_name, nn.Identity())
+    return network
+
+
+class _Compiled(nn.Module):
+    """A network compiled at its first batch for that batch's size; a smaller batch is filled up to it."""
+
+    def __init__(self, network: nn.Module, size: int) -> None:
+        super().__init__()
+        self.network, self.size, self.batch = network, size, 0
+        self.run: Callable[[Tensor], Tensor] = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (N, D) of images (N, 3, S, S)."""
+        if not self.batch:
+            self.batch = len(images)
+            self._compile()
+        if len(images) > self.batch:
+            return torch.cat([self(part) for part in images.split(self.batch)])
+        missing = self.batch - len(images)
+        filled = torch.cat([images, images[:1].expand(missing, -1, -1, -1)]) if missing else images
+        return self.run(filled.contiguous(memory_format=torch.channels_last))[: len(images)]
+
+    def _compile(self) -> None:
+        try:
+            compiled = torch.compile(self.network, dynamic=False)
+            if _agree(self.network, compiled, self.size, self.batch):
+                self.run = compiled
+            else:
+                _warn("the compiled network's features differ; it runs uncompiled")
+        except Exception as error:  # no C++ compiler, no Triton, an unsupported operation: compilers raise anything
+            _warn(f"the network cannot be compiled here ({str(error).strip().splitlines()[0][:100]})")
+
+
+def _agree(first: nn.Module, second: Callable[[Tensor], Tensor], size: int, count: int) -> bool:
+    parameter = next(first.parameters())
+    images = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    images = images.to(parameter.device).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode(), full_precision():
+        expected, found = first(images), second(images)
+    return bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max())
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """No TF32: a score is computed in float32."""
+    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
+
+
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr, flush=True)

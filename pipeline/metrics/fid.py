@@ -1,0 +1,94 @@
+"""The Fréchet distance as a metric: its value, its sampling error, and its limit for infinitely many images."""
+
+import contextlib
+
+import numpy as np
+
+from pipeline.metrics.frechet import Gaussian, Moments, frechet_distance
+from pipeline.metrics.sets import Comparison, Estimate, NotAvailable
+from pipeline.randomness import stable_hash
+
+BLOCK = 4096  # rows that are in memory in float64 at once
+SIZES = 15  # numbers of images at which the distance is measured to extrapolate it: as many as Chong and Forsyth use
+
+
+def fid(comparison: Comparison) -> dict[str, Estimate]:
+    """The distance between real and generated images, under the extractor's own name for it.
+
+    The error is that of the generated images alone, the real ones being the same for all. It is None where the images'
+    features are not known, or fewer than 2 resamples are asked for.
+    """
+    real, generated = comparison.real.gaussian, comparison.generated.gaussian
+    error = None
+    if comparison.bootstrap >= 2:
+        with contextlib.suppress(NotAvailable):  # statistics without features have a distance all the same
+            error = bootstrap_error(real, comparison.generated.features, comparison.bootstrap, stable_hash("fid"))
+    return {comparison.metric: Estimate(frechet_distance(real, generated), error)}
+
+
+def fid_infinity(comparison: Comparison) -> dict[str, Estimate]:
+    """The distance extrapolated to infinitely many generated images (Chong and Forsyth 2020, arXiv:1911.07023).
+
+    Only the generated side is extrapolated: the bias that comes of finitely many real images is still in it. And the
+    distance is a straight line in 1 / n only for n well above the number of dimensions D; for fewer images than some
+    20 D the limit may come out too low, even below 0.
+    """
+    if not comparison.infinity:
+        raise NotAvailable("not asked for")
+    features = comparison.generated.features
+    count, dim = features.shape
+    if count <= 2 * dim:
+        raise NotAvailable(f"needs more than {2 * dim} generated images")
+    sizes = np.linspace(max(dim + 1, count // 10), count, SIZES).astype(int)
+    estimate = extrapolate(comparison.real.gaussian, features, sizes, stable_hash("fid_infinity"))
+    return {f"{comparison.metric}_infinity": estimate}
+
+
+def bootstrap_error(real: Gaussian, features: np.ndarray, repeats: int, seed: int) -> float:
+    """The standard error of the distance of generated features (N, D), over `repeats` resamples with replacement.
+
+    A resample repeats some images and lacks others, which raises its distance: only the spread of the resamples'
+    distances is used (their standard deviation), not their mean (Efron 1979, "Bootstrap methods").
+    """
+    source = np.random.default_rng(seed)
+    count = len(features)
+    distances = []
+    for _ in range(repeats):
+        times = np.bincount(source.integers(count, size=count), minlength=count)
+        distances.append(frechet_distance(real, resampled(features, times)))
+    return float(np.std(distances, ddof=1))
+
+
+def extrapolate(real: Gaussian, features: np.ndarray, sizes: np.ndarray, seed: int) -> Estimate:
+    """The intercept of a straight line in 1/n through the distances of random subsets of n of the features (N, D).
+
+    For each n in `sizes` (S,), at least 3 of them, one subset is drawn, no image twice, afresh. The error is the
+    intercept's of the least-squares fit, the images being fixed: subsets overlap, so fresh images would vary more.
+    """
+    source = np.random.default_rng(seed)
+    distances = []
+    for size in sizes:
+        times = np.zeros(len(features), dtype=np.int64)
+        times[source.choice(len(features), size, replace=False)] = 1
+        distances.append(frechet_distance(real, resampled(features, times)))
+    coefficients, covariance = np.polyfit(1 / np.asarray(sizes), distances, 1, cov=True)
+    return Estimate(float(coefficients[1]), float(np.sqrt(covariance[1, 1])))
+
+
+def resampled(features: np.ndarray, times: np.ndarray) -> Gaussian:
+    """The Gaussian fitted to the features (N, D), row i taken `times[i]` times: int (N,), their sum at least 2.
+
+    Where fewer rows than dimensions are in use, they are themselves a factor of the covariance, each weighted by the
+    root of how often it is there; this saves the decomposition of the covariance.
+    """
+    rows = np.flatnonzero(times)
+    count = int(times.sum())
+    if len(rows) <= features.shape[1]:
+        used, weights = features[rows].astype(np.float64), times[rows]
+        mean = weights @ used / count
+        return Gaussian(mean, ((used - mean) * np.sqrt(weights / (count - 1))[:, None]).T, count)
+    moments = Moments()
+    for start in range(0, len(rows), BLOCK):
+        here = rows[start : start + BLOCK]
+        moments.add(np.repeat(features[here], times[here], axis=0))
+    return Gaussian.from_moments(moments)

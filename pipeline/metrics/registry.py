@@ -1,0 +1,60 @@
+"""METRICS, and all of them at once."""
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.errors import PipelineError
+from pipeline.metrics.classes import classes
+from pipeline.metrics.fid import fid, fid_infinity
+from pipeline.metrics.inception_score import inception_score
+from pipeline.metrics.kid import kid
+from pipeline.metrics.memorisation import memorisation
+from pipeline.metrics.prdc import prdc
+from pipeline.metrics.sets import Comparison, Estimate, NotAvailable
+
+METRICS: dict[str, Callable[[Comparison], dict[str, Estimate]]] = {
+    "fid": fid,
+    "fid_infinity": fid_infinity,
+    "kid": kid,
+    "inception_score": inception_score,
+    "prdc": prdc,
+    "memorisation": memorisation,
+    "classes": classes,
+}
+
+
+@dataclass
+class Measurement:
+    """What was measured, by name: values, their standard errors of sampling where known, and why others are lacking."""
+
+    values: dict[str, float] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+    not_available: dict[str, str] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """As metrics.json has it: the values flat, the rest beside them."""
+        return {**self.values, "sampling_error": self.errors, "not_available": self.not_available}
+
+
+def measure(comparison: Comparison, names: Collection[str] | None = None) -> Measurement:
+    """Every metric in METRICS, or those of `names`.
+
+    Raises:
+        PipelineError: a value is not finite.
+    """
+    found = Measurement()
+    for name in METRICS if names is None else names:
+        try:
+            estimates = METRICS[name](comparison)
+        except NotAvailable as reason:
+            found.not_available[name] = str(reason)
+            continue
+        for key, (value, error) in estimates.items():
+            if not math.isfinite(value):
+                raise PipelineError(f"{key} is {value}: the images or the weights are damaged")
+            found.values[key] = float(value)
+            if error is not None:
+                found.errors[key] = float(error)
+    return found

@@ -1,0 +1,66 @@
+"""Numbers as text: the same rounding, signs and dashes everywhere on the page."""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+
+TIMES = "\N{MULTIPLICATION SIGN}"
+NOTHING = "\N{EN DASH}"
+PLUS_MINUS = "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
+MINUS = "\N{MINUS SIGN}"
+
+
+def decimals(values: Iterable[float]) -> int:
+    """As many for all values as the smallest of them needs; zeros do not count.
+
+    >>> decimals([250.0, 3.0]), decimals([0.5]), decimals([0.002])
+    (2, 4, 6)
+    """
+    least = min((abs(value) for value in values if value), default=1.0)
+    return 1 if least >= 100 else 2 if least >= 1 else 4 if least >= 0.01 else 6
+
+
+def number(value: float, places: int) -> str:
+    """With thousands separated, and no sign where it is 0 within rounding.
+
+    >>> number(-1234.5, 1), number(-0.01, 1)
+    ('−1,234.5', '0.0')
+    """
+    return f"{value:z,.{places}f}".replace("-", MINUS)
+
+
+def spread(values: Sequence[float], places: int) -> str:
+    r"""A value, or the mean ± sample standard deviation of several.
+
+    >>> spread([1.0, 3.0], 2)
+    '2.00\xa0±\xa01.41'
+    """
+    mean = number(statistics.fmean(values), places)
+    return mean if len(values) == 1 else f"{mean}{PLUS_MINUS}{number(statistics.stdev(values), places)}"
+
+
+def interval(ends: tuple[float, float], places: int) -> str:
+    """
+    >>> interval((-1.0, 2.5), 1)
+    '−1.0 to 2.5'
+    """
+    return " to ".join(number(end, places) for end in ends)
+
+
+def amount(values: Sequence[float]) -> str:
+    """The mean of measured amounts, or a dash if one was not measured."""
+    mean = statistics.fmean(values)
+    return digits(mean) if math.isfinite(mean) else NOTHING
+
+
+def digits(value: float) -> str:
+    """Three digits or more, whatever the size."""
+    return number(value, 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2)
+
+
+def listed(words: Sequence[str]) -> str:
+    """
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

@@ -1,0 +1,70 @@
+"""What the numbers say, in sentences: who leads, and which differences are more than noise."""
+
+import statistics
+
+from pipeline.report.results import Group, Results, Standing, differing
+from pipeline.report.text import decimals, interval, listed, number, spread
+from pipeline.report.uncertainty import sampling_noise, welch_interval
+
+ONE_SEED = "One training seed per model: nothing can be concluded about training variance."
+
+
+def verdict(results: Results) -> list[str]:
+    """Sentences: who leads each ranking, and how far that can be trusted."""
+    groups, seeds = results.groups, max(map(len, results.models.values()))
+    sentences = []
+    if len(groups) > 1:
+        names = ", ".join(differing([group.protocol for group in groups]))
+        sentences.append(
+            f"The experiments were measured by {len(groups)} protocols, which differ in {names}: each has a ranking "
+            "of its own, and values of one are not comparable with another's."
+        )
+    for group in groups:
+        sentences.append(_leader(results, group))
+        sentences += _noise(group, decimals(run.value for run in results.outcomes))
+    if seeds == 1:
+        sentences.append(ONE_SEED)
+    return sentences
+
+
+def _leader(results: Results, group: Group) -> str:
+    leaders, metric, count = [s for s in group.standings if s.rank == 1], results.metric, len(group.standings)
+    best, places = leaders[0], decimals(run.value for run in results.outcomes)
+    runs, ratio = len(best.values), statistics.fmean(run.ratio for run in best.outcomes)
+    seeds = f" over {runs} training seeds" if runs > 1 else ""
+    value = f"{spread(best.values, places)}{seeds}, {ratio:.1f} times the floor"
+    if count == 1:
+        return f"{best.model} reaches a {metric} of {value}; no other model was measured this way."
+    if len(leaders) > 1:
+        return f"{listed([s.model for s in leaders])} share the lowest {metric} ({value}) of {count} models."
+    mean = "mean " if runs > 1 else ""
+    return f"{best.model} has the lowest {mean}{metric} ({value}) of {count} models."
+
+
+def _noise(group: Group, places: int) -> list[str]:
+    """For the leader against each model behind it: whether the difference is more than noise."""
+    leader, findings = group.standings[0], dict[str, list[str]]()
+    for rival in group.standings:
+        if rival.rank > 1:
+            finding, detail = _compare(leader, rival, places)
+            findings.setdefault(finding, []).append(f"{rival.model} ({detail})")
+    return [
+        f"{leader.model}'s difference{'s' if len(named) > 1 else ''} to {listed(named)} "
+        f"{'are' if len(named) > 1 else 'is'} {finding}."
+        for finding, named in findings.items()
+    ]
+
+
+def _compare(leader: Standing, rival: Standing, places: int) -> tuple[str, str]:
+    """What the difference is, and the numbers that say so."""
+    gap = statistics.fmean(rival.values) - statistics.fmean(leader.values)
+    if len(leader.values) > 1 and len(rival.values) > 1:
+        low, high = welch_interval(leader.values, rival.values)
+        side = "within" if low <= 0 <= high else "beyond"
+        detail = f"{number(gap, places)}, 95% interval {interval((low, high), places)}"
+        return f"{side} the noise of training seeds", detail
+    noise = sampling_noise(*([run.scores.error for run in standing.outcomes] for standing in (leader, rival)))
+    if noise is None:
+        return "not compared with sampling noise, because the sampling error was not estimated", number(gap, places)
+    side = "within" if gap < noise else "beyond"
+    return f"{side} sampling noise", f"{number(gap, places)}, sampling noise up to {number(noise, places)}"

@@ -1,0 +1,97 @@
+"""Samples -> metrics.json: every metric of the final and of the best checkpoint, and how they were measured."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.files import write_json
+from pipeline.metrics import (
+    Comparison,
+    Extractor,
+    FeatureSet,
+    Reference,
+    closest_pairs,
+    code_version,
+    extract,
+    in_batches,
+    measure,
+)
+from pipeline.params import Params
+from pipeline.progress import progress
+from pipeline.sampling import grid, save_picture
+
+PAIRS = 10
+
+
+def score_samples(
+    samples: dict[str, np.ndarray],
+    real: np.ndarray,
+    info: dict[str, Any],
+    params: Params,
+    extractor: Extractor,
+    reference: Reference,
+    out: Path,
+) -> dict[str, Any]:
+    """Measure samples against the reference; write metrics.json and closest.png to the folder `out`.
+
+    Args:
+        samples: uint8 (N, C, S, S), of the final generator as "images", and of the best checkpoint as "best", which is
+            lacking where the final one is the best.
+        real: the training images, uint8 (M, C, S, S), of which closest.png shows some.
+        info: generator.json.
+
+    Returns:
+        What metrics.json says.
+    """
+    comparisons = {}
+    for name, images in samples.items():
+        generated = _features(images, extractor, params, f"{name} of {out.name}")
+        comparisons[name] = reference.against(generated, extractor, params.metrics)
+    records = {name: _record(comparison, reference) for name, comparison in comparisons.items()}
+    metrics = {
+        "model": info["model"],
+        "seed": info["seed"],
+        **records["images"],
+        "floor": reference.floor["value"],
+        "best": {
+            "step": info["best"]["step"],
+            "selected_by": {"distance": info["best"]["distance"], "samples": info["curve"]["samples"]},
+            **records.get("best", records["images"]),
+        },
+        "protocol": protocol(extractor, reference, params, len(samples["images"])),
+    }
+    places, nearest, _ = closest_pairs(comparisons["images"], PAIRS)
+    pairs = np.concatenate([samples["images"][places], real[nearest]])
+    save_picture(grid(pairs, len(places)), out / "closest.png")
+    write_json(out / "metrics.json", metrics)
+    return metrics
+
+
+def protocol(extractor: Extractor, reference: Reference, params: Params, generated: int) -> dict[str, Any]:
+    """All that must agree before two values may be ranked together."""
+    return {
+        **extractor.protocol,
+        "quantisation": "uint8",
+        "real_split": "train",
+        "real_images": len(reference.train),
+        "held_out_images": len(reference.test),
+        "generated_images": generated,
+        "data_sha256": reference.floor["data_sha256"],
+        "generator": params.generate.weights,
+        "batch_norm": "running statistics",
+        "checkpoint": "final",
+        "sampling_seed": params.generate.seed,
+        "code_version": code_version(),
+    }
+
+
+def _features(images: np.ndarray, extractor: Extractor, params: Params, title: str) -> FeatureSet:
+    size = params.metrics.batch_size
+    batches = progress(in_batches(images, size), f"features: {title}", -(-len(images) // size), "batches")
+    return FeatureSet(np.concatenate(list(extract(extractor, batches))), device=extractor.device)
+
+
+def _record(comparison: Comparison, reference: Reference) -> dict[str, Any]:
+    found = measure(comparison)
+    return {**found.record(), "ratio_to_floor": found.values[comparison.metric] / reference.floor["value"]}
