@@ -96,7 +96,7 @@ def _folder(params: DataParams) -> Source:
     if not root.is_dir():
         fault = "is a file, not a folder: unpack it and" if root.exists() else "does not exist:"
         raise PipelineError(f"{root} {fault} set data.root to the folder of your images")
-    files, skipped = _list_images(root)
+    files, skipped = list_images(root, EXTENSIONS)
     if not files:
         raise PipelineError(f"{root} holds no image ({', '.join(EXTENSIONS)}): put some there, or change data.root")
     beside = [file for file in files if len(file) == 1]
@@ -136,10 +136,6 @@ def list_images(root: Path, extensions: tuple[str, ...]) -> tuple[list[tuple[str
         kinds = f" ({', '.join(suffix for suffix, _ in other.most_common(5))})" if other else ""
         warn(f"{root}: passed over {passed}{kinds}")
     return sorted(files), counts
-
-
-def _list_images(root: Path) -> tuple[list[tuple[str, ...]], dict[str, int]]:
-    return list_images(root, EXTENSIONS)
 
 
 def _refuse_folder(error: OSError) -> None:

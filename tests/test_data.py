@@ -408,7 +408,7 @@ def test_an_unreadable_subfolder_is_not_dropped(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(os, "scandir", forbidding)
     with pytest.raises(PipelineError, match=r"dog cannot be read \(Permission denied\)"):
-        datasets._list_images(tmp_path / "images")
+        datasets.list_images(tmp_path / "images", datasets.EXTENSIONS)
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:

@@ -422,6 +422,14 @@ def test_a_damaged_cache_is_measured_again(
     assert run(*sets)["a"]["cached"] and len(kept_in(toy)) == 1
 
 
+def test_a_cache_of_another_length_is_measured_again(toy: Path, run: Run, sets: tuple[Path, Path]) -> None:
+    expected = run(*sets)
+    (kept,) = kept_in(toy)
+    np.save(kept / "features.npy", np.load(kept / "features.npy")[:-1])
+    again = run(*sets)
+    assert again["metrics"] == expected["metrics"] and not again["a"]["cached"]
+
+
 def test_another_process_that_fills_the_cache_is_named(
     toy: Path, run: Run, refused: Refused, sets: tuple[Path, Path]
 ) -> None:

@@ -1,11 +1,15 @@
 """How close generated images are to real ones.
 
-    features   extractors: images -> feature vectors           fast       the same features in less time
-    frechet    the distance between two Gaussians              neighbours nearest neighbours, block by block
-    sets       what a metric is given and gives back           record     the protocol of a number
-    reference  the real side, measured once                    images, statistics, command: anyone's two sets
-
-    registry   METRICS, and all of them at once
+    frechet           the distance between two Gaussians
+    features  fast    extractors, images -> feature vectors; the same features in less time
+    neighbours        nearest neighbours, block by block
+    sets              what a metric is given, and what it gives back
+    fid kid inception_score prdc memorisation classes      one metric each, or several of one kind
+    registry          METRICS, and all of them at once
+    record            the code version in a number's protocol
+    reference         the pipeline's real side: measured once, and checked
+    arrays  images  statistics  command                    anyone's two sets: `python -m pipeline.metrics A B`
+    doctor  explain   checks of this installation, and of one number against a published one
 
 A metric is a function Comparison -> {name: Estimate}. All are computed from the same features, in one pass over the
 images. To add one, write such a function in a file of its own, and one entry in METRICS.

@@ -192,7 +192,7 @@ def main(arguments: list[str] | None = None) -> None:
         doctor(arguments[1:])
         return
     options = _parse(arguments)
-    with contextlib.nullcontext():  # libraries may print; stdout is for the JSON
+    with contextlib.redirect_stdout(sys.stderr):  # libraries may print; stdout is for the JSON
         result = _run(options)
     for sentence in result["warnings"]:
         warn(sentence)
