@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.linalg import svdvals
+from scipy.linalg.lapack import dpocon
 
 from pipeline.errors import PipelineError
 from pipeline.files import atomic_path
@@ -122,7 +124,18 @@ class Gaussian:
 
 
 def factorise(covariance: np.ndarray) -> np.ndarray:
-    """L (D, R) with L Lᵀ = `covariance`, by eigenvalues; those that are 0 within rounding are left out."""
+    """L (D, R) with L Lᵀ = `covariance`: by Cholesky where it is far from singular, else by eigenvalues.
+
+    Of these, those that are 0 within rounding are left out. Cholesky is faster, but near a singular matrix its rounding
+    would count.
+    """
+    try:
+        root = np.linalg.cholesky(covariance)
+        reciprocal_condition, _ = dpocon(root, np.linalg.norm(covariance, 1), uplo="L")
+        if reciprocal_condition > 1e-12:
+            return root
+    except np.linalg.LinAlgError:
+        pass
     values, vectors = np.linalg.eigh(covariance)
     kept = values > len(values) * np.finfo(np.float64).eps * max(values[-1], 0)
     return vectors[:, kept] * np.sqrt(values[kept])
@@ -136,5 +149,5 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
     10.0
     """
     gap = first.mean - second.mean
-    shared = np.linalg.svd(first.factor.T @ second.factor, compute_uv=False).sum()
+    shared = svdvals(first.factor.T @ second.factor).sum()
     return float(gap @ gap) + first.trace + second.trace - 2 * float(shared)
