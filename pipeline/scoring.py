@@ -71,6 +71,7 @@ def score_samples(
 def protocol(extractor: Extractor, reference: Reference, params: Params, generated: int) -> dict[str, Any]:
     """All that must agree before two values may be ranked together."""
     return {
+        "name": f"{_short(len(reference.train), 'train')}-{_short(generated)}",
         **extractor.protocol,
         "quantisation": "uint8",
         "real_split": "train",
@@ -84,6 +85,15 @@ def protocol(extractor: Extractor, reference: Reference, params: Params, generat
         "sampling_seed": params.generate.seed,
         "code_version": code_version(),
     }
+
+
+def _short(count: int, split: str = "") -> str:
+    """As the literature writes it: train50k.
+
+    >>> _short(50_000, "train") + "-" + _short(1_438)
+    'train50k-1438'
+    """
+    return split + (f"{count // 1000}k" if count % 1000 == 0 else str(count))
 
 
 def _features(images: np.ndarray, extractor: Extractor, params: Params, title: str) -> FeatureSet:

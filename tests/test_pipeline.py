@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -81,6 +82,16 @@ def test_every_output_is_there(clone: Path) -> None:
         metrics = json.loads((clone / f"scores/{model}-0/metrics.json").read_text())
         assert metrics["protocol"]["generated_images"] == 20
         assert "fid" not in metrics
+        assert metrics["floor"] == json.loads((clone / "data/reference/floor.json").read_text())["value"]
+        assert metrics.keys() >= {"kd_efficientnet_lite0", "precision", "coverage", "nearest_ratio", "class_balance"}
+        assert metrics["sampling_error"]["fd_efficientnet_lite0"] > 0
+        assert (clone / f"scores/{model}-0/closest.png").read_bytes().startswith(b"\x89PNG")
+        best = history.loc[history["distance"].idxmin()]
+        assert metrics["best"]["step"] == best["step"]
+        assert metrics["best"]["selected_by"] == {"distance": pytest.approx(best["distance"]), "samples": 16}
+        assert (clone / f"samples/{model}-0/best.npy").exists() == (best["step"] != 6)
+        if best["step"] == 6:
+            assert metrics["best"]["fd_efficientnet_lite0"] == metrics["fd_efficientnet_lite0"]
         assert metrics["ratio_to_floor"] == pytest.approx(metrics["fd_efficientnet_lite0"] / metrics["floor"])
     board = pd.read_csv(clone / "reports/leaderboard.csv")
     assert sorted(board["model"]) == sorted(MODELS)
@@ -98,18 +109,38 @@ def test_mlflow_has_one_finished_run_of_each_model(clone: Path) -> None:
     client = MlflowClient(f"sqlite:///{clone / 'mlflow.db'}")
     (experiment,) = [e for e in client.search_experiments() if e.name != "Default"]
     runs = client.search_runs([experiment.experiment_id])
-    assert experiment.name == "digits-16px-efficientnet_lite0"
+    assert re.fullmatch("digits-16px-efficientnet_lite0-[0-9a-f]{6}", experiment.name)
     assert sorted(run.info.run_name for run in runs) == ["dcgan-0", "resnet-0", "sagan-0"]
     keys = {"loss/d", "loss/g", "images_per_second", "images", "curve/fd_efficientnet_lite0", "fd_efficientnet_lite0",
-            "floor", "ratio_to_floor"}  # fmt: skip
+            "floor", "ratio_to_floor", "best/fd_efficientnet_lite0", "sampling_error/fd_efficientnet_lite0",
+            "kd_efficientnet_lite0", "precision", "recall", "density", "coverage", "nearest_ratio"}  # fmt: skip
     for finished in runs:
         assert finished.info.status == "FINISHED"
-        assert set(finished.data.metrics) == keys
+        assert set(finished.data.metrics) >= keys
         assert finished.data.params["lr_g"]
         steps = [point.step for point in client.get_metric_history(finished.info.run_id, "loss/d")]
         assert steps == [2, 4, 6]
         images = [file.path for file in client.list_artifacts(finished.info.run_id, "images")]
         assert len([path for path in images if path.endswith(".png")]) == 3
+
+
+def test_another_protocol_is_another_mlflow_experiment_and_no_training(clone: Path, tmp_path: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    folder = tmp_path / "repo"
+    shutil.copytree(clone, folder, symlinks=True)
+    params.save({"generate.samples": 24}, folder / "params.yaml")
+    assert stages_run(run(folder, "dvc", "repro", "fid@dcgan-0").stdout) == {"generate@dcgan-0", "fid@dcgan-0"}
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    named = {experiment.name: experiment for experiment in client.search_experiments() if experiment.name != "Default"}
+    counts = {}
+    for experiment in named.values():
+        for found in client.search_runs([experiment.experiment_id]):
+            assert found.data.params["lr_g"]
+            counts.setdefault(found.data.tags["protocol.generated_images"], []).append(found.info.run_name)
+    assert len(named) == 2
+    assert counts["24"] == ["dcgan-0"]
+    assert sorted(counts["20"]) == ["dcgan-0", "resnet-0", "sagan-0"]
 
 
 def test_a_changed_recipe_reruns_only_its_own_legs(clone: Path) -> None:

@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", type=_device, default="auto", help="auto, cpu, mps, cuda or cuda:N")
     add("--batch-size", type=_number(int, 1, 2**20), default=64)
     add("--workers", type=_number(int, 1, 256), default=2, help="threads that decode")
-    add("--compile", action="store_true", help="compile the network: a minute, then about twice as fast on a CPU")
+    add("--compile", action="store_true", help="compile the network: takes a minute, so for very many images")
     add("--value-range", type=_range, metavar="LOW,HIGH", help="of float arrays: -1,1 or 0,255; 0,1 if not given")
     add("--bad-images", choices=("refuse", "skip"), default="refuse", help="what to do with broken or too large files")
     add("--max-megapixels", type=_number(float, 1e-6, 1e5), default=100.0, help="an image with more is too large")

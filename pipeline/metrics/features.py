@@ -25,6 +25,7 @@ from pipeline.params import MetricsParams, suggest
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
 INCEPTION_SHA256 = "6726825d"  # the first digits, as the file's name has them
+CPU_PIXELS = 4 * 299 * 299  # of Inception: 15.9 images a second by 4, 12.5 by 64, on 2 cores
 EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
@@ -61,7 +62,13 @@ class Extractor:
         groups = [images] if isinstance(images, Tensor) else _same_size(images)
         with full_precision(), torch.autocast(self.device.type, enabled=False):
             resized = torch.cat([self.resize(self._rgb(group)) for group in groups])
-            return self.network(resized.contiguous(memory_format=torch.channels_last)).float().cpu()
+            parts = resized.contiguous(memory_format=torch.channels_last).split(self._part(resized))
+            return torch.cat([self.network(part).float().cpu() for part in parts])
+
+    def _part(self, resized: Tensor) -> int:
+        """How many images pass the network at once: on a CPU no more than its caches take."""
+        count, _, height, width = resized.shape
+        return max(1, CPU_PIXELS // (height * width)) if self.device.type == "cpu" else max(count, 1)
 
     def _rgb(self, images: Tensor) -> Tensor:
         assert images.dtype == torch.uint8, f"images must be uint8, got {images.dtype}"

@@ -13,6 +13,7 @@ from pipeline.metrics.kid import kid
 from pipeline.metrics.memorisation import memorisation
 from pipeline.metrics.prdc import prdc
 from pipeline.metrics.sets import Comparison, Estimate, NotAvailable
+from pipeline.progress import progress
 
 METRICS: dict[str, Callable[[Comparison], dict[str, Estimate]]] = {
     "fid": fid,
@@ -45,7 +46,8 @@ def measure(comparison: Comparison, names: Collection[str] | None = None) -> Mea
         PipelineError: a value is not finite.
     """
     found = Measurement()
-    for name in METRICS if names is None else names:
+    asked = list(METRICS if names is None else names)
+    for name in progress(asked, f"metrics of {len(comparison.generated):,} images", len(asked), "metrics"):
         try:
             estimates = METRICS[name](comparison)
         except NotAvailable as reason:
