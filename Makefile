@@ -22,7 +22,7 @@ run: setup  ## the whole comparison that params.yaml describes (by default on di
 	@echo "MLflow    make ui, then http://127.0.0.1:$(PORT)"
 
 test: $(VENV)/installed-dev  ## the tests
-	python -m pytest
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/installed-dev  ## style and types
 	ruff check .
@@ -33,8 +33,9 @@ ui: setup  ## MLflow's UI on 127.0.0.1 (PORT=5000)
 	@echo "http://127.0.0.1:$(PORT), Ctrl-C ends it"
 	@mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --backend-store-uri sqlite:///mlflow.db
 
-bench: setup  ## training speed beside a plain DataLoader loop
+bench: setup  ## speed: training beside a plain DataLoader loop, evaluation beside the pytorch-fid command
 	python -m benchmarks.training_speed
+	python -m benchmarks.evaluation_speed
 
 clean:  ## remove all that the pipeline made, checkpoints and MLflow's runs included
 	rm -rf .work data/prepared data/reference runs samples reports/report.html mlflow.db mlruns dvc_plots
