@@ -35,19 +35,19 @@ def kernel_distance(real: np.ndarray, generated: np.ndarray, subsets: int, size:
     """The mean of the unbiased MMD² over random subsets of real (N, D) and generated (M, D) features.
 
     Each subset holds `size` images of either side, or as many as the smaller side has (at least 2), none of them
-    twice. Where that is all images of both sides, there is but one subset, and no error is estimated.
+    twice. Where that is all images of a side, no error is estimated, since subsets do not show that side's.
     """
-    size = min(size, len(real), len(generated))
-    if size == len(real) == len(generated):
+    sides = (len(real), len(generated))
+    size = min(size, *sides)
+    if size == max(sides):
         subsets = 1
     source = np.random.default_rng(seed)
-    sides = (len(real), len(generated))
     chosen = np.array([[source.choice(n, size, replace=False) for n in sides] for _ in range(subsets)])  # (S, 2, n)
     # The kernel of few images is computed once for all subsets; that of many would cost more than all the subsets' do.
     together = subsets if max(sides) ** 2 <= subsets * size**2 else 1
     groups = [chosen[start : start + together] for start in range(0, subsets, together)]
     values = np.concatenate([_mmd(real, generated, group[:, 0], group[:, 1]) for group in groups])
-    error = float(values.std(ddof=1) / np.sqrt(subsets)) if subsets > 1 else None
+    error = float(values.std(ddof=1) / np.sqrt(subsets)) if size < min(sides) else None
     return Estimate(float(values.mean()), error)
 
 

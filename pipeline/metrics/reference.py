@@ -93,7 +93,7 @@ def self_check(real: Gaussian, floor: float, metric: str, data_sha256: str) -> d
         )
     else:
         anchor = f"passed: FID {floor:.4f} between CIFAR-10's training and test images, {CIFAR10_FLOOR} is known"
-    return {"identity": identity, "anchor": anchor}
+    return {"identity": float(f"{identity:.1e}"), "anchor": anchor}
 
 
 def load_reference(folder: Path, extractor: Extractor) -> Reference:
