@@ -121,7 +121,7 @@ def test_the_record(toy: Path, run: Run, sets: tuple[Path, Path], tmp_path: Path
     assert json.loads((tmp_path / "out.json").read_text()) == found
     assert {"fd_toy", "kd_toy", "precision", "coverage"} <= set(found["metrics"])
     assert "fd_toy" in found["sampling_error"] and found["not_available"]["fid_infinity"] == "not asked for"
-    assert found["protocol"]["extractor"] == "toy" and re.fullmatch("[0-9a-f]{16}", found["protocol"]["code"])
+    assert found["protocol"]["extractor"] == "toy" and re.fullmatch("[0-9a-f]{16}", found["protocol"]["code_version"])
     assert (found["a"]["images"], found["b"]["images"]) == (30, 25)
     assert found["a"]["path"] == str(sets[0]) and found["a"]["sizes"] == {"12x16": 30} and not found["a"]["cached"]
     assert found["warnings"] == []

@@ -139,7 +139,7 @@ def compare(
 
 def protocol_of(extractor: Extractor) -> dict[str, Any]:
     """What a number must say of how it was measured, but for the two sets' records."""
-    return {**extractor.protocol, "code": code_version()}
+    return {**extractor.protocol, "quantisation": "uint8", "code_version": code_version()}
 
 
 def _align_labels(real: Side, other: Side) -> list[str]:
