@@ -1,6 +1,7 @@
 """Networks: shapes and ranges over the registry, published sizes, blocks against hand-written ones, initialisation."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,21 @@ from torch.nn.utils import parametrize
 
 from pipeline.errors import PipelineError
 from pipeline.models import GAN, NETWORKS, build_gan
-from pipeline.models.layers import WEIGHTED, DiscriminatorBlock, GeneratorBlock, SelfAttention, initialise, plan
-from pipeline.params import Recipe
+from pipeline.models.build import Network, construct
+from pipeline.models.layers import (
+    BATCH_NORM,
+    WEIGHTED,
+    DiscriminatorBlock,
+    GeneratorBlock,
+    SelfAttention,
+    initialise,
+    plan,
+    pyramid,
+)
+from pipeline.params import Recipe, load
 from pipeline.training import count_parameters
 
+OTHERS = load(Path(__file__).resolve().parent.parent / "params.yaml").models["dcgan"].model_dump()
 BASE = {
     "network": "dcgan", "loss": "hinge", "width_g": 8, "width_d": 8, "latent_dim": 6, "norm_d": "spectral",
     "spectral_norm_g": False, "init": "xavier", "batch_size": 4, "n_critic": 1, "lr_g": 1e-3, "lr_d": 1e-3,
@@ -22,8 +34,12 @@ BASE = {
 }  # fmt: skip
 
 
+def recipe_of(**changes: Any) -> Recipe:
+    return Recipe.model_validate({**OTHERS, **BASE, **changes})
+
+
 def gan(shape: tuple[int, int, int] = (3, 16, 16), seed: int = 0, **changes: Any) -> GAN:
-    return build_gan(Recipe.model_validate({**BASE, **changes}), shape, 10, seed)
+    return build_gan(recipe_of(**changes), shape, 10, seed)
 
 
 def state(pair: GAN) -> dict[str, Tensor]:
@@ -68,8 +84,8 @@ def test_each_logit_is_of_its_own_image(network: str) -> None:
         logits, permuted = discriminator(images, labels), discriminator(images[order], labels)
         single = torch.cat([discriminator(images[i : i + 1], labels[:1]) for i in range(4)])
     assert len(set(logits.tolist())) == 4
-    torch.testing.assert_close(permuted, logits[order], rtol=0, atol=1e-6)
-    torch.testing.assert_close(single, logits, rtol=0, atol=1e-6)
+    torch.testing.assert_close(permuted, logits[order], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(single, logits, rtol=1e-6, atol=1e-6)
 
 
 def test_published_sizes() -> None:
@@ -80,6 +96,89 @@ def test_published_sizes() -> None:
     wide = {"network": "dcgan", "width_g": 64, "width_d": 64, "latent_dim": 100, "norm_d": "none"}
     assert count_parameters(gan((1, 64, 64), **wide).generator) == 3_574_656
     assert count_parameters(gan((3, 64, 64), **wide).discriminator) == 2_763_776
+
+
+def test_sizes_of_the_cnn_by_hand() -> None:
+    # RECIPES: linear to 4x4x512, transposed 4x4 convolutions 256-128-64, 3x3 to the image; D mirrored, with biases
+    pair = gan((3, 32, 32), network="cnn", width_g=64, width_d=64, latent_dim=128, norm_d="none")
+    first, norms = 128 * 8192 + 8192, 2 * (512 + 256 + 128 + 64)
+    ups = (512 * 256 * 16 + 256) + (256 * 128 * 16 + 128) + (128 * 64 * 16 + 64)
+    assert count_parameters(pair.generator) == first + norms + ups + (64 * 3 * 9 + 3) == 3_813_379
+    same = (3 * 64 * 9 + 64) + (128 * 128 * 9 + 128) + (256 * 256 * 9 + 256) + (512 * 512 * 9 + 512)
+    downs = (64 * 128 * 16 + 128) + (128 * 256 * 16 + 256) + (256 * 512 * 16 + 512)
+    assert count_parameters(pair.discriminator) == same + downs + (4 * 4 * 512 + 1) == 5_860_865
+
+
+def test_sizes_of_the_mlp_by_hand() -> None:
+    pair = gan((1, 28, 28), network="mlp", width_g=128, width_d=512, latent_dim=100, norm_d="none")
+    linear = (100 * 128 + 128) + (128 * 256 + 256) + (256 * 512 + 512) + (512 * 1024 + 1024) + (1024 * 784 + 784)
+    assert count_parameters(pair.generator) == linear + 2 * (256 + 512 + 1024) == 1_510_032
+    assert count_parameters(pair.discriminator) == (784 * 512 + 512) + (512 * 256 + 256) + (256 + 1) == 533_505
+
+
+def test_the_cnn_equals_the_papers_order() -> None:
+    pair = gan((3, 16, 16), network="cnn", norm_d="none")
+    g, d = randomise(pair.generator).layers, randomise(pair.discriminator).layers
+    latents = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    labels = torch.zeros(3, dtype=torch.int64)
+
+    def normed(x: Tensor, norm: nn.Module) -> Tensor:
+        return F.relu(F.batch_norm(x, None, None, norm.weight, norm.bias, training=True))
+
+    h = normed(F.linear(latents, g[0].linear.weight, g[0].linear.bias).reshape(3, 32, 4, 4), g[1])
+    h = normed(F.conv_transpose2d(h, g[3].weight, g[3].bias, stride=2, padding=1), g[4])
+    h = normed(F.conv_transpose2d(h, g[6].weight, g[6].bias, stride=2, padding=1), g[7])
+    assert h.shape == (3, 8, 16, 16)
+    images = torch.tanh(F.conv2d(h, g[9].weight, g[9].bias, padding=1))
+    torch.testing.assert_close(pair.generator(latents, labels), images, rtol=1e-4, atol=1e-5)
+
+    h = F.leaky_relu(F.conv2d(images, d[0].weight, d[0].bias, padding=1), 0.1)
+    for wide, same in ((2, 4), (6, 8)):
+        h = F.leaky_relu(F.conv2d(h, d[wide].weight, d[wide].bias, stride=2, padding=1), 0.1)
+        h = F.leaky_relu(F.conv2d(h, d[same].weight, d[same].bias, padding=1), 0.1)
+    assert h.shape == (3, 32, 4, 4)
+    logits = h.flatten(1) @ d[-1].weight[0] + d[-1].bias
+    torch.testing.assert_close(pair.discriminator(images, labels), logits, rtol=1e-4, atol=1e-3)
+
+
+def test_the_mlp_equals_its_formula() -> None:
+    pair = gan((1, 16, 16), network="mlp", norm_d="none")
+    g, d = randomise(pair.generator).layers, randomise(pair.discriminator).layers
+    latents = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    labels = torch.zeros(3, dtype=torch.int64)
+    h = F.leaky_relu(F.linear(latents, g[0].weight, g[0].bias), 0.2)  # no batch norm in the first layer
+    for linear, norm in ((2, 3), (5, 6), (8, 9)):
+        h = F.linear(h, g[linear].weight, g[linear].bias)
+        h = F.leaky_relu(F.batch_norm(h, None, None, g[norm].weight, g[norm].bias, training=True), 0.2)
+    images = torch.tanh(F.linear(h, g[11].weight, g[11].bias)).reshape(3, 1, 16, 16)
+    torch.testing.assert_close(pair.generator(latents, labels), images, rtol=1e-4, atol=1e-5)
+    h = images.reshape(3, 256)
+    for index in (0, 2):
+        h = F.leaky_relu(F.linear(h, d[index].weight, d[index].bias), 0.2)
+    assert h.shape == (3, 4)  # half of D's width
+    logits = h @ d[4].weight[0] + d[4].bias
+    torch.testing.assert_close(pair.discriminator(images, labels), logits, rtol=1e-4, atol=1e-4)
+
+
+def test_names_that_checkpoints_know() -> None:
+    """A changed name would make every stored generator useless."""
+    names = list(gan((1, 16, 16), network="dcgan").generator.state_dict())
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    norm1, norm2 = ([f"layers.{place}.{name}" for name in norm] for place in (1, 4))
+    assert names == ["layers.0.weight", *norm1, "layers.3.weight", *norm2, "layers.6.weight"]
+    names = list(gan((1, 16, 16), network="sagan", norm_d="none").generator.state_dict())
+
+    def block(place: int) -> list[str]:
+        within = [f"0.{name}" for name in norm] + ["3.weight", "3.bias"]
+        within += [f"4.{name}" for name in norm] + ["6.weight", "6.bias"]
+        rest = [f"layers.{place}.shortcut.{name}" for name in ("weight", "bias")]
+        return [f"layers.{place}.residual.{name}" for name in within] + rest
+
+    attention = [
+        f"layers.2.{name}" for name in ("gamma", "query.weight", "key.weight", "value.weight", "output.weight")
+    ]
+    last = [f"layers.4.{name}" for name in norm] + ["layers.6.weight", "layers.6.bias"]
+    assert names == ["layers.0.linear.weight", "layers.0.linear.bias", *block(1), *attention, *block(3), *last]
 
 
 def test_batch_norm_in_dcgans_discriminator_spares_first_and_last() -> None:
@@ -202,12 +301,14 @@ def test_generator_block_equals_the_papers_order() -> None:
     block = randomise(GeneratorBlock(5, 7))
     norm1, _, _, conv1, norm2, _, conv2 = block.residual
     x = torch.randn(3, 5, 4, 4, generator=torch.Generator().manual_seed(0))
+    kept, labels = x.clone(), torch.zeros(3, dtype=torch.int64)
     h = F.relu(F.batch_norm(x, None, None, norm1.weight, norm1.bias, training=True))
     h = F.conv2d(h.repeat_interleave(2, 2).repeat_interleave(2, 3), conv1.weight, conv1.bias, padding=1)
     h = F.relu(F.batch_norm(h, None, None, norm2.weight, norm2.bias, training=True))
     h = F.conv2d(h, conv2.weight, conv2.bias, padding=1)
     shortcut = F.conv2d(x.repeat_interleave(2, 2).repeat_interleave(2, 3), block.shortcut.weight, block.shortcut.bias)
-    torch.testing.assert_close(block.train()(x), h + shortcut, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(block.train()(x, labels), h + shortcut, rtol=1e-4, atol=1e-4)
+    assert torch.equal(x, kept)
 
 
 @pytest.mark.parametrize(
@@ -263,9 +364,7 @@ def test_normal_init(network: str) -> None:
         spread = 5 / math.sqrt(2 * weight.numel())  # five standard errors of a standard deviation, relative
         assert weight.std(correction=0).item() == pytest.approx(0.02, rel=min(spread, 0.6)), module
         assert abs(weight.mean().item()) < 5 * 0.02 / math.sqrt(weight.numel())
-    norms = [m.weight.detach() for m in pair.generator.modules() if isinstance(m, nn.BatchNorm2d)]
-    if not norms:
-        return
+    norms = [m.weight.detach() for m in pair.generator.modules() if isinstance(m, BATCH_NORM) and m.affine]
     scales = torch.cat(norms)
     assert scales.mean().item() == pytest.approx(1, abs=5 * 0.02 / math.sqrt(len(scales)))
     assert scales.std().item() == pytest.approx(0.02, rel=5 / math.sqrt(2 * len(scales)))
@@ -307,6 +406,12 @@ def test_biases_start_at_zero(scheme: str) -> None:
     assert not torch.equal(network[3].weight, embedding)
 
 
+def test_pyramid() -> None:
+    assert pyramid(64, 4) == [512, 256, 128, 64]
+    assert pyramid(3, 6) == [24, 24, 24, 12, 6, 3]
+    assert pyramid(5, 1) == [5]
+
+
 def test_plan() -> None:
     sizes = {8: (4, 1), 10: (5, 1), 12: (6, 1), 14: (7, 1), 16: (4, 2), 20: (5, 2), 28: (7, 2), 32: (4, 3), 48: (6, 3),
              64: (4, 4), 96: (6, 4), 128: (4, 5), 224: (7, 5), 1024: (4, 8)}  # fmt: skip
@@ -320,8 +425,53 @@ def test_plan() -> None:
 def test_what_cannot_be_built_is_said_in_a_sentence() -> None:
     with pytest.raises(PipelineError, match=r"^network: unknown name 'dcgn'; did you mean 'dcgan'\? Choices: .*resnet"):
         gan(network="dcgn")
-    for network in ("dcgan", "resnet", "sagan"):
+    for network in ("dcgan", "cnn", "resnet", "sagan"):
         with pytest.raises(PipelineError, match=r"^data.image_size: must be .* got 18$"):
             gan((1, 18, 18), network=network)
     with pytest.raises(PipelineError, match=r"^data.image_size: must be at least 16 .*attention, got 8$"):
         gan((1, 8, 8), network="sagan")
+
+
+@pytest.mark.parametrize("network", [name for name, entry in NETWORKS.items() if entry.conditional])
+@pytest.mark.parametrize("n_classes", [0, 1])
+def test_conditional_networks_need_classes(network: str, n_classes: int) -> None:
+    sentence = (
+        rf"^network: {network} needs images labelled with at least 2 classes, got {n_classes}; "
+        r"label them or choose a network that needs no labels$"
+    )
+    with pytest.raises(PipelineError, match=sentence):
+        build_gan(recipe_of(network=network), (3, 16, 16), n_classes, 0)
+    assert build_gan(recipe_of(network=network), (3, 16, 16), 2, 0).generator is not None
+
+
+@pytest.mark.parametrize("n_classes", [0, 1, 10])
+@pytest.mark.parametrize("network", [name for name, entry in NETWORKS.items() if not entry.conditional])
+def test_other_networks_are_the_same_for_any_number_of_classes(network: str, n_classes: int) -> None:
+    first, second = (build_gan(recipe_of(network=network), (1, 16, 16), n, 3) for n in (n_classes, 5))
+    assert state(first).keys() == state(second).keys()
+    assert all(torch.equal(tensor, state(second)[name]) for name, tensor in state(first).items())
+
+
+def test_who_is_told_the_number_of_classes() -> None:
+    told: list[dict[str, Any]] = []
+
+    def builder(*_: Any, **extra: Any) -> nn.Module:
+        told.append(extra)
+        return nn.Linear(1, 1)
+
+    recipe = recipe_of(norm_d="batch")
+    for entry in (
+        Network(builder, builder),
+        Network(builder, builder, conditional=True),
+        Network(builder, builder, batch_norm_d=True, conditional=True),
+    ):
+        construct(entry, recipe, (1, 16, 16), 7, 0)
+    classes = {"n_classes": 7}
+    assert told == [{}, {}, classes, classes, classes, classes | {"batch_norm": True}]
+
+
+def test_the_entry_says_what_it_adds_to_its_files() -> None:
+    """The fingerprint of a run has it, so that a changed entry is another network."""
+    assert len({NETWORKS[name].arguments() for name in ("resnet", "sagan", "projection", "sagan_conditional")}) == 4
+    plain = NETWORKS["dcgan"]
+    assert Network(plain.generator, plain.discriminator).arguments() != plain.arguments()

@@ -27,8 +27,8 @@ def build(network: str, channels: int = 1) -> nn.Module:
             torch.randn(16, 5, generator=torch.Generator().manual_seed(seed)) + 1, torch.zeros(16, dtype=torch.int64)
         )
     with torch.no_grad():
-        for norm in [m for m in generator.modules() if isinstance(m, nn.BatchNorm2d)][-1:]:
-            norm.weight.mul_(4)
+        for norm in [m for m in generator.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)][-1:]:
+            norm.weight.mul_(8)
     return generator
 
 

@@ -1,9 +1,12 @@
 """The networks: NETWORKS names them, `build_gan` makes a pair from a recipe.
 
-    layers    what they share: resolutions, residual blocks, attention, initialisation, spectral norm
-    dcgan     strided convolutions
-    resnet    residual blocks; with attention it is SAGAN
+    layers    what they share: resolutions, labels, residual blocks, attention, initialisation, spectral norm
+    mlp       linear layers
+    dcgan     strided convolutions; conditional by concatenation
+    cnn       SNGAN's plain CNN, also that of WGAN and WGAN-GP
+    resnet    residual blocks; with attention it is SAGAN, conditional by projection
     build     from a recipe to an initialised pair
+    summary   layers, shapes, parameters and multiply-adds; `python -m pipeline.models`
 
 Every generator is called as G(latents (N, Z), labels (N,)) -> images (N, C, S, S) in [-1, 1], every discriminator as
 D(images, labels) -> logits (N,). Labels always flow; unconditional networks ignore them. To add a network, write its
@@ -13,14 +16,25 @@ file and one entry here; the tests over the registry then test it.
 from functools import partial
 
 from pipeline.errors import PipelineError
-from pipeline.models import dcgan, resnet
+from pipeline.models import cnn, dcgan, mlp, resnet
 from pipeline.models.build import GAN, ImageShape, Network, construct
 from pipeline.params import Recipe, suggest
 
 NETWORKS: dict[str, Network] = {
+    "mlp": Network(mlp.Generator, mlp.Discriminator),
     "dcgan": Network(dcgan.Generator, dcgan.Discriminator, batch_norm_d=True),
+    "dcgan_conditional": Network(
+        dcgan.ConditionalGenerator, dcgan.ConditionalDiscriminator, batch_norm_d=True, conditional=True
+    ),
+    "cnn": Network(cnn.Generator, cnn.Discriminator),
     "resnet": Network(resnet.Generator, resnet.Discriminator),
+    "projection": Network(resnet.Generator, resnet.ProjectionDiscriminator, conditional=True),
     "sagan": Network(partial(resnet.Generator, attention=True), partial(resnet.Discriminator, attention=True)),
+    "sagan_conditional": Network(
+        partial(resnet.Generator, attention=True),
+        partial(resnet.ProjectionDiscriminator, attention=True),
+        conditional=True,
+    ),
 }
 
 
@@ -29,14 +43,14 @@ def build_gan(recipe: Recipe, image_shape: ImageShape, n_classes: int, seed: int
 
     Args:
         image_shape: (C, S, S).
-        n_classes: number of labels, 0 for unlabelled data; the networks so far need it not.
+        n_classes: number of labels, 0 for unlabelled data; conditional networks need at least 2.
 
     Raises:
-        PipelineError: the network is unknown, or cannot be built for this size.
+        PipelineError: the network is unknown, or cannot be built for this size or so few classes.
     """
     if recipe.network not in NETWORKS:
         raise PipelineError(f"network: unknown name {recipe.network!r}; {suggest(recipe.network, NETWORKS)}")
-    return construct(NETWORKS[recipe.network], recipe, image_shape, seed)
+    return construct(NETWORKS[recipe.network], recipe, image_shape, n_classes, seed)
 
 
 __all__ = ["GAN", "NETWORKS", "ImageShape", "Network", "build_gan"]

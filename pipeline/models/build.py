@@ -26,12 +26,14 @@ class GAN:
 class Network:
     """How an architecture is built: `generator(image_shape, width, latent_dim)`, `discriminator(image_shape, width)`.
 
-    `batch_norm_d` says that the discriminator also takes `batch_norm`, and thus that a recipe may ask for it.
+    `batch_norm_d` says that the discriminator also takes `batch_norm`, and thus that a recipe may ask for it;
+    `conditional` that both also take `n_classes`, and heed the labels.
     """
 
     generator: Callable[..., nn.Module]
     discriminator: Callable[..., nn.Module]
     batch_norm_d: bool = False
+    conditional: bool = False
 
     def sources(self) -> set[str]:
         """The files that define the two networks; what they share is in layers.py."""
@@ -40,21 +42,26 @@ class Network:
 
     def arguments(self) -> str:
         """What the registry's entry adds to those files, such as attention=True."""
-        return repr([getattr(builder, "keywords", {}) for builder in (self.generator, self.discriminator)])
+        builders = [b if isinstance(b, partial) else partial(b) for b in (self.generator, self.discriminator)]
+        return repr([(b.func.__name__, b.keywords) for b in builders] + [self.batch_norm_d, self.conditional])
 
 
-def construct(network: Network, recipe: Recipe, image_shape: ImageShape, seed: int) -> GAN:
+def construct(network: Network, recipe: Recipe, image_shape: ImageShape, n_classes: int, seed: int) -> GAN:
     """Build on the CPU, so that a seed gives the same weights for every device.
 
     Raises:
-        PipelineError: the network cannot be built for this size.
+        PipelineError: the network cannot be built for this size, or without classes.
     """
+    if network.conditional and n_classes < 2:
+        rule = f"needs images labelled with at least 2 classes, got {n_classes}"
+        raise PipelineError(f"network: {recipe.network} {rule}; label them or choose a network that needs no labels")
+    labelled = {"n_classes": n_classes} if network.conditional else {}
     extra = {"batch_norm": recipe.norm_d == "batch"} if network.batch_norm_d else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stable_hash(seed, "init"))
         try:
-            generator = network.generator(image_shape, recipe.width_g, recipe.latent_dim)
-            discriminator = network.discriminator(image_shape, recipe.width_d, **extra)
+            generator = network.generator(image_shape, recipe.width_g, recipe.latent_dim, **labelled)
+            discriminator = network.discriminator(image_shape, recipe.width_d, **labelled, **extra)
         except ValueError as error:
             raise PipelineError(f"data.image_size: {error}") from None
         layers.initialise(generator, recipe.init)

@@ -1,16 +1,17 @@
 """DCGAN (Radford et al. 2016, arXiv:1511.06434, figure 1): strided convolutions, batch norm, no biases.
 
 `width` is the number of channels at half the image's size; it doubles with every halving, up to 8 times.
+
+The conditional pair receives the label as a one-hot vector (Mirza and Osindero 2014, arXiv:1411.1784): beside the
+latents in G, and in D as one constant map a class beside the image's channels. One-hot rather than embedded, since
+neither a small initialisation nor spectral normalisation of an embedding can then mute the label. The maps make D's
+first layer dearer by the number of classes: for hundreds of classes take the network `projection`.
 """
 
+import torch
 from torch import Tensor, nn
 
-from pipeline.models.layers import plan
-
-
-def _channels(width: int, doublings: int) -> list[int]:
-    """Channels of the hidden maps from the smallest to the largest: [512, 256, 128, 64] for width 64 at 64 pixels."""
-    return [width * min(2**power, 8) for power in reversed(range(doublings))]
+from pipeline.models.layers import one_hot, plan, pyramid
 
 
 class Generator(nn.Module):
@@ -19,7 +20,7 @@ class Generator(nn.Module):
     def __init__(self, image_shape: tuple[int, int, int], width: int, latent_dim: int) -> None:
         super().__init__()
         side, doublings = plan(image_shape[1])
-        maps = _channels(width, doublings)
+        maps = pyramid(width, doublings)
         layers: list[nn.Module] = [nn.ConvTranspose2d(latent_dim, maps[0], side, bias=False)]
         for inputs, outputs in zip(maps, [*maps[1:], image_shape[0]], strict=True):
             layers += [nn.BatchNorm2d(inputs), nn.ReLU()]
@@ -39,7 +40,7 @@ class Discriminator(nn.Module):
     def __init__(self, image_shape: tuple[int, int, int], width: int, batch_norm: bool) -> None:
         super().__init__()
         side, doublings = plan(image_shape[1])
-        maps = _channels(width, doublings)[::-1]
+        maps = pyramid(width, doublings)[::-1]
         layers: list[nn.Module] = []
         for inputs, outputs in zip([image_shape[0], *maps], maps, strict=False):
             layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=False)]
@@ -49,3 +50,29 @@ class Discriminator(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         return self.layers(images).flatten()  # (N, 1, 1, 1) -> (N,)
+
+
+class ConditionalGenerator(Generator):
+    """Latents (N, Z) and labels (N,) to images (N, C, S, S) in [-1, 1]."""
+
+    def __init__(self, image_shape: tuple[int, int, int], width: int, latent_dim: int, n_classes: int) -> None:
+        super().__init__(image_shape, width, latent_dim + n_classes)
+        self.n_classes = n_classes
+
+    def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
+        told = one_hot(labels, self.n_classes, latents.dtype)
+        return super().forward(torch.cat([latents, told], dim=1), labels)  # (N, Z + K)
+
+
+class ConditionalDiscriminator(Discriminator):
+    """Images (N, C, S, S) in [-1, 1] and labels (N,) to logits (N,)."""
+
+    def __init__(self, image_shape: tuple[int, int, int], width: int, n_classes: int, batch_norm: bool) -> None:
+        channels, height, side = image_shape
+        super().__init__((channels + n_classes, height, side), width, batch_norm)
+        self.n_classes = n_classes
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        told = one_hot(labels, self.n_classes, images.dtype)[:, :, None, None]
+        maps = told.expand(-1, -1, *images.shape[2:])  # (N, K) -> (N, K, S, S)
+        return super().forward(torch.cat([images, maps], dim=1), labels)

@@ -2,11 +2,14 @@
 
 At 32x32x3 with widths 256 and 128 these are the paper's networks: 4,276,739 parameters in G, 1,053,825 in D. Other
 sizes have more or fewer blocks of the same width.
+
+The conditional pair (Miyato and Koyama 2018, arXiv:1802.05637) has conditional batch norm in G's blocks, a plain one at
+their end, and the projection discriminator.
 """
 
 from torch import Tensor, nn
 
-from pipeline.models.layers import DiscriminatorBlock, GeneratorBlock, SelfAttention, ToMap, plan
+from pipeline.models.layers import DiscriminatorBlock, GeneratorBlock, LabelledSequential, SelfAttention, ToMap, plan
 
 LARGEST_ATTENTION = 32  # pixels; attention costs side**4
 
@@ -22,22 +25,29 @@ def _attention_side(image_size: int) -> int:
 
 
 class Generator(nn.Module):
-    """Latents (N, Z) to images (N, C, S, S) in [-1, 1]; the labels are ignored."""
+    """Latents (N, Z) to images (N, C, S, S) in [-1, 1]; the labels are ignored unless `n_classes` is above 0."""
 
-    def __init__(self, image_shape: tuple[int, int, int], width: int, latent_dim: int, attention: bool = False) -> None:
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        width: int,
+        latent_dim: int,
+        n_classes: int = 0,
+        attention: bool = False,
+    ) -> None:
         super().__init__()
         side, doublings = plan(image_shape[1])
         layers: list[nn.Module] = [ToMap(latent_dim, width, side)]
         for _ in range(doublings):
-            layers.append(GeneratorBlock(width, width))
+            layers.append(GeneratorBlock(width, width, n_classes))
             side *= 2
             if attention and side == _attention_side(image_shape[1]):
                 layers.append(SelfAttention(width))
         layers += [nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, image_shape[0], 3, padding=1), nn.Tanh()]
-        self.layers = nn.Sequential(*layers)
+        self.layers = LabelledSequential(layers)
 
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
-        return self.layers(latents)
+        return self.layers(latents, labels)
 
 
 class Discriminator(nn.Module):
@@ -61,6 +71,21 @@ class Discriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.ReLU())
         self.head = nn.Linear(width, 1)
 
+    def features(self, images: Tensor) -> Tensor:
+        """What the logit is a linear function of: float (N, C)."""
+        return self.layers(images).sum(dim=(2, 3))  # (N, C, H, W) -> (N, C)
+
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        features = self.layers(images).sum(dim=(2, 3))  # (N, C, H, W) -> (N, C)
-        return self.head(features).squeeze(1)
+        return self.head(self.features(images)).squeeze(1)
+
+
+class ProjectionDiscriminator(Discriminator):
+    """Images (N, C, S, S) in [-1, 1] and labels (N,) to logits (N,): head(h) + <embedding(y), h> (equation 3)."""
+
+    def __init__(self, image_shape: tuple[int, int, int], width: int, n_classes: int, attention: bool = False) -> None:
+        super().__init__(image_shape, width, attention)
+        self.embedding = nn.Embedding(n_classes, width)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        features = self.features(images)
+        return self.head(features).squeeze(1) + (self.embedding(labels) * features).sum(dim=1)
