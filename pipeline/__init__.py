@@ -8,7 +8,8 @@ devices                       CPU, CUDA or MPS, and determinism
 datasets                      named sources of images
 data                          prepared arrays, and batches on a device
 models/                       NETWORKS and build_gan
-losses                        LOSSES: pairs for D and G
+losses  penalties             LOSSES: pairs for D and G; PENALTIES on D's slope
+augment  optimisers           AUGMENTATIONS of what D is shown; OPTIMISERS
 training                      TrainState, train_step, train
 checkpoint                    atomic save, verified load, fingerprint, the exported generator
 sampling                      seeded samples, grids, animations

@@ -5,13 +5,16 @@ python -m pipeline.check        says that params.yaml is sound, or all that is n
 
 from collections.abc import Collection, Iterator
 
+from pipeline.augment import AUGMENTATIONS
 from pipeline.data import DATASETS
 from pipeline.devices import choose_device
 from pipeline.errors import PipelineError, exit_cleanly
 from pipeline.losses import LOSSES
 from pipeline.metrics import EXTRACTORS
 from pipeline.models import NETWORKS, build_gan
+from pipeline.optimisers import OPTIMISERS
 from pipeline.params import PARAMS_FILE, Params, Recipe, load, suggest
+from pipeline.penalties import PENALTIES
 
 
 def require(params: Params) -> None:
@@ -42,8 +45,14 @@ def problems(params: Params) -> Iterator[str]:
 def _recipe_problems(place: str, recipe: Recipe, params: Params) -> Iterator[str]:
     yield from _unknown(f"{place}.loss", recipe.loss, LOSSES)
     yield from _unknown(f"{place}.network", recipe.network, NETWORKS)
-    if recipe.loss in LOSSES and LOSSES[recipe.loss].lipschitz and recipe.norm_d != "spectral":
-        yield f"{place}.norm_d: must be spectral with loss {recipe.loss}, which needs D's slope bounded"
+    yield from _unknown(f"{place}.penalty", recipe.penalty, PENALTIES)
+    yield from _unknown(f"{place}.optimiser", recipe.optimiser, OPTIMISERS)
+    for name in recipe.augment:
+        yield from _unknown(f"{place}.augment", name, AUGMENTATIONS)
+    if len(set(recipe.augment)) < len(recipe.augment):
+        yield f"{place}.augment: must not name anything twice, got {list(recipe.augment)}"
+    if recipe.loss in LOSSES and recipe.penalty in PENALTIES:
+        yield from _impossible_pairs(place, recipe)
     if params.generate.weights == "ema" and recipe.ema_decay is None:
         yield f"{place}.ema_decay: must be a number with generate.weights: ema; or set generate.weights: raw"
     if recipe.network in NETWORKS:
@@ -54,6 +63,25 @@ def _recipe_problems(place: str, recipe: Recipe, params: Params) -> Iterator[str
             build_gan(recipe.model_copy(update={"width_g": 8, "width_d": 8, "latent_dim": 2}), shape, 0, seed=0)
         except PipelineError as error:
             yield f"{error} (the network of {place})"
+
+
+def _impossible_pairs(place: str, recipe: Recipe) -> Iterator[str]:
+    """What a loss, a penalty and D's normalisation ask of each other."""
+    loss, penalty = LOSSES[recipe.loss], PENALTIES[recipe.penalty]
+    bounded = recipe.norm_d == "spectral" or penalty.bounds_slope or recipe.clip is not None
+    if loss.lipschitz and not bounded:
+        remedy = "must be spectral (or set penalty: gradient, or clip)"
+        yield f"{place}.norm_d: {remedy} with loss {recipe.loss}, which needs D's slope bounded"
+    if recipe.label_smoothing and not loss.cross_entropy:
+        smooth = ", ".join(name for name, value in LOSSES.items() if value.cross_entropy)
+        yield f"{place}.label_smoothing: must be 0 with loss {recipe.loss}, which has no labels; losses with: {smooth}"
+    if penalty.per_image and recipe.norm_d == "batch":
+        yield (
+            f"{place}.norm_d: must not be batch with penalty {recipe.penalty}, which takes the slope of each logit by "
+            "its own image: batch norm mixes them; use none or spectral"
+        )
+    if recipe.clip is not None and recipe.norm_d == "spectral":
+        yield f"{place}.clip: must be null with norm_d: spectral, which divides weights by their norm, clipped or not"
 
 
 def _unknown(place: str, name: str, known: Collection[str]) -> Iterator[str]:

@@ -9,7 +9,7 @@ import inspect
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,14 @@ from safetensors.torch import load as read_tensors
 from safetensors.torch import save as write_tensors
 from torch import Tensor, nn
 
+from pipeline.augment import AUGMENTATIONS, show
 from pipeline.errors import PipelineError
 from pipeline.files import read_json, write_bytes, write_json
-from pipeline.losses import LOSSES
+from pipeline.losses import LOSSES, smoothed
 from pipeline.models import NETWORKS, build_gan
+from pipeline.optimisers import OPTIMISERS, make_optimiser
 from pipeline.params import Recipe
+from pipeline.penalties import PENALTIES, clip_weights, input_gradients
 from pipeline.training import TrainState
 
 KEPT = 2
@@ -62,14 +65,18 @@ def fingerprint(recipe: Recipe, **parts: Any) -> str:
 def code_version(recipe: Recipe) -> str:
     """A hash of the code that shapes what a recipe trains: not of what only stores or shows it.
 
-    Of networks and losses only the recipe's own count, so that adding another restarts nothing.
+    Of what stands in registries (networks, losses, penalties, augmentations, optimisers) only the recipe's own counts,
+    so that adding another restarts nothing.
     """
     package, network, loss = Path(__file__).parent, NETWORKS[recipe.network], LOSSES[recipe.loss]
     names = ["data.py", "devices.py", "experiment.py", "models/build.py", "models/layers.py"]
     files = [package / name for name in [*names, "randomness.py", "sampling.py", "training.py"]]
     files += [package / "metrics" / name for name in ("features.py", "fast.py", "frechet.py")]  # the best checkpoint
     files += map(Path, sorted(network.sources()))
-    sources = [inspect.getsource(function) for function in (loss.discriminator, loss.generator)]
+    functions: list[Callable] = [loss.discriminator, loss.generator, PENALTIES[recipe.penalty].value]
+    functions += [OPTIMISERS[recipe.optimiser], *(AUGMENTATIONS[name] for name in recipe.augment)]
+    functions += [smoothed, input_gradients, clip_weights, show, make_optimiser]
+    sources = [inspect.getsource(function) for function in functions]
     sources.append(network.arguments())
     content = b"".join(file.read_bytes() for file in files) + "".join(sources).encode()
     return hashlib.sha256(content).hexdigest()[:16]

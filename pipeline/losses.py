@@ -4,7 +4,7 @@ To add one, write its two functions and one entry in LOSSES.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 from torch.nn.functional import relu, softplus
@@ -17,11 +17,25 @@ class AdversarialLoss:
     discriminator: (logits of real images (N,), logits of fakes (M,)) -> scalar
     generator: (logits of fakes (M,)) -> scalar
     lipschitz: whether the loss means anything only where D's slope is bounded
+    cross_entropy: whether D's side is the cross-entropy of labels, which can be smoothed
     """
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
     generator: Callable[[Tensor], Tensor]
     lipschitz: bool = False
+    cross_entropy: bool = False
+
+
+def smoothed(loss: AdversarialLoss, smoothing: float) -> AdversarialLoss:
+    """`loss` with 1 - `smoothing` as D's label of real images (one-sided: Salimans et al. 2016, section 3.4).
+
+    The cross-entropy of a logit x and the label 1 - s is (1 - s) softplus(-x) + s softplus(x) = softplus(-x) + s x:
+    smoothing adds s times the mean logit of real images. With 0 the loss is returned as it is.
+    """
+    assert loss.cross_entropy or not smoothing, "only labels can be smoothed"
+    if not smoothing:
+        return loss
+    return replace(loss, discriminator=lambda real, fake: loss.discriminator(real, fake) + smoothing * real.mean())
 
 
 def _bce_discriminator(real: Tensor, fake: Tensor) -> Tensor:
@@ -32,6 +46,11 @@ def _bce_discriminator(real: Tensor, fake: Tensor) -> Tensor:
 def _bce_generator(fake: Tensor) -> Tensor:
     # non-saturating: -log sigmoid(fake), Goodfellow et al. 2014, section 3
     return softplus(-fake).mean()
+
+
+def _bce_saturating_generator(fake: Tensor) -> Tensor:
+    # the other side of D's game: log(1 - sigmoid(fake)), Goodfellow et al. 2014, equation 1
+    return -softplus(fake).mean()
 
 
 def _hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
@@ -49,8 +68,20 @@ def _minus_mean(fake: Tensor) -> Tensor:
     return -fake.mean()
 
 
+def _least_squares_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    # Mao et al. 2017, equation 2, with the labels a = 0 of fakes and b = 1 of real images (equation 9)
+    return (real - 1).square().mean() / 2 + fake.square().mean() / 2
+
+
+def _least_squares_generator(fake: Tensor) -> Tensor:
+    # Mao et al. 2017, equation 2, with c = 1 (equation 9)
+    return (fake - 1).square().mean() / 2
+
+
 LOSSES: dict[str, AdversarialLoss] = {
-    "bce": AdversarialLoss(_bce_discriminator, _bce_generator),
+    "bce": AdversarialLoss(_bce_discriminator, _bce_generator, cross_entropy=True),
+    "bce_saturating": AdversarialLoss(_bce_discriminator, _bce_saturating_generator, cross_entropy=True),
     "hinge": AdversarialLoss(_hinge_discriminator, _minus_mean),
     "wasserstein": AdversarialLoss(_wasserstein_discriminator, _minus_mean, lipschitz=True),
+    "least_squares": AdversarialLoss(_least_squares_discriminator, _least_squares_generator),
 }

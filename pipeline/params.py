@@ -5,7 +5,7 @@
 
 params.yaml is the only place with values. Nothing here has a default, because DVC cannot see a default in Python and
 would not notice that it changed. What a value means stands beside it in params.yaml; here stand its type and range.
-Names of networks, losses, data sets and extractors, and rules across fields, are checked in `pipeline.check`.
+Names that stand in registries (networks, losses, ...) and rules across fields are checked in `pipeline.check`.
 """
 
 import argparse
@@ -69,6 +69,10 @@ class Recipe(Section):
 
     network: str
     loss: str
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5, allow_inf_nan=False)]
+    penalty: str
+    penalty_weight: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+    clip: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None
     width_g: Annotated[int, Field(ge=1, le=4096)]
     width_d: Annotated[int, Field(ge=1, le=4096)]
     latent_dim: Annotated[int, Field(ge=1, le=65536)]
@@ -77,14 +81,18 @@ class Recipe(Section):
     init: Literal["normal", "xavier", "orthogonal"]
     batch_size: Annotated[int, Field(ge=2, le=65536)]
     n_critic: Annotated[int, Field(ge=1, le=100)]
+    optimiser: str
     lr_g: Rate
     lr_d: Rate
     beta1: Beta
     beta2: Beta
     lr_decay: Literal["none", "linear"]
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
+    ema_warmup: bool
     flip: bool
     dequantise: bool
+    augment: Annotated[tuple[str, ...], Field(strict=False)]
+    instance_noise: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
 
 
 class TrainParams(Section):

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from pipeline.augment import show
 from pipeline.data import ImageSet, batch
 from pipeline.errors import PipelineError
-from pipeline.losses import AdversarialLoss
+from pipeline.losses import AdversarialLoss, smoothed
 from pipeline.models import GAN, ImageShape, build_gan
+from pipeline.optimisers import make_optimiser
 from pipeline.params import Recipe, TrainParams
+from pipeline.penalties import PENALTIES, clip_weights
 from pipeline.randomness import generator
 
 REMEDY = "lower lr_g and lr_d, bound D's slope (norm_d: spectral), or use precision: fp32"
@@ -67,29 +70,11 @@ def create_state(
     return TrainState(
         gan,
         ema,
-        _optimiser(gan.generator, recipe.lr_g, recipe, device),
-        _optimiser(gan.discriminator, recipe.lr_d, recipe, device),
+        make_optimiser(recipe.optimiser, gan.generator, recipe.lr_g, recipe.beta1, recipe.beta2),
+        make_optimiser(recipe.optimiser, gan.discriminator, recipe.lr_d, recipe.beta1, recipe.beta2),
         losses=torch.zeros(min(budget.report_every, budget.steps), 2, device=device),
         seed=seed,
     )
-
-
-def _optimiser(network: nn.Module, lr: float, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
-    fused = device.type in ("cpu", "cuda")  # one kernel for all weights
-    optimiser = torch.optim.Adam(network.parameters(), lr=lr, betas=(recipe.beta1, recipe.beta2), fused=fused)
-    # Optimisers make their state at the first step. A checkpoint wants it before: take a step that changes nothing.
-    for group in optimiser.param_groups:
-        group["lr"] = 0.0
-    for parameter in network.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimiser.step()
-    optimiser.zero_grad()
-    for values in optimiser.state.values():
-        for tensor in values.values():
-            tensor.zero_()
-    for group in optimiser.param_groups:
-        group["lr"] = lr
-    return optimiser
 
 
 def train(
@@ -105,44 +90,56 @@ def train(
     while state.step < budget.steps:
         _set_learning_rates(state, recipe, budget)
         row = state.step % len(state.losses)
-        state.losses[row] = train_step(state, images, loss, recipe, budget.precision == "bf16")
+        state.losses[row] = train_step(state, images, loss, recipe, budget)
         state.step += 1
         report = row + 1 == len(state.losses) or state.step == budget.steps
         yield StepReport(state.step, mean_losses(state) if report else None)
 
 
-def train_step(state: TrainState, images: ImageSet, loss: AdversarialLoss, recipe: Recipe, bf16: bool) -> Tensor:
+def train_step(
+    state: TrainState, images: ImageSet, loss: AdversarialLoss, recipe: Recipe, budget: TrainParams
+) -> Tensor:
     """`n_critic` updates of D and one of G, on the device alone.
 
     Returns:
-        The last losses of D and of G, float32 (2,), detached, on the device.
+        The last losses of D, its penalty included, and of G, float32 (2,), detached, on the device.
     """
-    gan, device = state.gan, images.images.device
-    autocast = torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
+    gan, device, seed = state.gan, images.images.device, state.seed
+    autocast = torch.autocast(device.type, torch.bfloat16) if budget.precision == "bf16" else contextlib.nullcontext()
+    loss, penalty = smoothed(loss, recipe.label_smoothing), PENALTIES[recipe.penalty]
+    noise = recipe.instance_noise * (1 - state.step / budget.steps)
     for index in range(state.step * recipe.n_critic, (state.step + 1) * recipe.n_critic):
-        real, real_labels = batch(images, index, recipe.batch_size, state.seed, recipe.flip, recipe.dequantise)
-        latents, labels = draw_inputs(recipe, images.n_classes, device, state.seed, "d", index)
+        real, real_labels = batch(images, index, recipe.batch_size, seed, recipe.flip, recipe.dequantise)
+        latents, labels = draw_inputs(recipe, images.n_classes, device, seed, "d", index)
         with torch.no_grad(), autocast:
             fake = gan.generator(latents, labels)
+        real = show(real, recipe.augment, noise, seed, "real", index)
+        fake = show(fake, recipe.augment, noise, seed, "fake", index)
         # Real and fake images pass D apart (batch norm must not mix them) but under the same normalised weights.
-        with autocast, parametrize.cached():
-            real_logits, fake_logits = gan.discriminator(real, real_labels), gan.discriminator(fake, labels)
-        loss_d = loss.discriminator(real_logits.float(), fake_logits.float())
+        with parametrize.cached():
+            with autocast:
+                real_logits, fake_logits = gan.discriminator(real, real_labels), gan.discriminator(fake, labels)
+            draws = generator(device, seed, "penalty", index)
+            extra = penalty.value(gan.discriminator, real, real_labels, fake, draws)  # in float32: squares of slopes
+        loss_d = loss.discriminator(real_logits.float(), fake_logits.float()) + recipe.penalty_weight * extra
         state.optimiser_d.zero_grad()
         loss_d.backward()
         state.optimiser_d.step()
+        if recipe.clip is not None:
+            clip_weights(gan.discriminator, recipe.clip)
 
-    latents, labels = draw_inputs(recipe, images.n_classes, device, state.seed, "g", state.step)
+    latents, labels = draw_inputs(recipe, images.n_classes, device, seed, "g", state.step)
     gan.discriminator.requires_grad_(False)  # G's step needs no gradient of D's weights: a third less to compute
     with autocast:
-        logits = gan.discriminator(gan.generator(latents, labels), labels)
+        fake = show(gan.generator(latents, labels), recipe.augment, noise, seed, "g", state.step)
+        logits = gan.discriminator(fake, labels)
     gan.discriminator.requires_grad_(True)
     loss_g = loss.generator(logits.float())
     state.optimiser_g.zero_grad()
     loss_g.backward()
     state.optimiser_g.step()
     if state.ema is not None and recipe.ema_decay is not None:
-        update_ema(state.ema, gan.generator, recipe.ema_decay)
+        update_ema(state.ema, gan.generator, ema_decay(recipe.ema_decay, recipe.ema_warmup, state.step))
     return torch.stack([loss_d.detach(), loss_g.detach()])
 
 
@@ -153,6 +150,14 @@ def draw_inputs(
     source = generator(device, seed, "latents", stream, index)
     latents = torch.randn(recipe.batch_size, recipe.latent_dim, generator=source, device=device)
     return latents, torch.randint(max(n_classes, 1), (recipe.batch_size,), generator=source, device=device)
+
+
+def ema_decay(decay: float, warmup: bool, step: int) -> float:
+    """The decay at a step, counted from 0: with `warmup` min(decay, (1 + step) / (10 + step)).
+
+    So the first average forgets the untrained weights at once. (The idea: TensorFlow's ExponentialMovingAverage.)
+    """
+    return min(decay, (1 + step) / (10 + step)) if warmup else decay
 
 
 @torch.no_grad()

@@ -7,12 +7,15 @@ import pytest
 import torch
 
 from pipeline import check
+from pipeline.augment import AUGMENTATIONS
 from pipeline.data import DATASETS
 from pipeline.errors import PipelineError
 from pipeline.losses import LOSSES
 from pipeline.metrics import EXTRACTORS
 from pipeline.models import NETWORKS
+from pipeline.optimisers import OPTIMISERS
 from pipeline.params import Params, load
+from pipeline.penalties import PENALTIES
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = "must be 4, 5, 6 or 7 times a power of two (16, 28, 32, 48, 64, ...), got"
@@ -30,7 +33,8 @@ def params(**changes: Any) -> Params:
     """params.yaml as it should be for three models, with dotted names (`__` for the dot) replaced."""
     sound = {"data.image_size": 16, "data.channels": 1, "generate.weights": "ema", "compare.models": ["dcgan"],
              "compare.seeds": [0], "runtime.device": "cpu"}  # fmt: skip
-    recipes = {"norm_d": "spectral", "loss": "hinge", "ema_decay": 0.99}
+    recipes = {"norm_d": "spectral", "loss": "hinge", "ema_decay": 0.99, "penalty": "none", "clip": None,
+               "label_smoothing": 0.0, "augment": []}  # fmt: skip
     for model in ("dcgan", "sagan", "resnet"):
         sound |= {f"models.{model}.{key}": value for key, value in recipes.items()}
         sound[f"models.{model}.network"] = model
@@ -64,6 +68,8 @@ def test_sound_params_have_no_problems() -> None:
         ),
         ("models.resnet.network", "resnt", f"unknown name 'resnt'; did you mean 'resnet'? {choices(NETWORKS)}"),
         ("models.sagan.loss", "hinqe", f"unknown name 'hinqe'; did you mean 'hinge'? {choices(LOSSES)}"),
+        ("models.sagan.penalty", "gradent", f"unknown name 'gradent'; did you mean 'gradient'? {choices(PENALTIES)}"),
+        ("models.sagan.optimiser", "adma", f"unknown name 'adma'; did you mean 'adam'? {choices(OPTIMISERS)}"),
     ],
 )
 def test_unknown_names(name: str, value: str, sentence: str) -> None:
@@ -81,12 +87,48 @@ def test_unknown_and_repeated_models_and_seeds() -> None:
     assert problems(compare__seeds=[1, 2, 3], compare__models=["sagan", "dcgan"]) == []
 
 
+def test_augmentations_are_known_and_named_once() -> None:
+    found = problems(models__sagan__augment=["cutout", "color"])
+    expected = f"unknown name 'color'; did you mean 'colour'? {choices(AUGMENTATIONS)}"
+    assert found == [f"models.sagan.augment: {expected}"]
+    found = problems(models__sagan__augment=["cutout", "colour", "cutout"])
+    expected = "must not name anything twice, got ['cutout', 'colour', 'cutout']"
+    assert found == [f"models.sagan.augment: {expected}"]
+    assert problems(models__sagan__augment=["cutout", "translation", "colour"]) == []
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("norm", ["none", "batch", "spectral"])
-def test_a_loss_that_needs_a_bounded_slope(loss: str, norm: str) -> None:
-    found = problems(models__dcgan__loss=loss, models__dcgan__norm_d=norm)
-    expected = f"models.dcgan.norm_d: must be spectral with loss {loss}, which needs D's slope bounded"
-    assert found == ([expected] if LOSSES[loss].lipschitz and norm != "spectral" else [])
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("clip", [None, 0.01])
+def test_what_loss_norm_penalty_and_clip_ask_of_each_other(
+    loss: str, norm: str, penalty: str, clip: float | None
+) -> None:
+    changes = {"loss": loss, "norm_d": norm, "penalty": penalty, "clip": clip}
+    found = problems(**{f"models__dcgan__{name}": value for name, value in changes.items()})
+    expected = []
+    if loss == "wasserstein" and norm != "spectral" and penalty != "gradient" and clip is None:
+        expected += [
+            "models.dcgan.norm_d: must be spectral (or set penalty: gradient, or clip) with loss wasserstein, which "
+            "needs D's slope bounded"
+        ]
+    if norm == "batch" and penalty in ("gradient", "r1"):
+        expected += [
+            f"models.dcgan.norm_d: must not be batch with penalty {penalty}, which takes the slope of each logit by "
+            "its own image: batch norm mixes them; use none or spectral"
+        ]
+    if norm == "spectral" and clip is not None:
+        expected += [
+            "models.dcgan.clip: must be null with norm_d: spectral, which divides weights by their norm, clipped or not"
+        ]
+    assert found == expected
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_label_smoothing_needs_labels(loss: str) -> None:
+    rule = f"must be 0 with loss {loss}, which has no labels; losses with: bce, bce_saturating"
+    found = problems(models__dcgan__loss=loss, models__dcgan__label_smoothing=0.1)
+    assert found == ([] if loss in ("bce", "bce_saturating") else [f"models.dcgan.label_smoothing: {rule}"])
 
 
 def test_wasserstein_needs_a_bounded_slope() -> None:

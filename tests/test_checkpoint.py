@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline import checkpoint
+from pipeline.augment import AUGMENTATIONS
 from pipeline.checkpoint import (
     Progress,
     code_version,
@@ -29,13 +30,18 @@ from pipeline.data import ImageSet
 from pipeline.errors import PipelineError
 from pipeline.losses import LOSSES
 from pipeline.models import NETWORKS, Network
+from pipeline.optimisers import OPTIMISERS
 from pipeline.params import Recipe, TrainParams
+from pipeline.penalties import PENALTIES
 from pipeline.training import TrainState, create_state, train
 
 RECIPE = {
     "network": "dcgan", "loss": "hinge", "width_g": 4, "width_d": 4, "latent_dim": 5, "norm_d": "spectral",
     "spectral_norm_g": True, "init": "xavier", "batch_size": 4, "n_critic": 2, "lr_g": 1e-3, "lr_d": 2e-3,
     "beta1": 0.5, "beta2": 0.9, "lr_decay": "linear", "ema_decay": 0.9, "flip": True, "dequantise": True,
+    "label_smoothing": 0.0, "penalty": "none",
+    "penalty_weight": 10.0, "clip": None, "optimiser": "adam", "ema_warmup": False, "augment": [],
+    "instance_noise": 0.0,
 }  # fmt: skip
 BUDGET = TrainParams.model_validate(
     {"steps": 6, "precision": "fp32", "channels_last": True, "report_every": 4, "grid_every": 9, "score_every": 9}
@@ -79,6 +85,9 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     [
         *((network, {}) for network in NETWORKS),
         ("dcgan", {"norm_d": "batch", "ema_decay": None, "spectral_norm_g": False}),
+        ("dcgan", {"optimiser": "rmsprop", "beta1": 0.0, "norm_d": "none", "clip": 0.05, "loss": "wasserstein"}),
+        ("resnet", {"optimiser": "rmsprop", "penalty": "gradient", "instance_noise": 0.2, "ema_warmup": True}),
+        ("sagan", {"penalty": "r1", "loss": "bce", "label_smoothing": 0.1, "augment": ["translation", "cutout"]}),
     ],
 )
 def test_a_run_cut_anywhere_ends_bit_for_bit_like_one_that_was_not(
@@ -332,6 +341,34 @@ def test_code_version_covers_the_recipes_own_loss(monkeypatch: pytest.MonkeyPatc
     assert code_version(recipe) == original
     monkeypatch.setitem(LOSSES, "hinge", LOSSES["wasserstein"])
     assert code_version(recipe) != original
+
+
+@pytest.mark.parametrize(
+    ("registry", "own", "other", "changes"),
+    [
+        (PENALTIES, "gradient", "r1", {"penalty": "gradient"}),
+        (PENALTIES, "none", "gradient", {}),
+        (OPTIMISERS, "adam", "rmsprop", {}),
+        (AUGMENTATIONS, "colour", "cutout", {"augment": ["translation", "colour"]}),
+    ],
+)
+def test_code_version_covers_the_recipes_own_choices(
+    registry: dict[str, Any], own: str, other: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of(**changes)
+    original = code_version(recipe)
+    with monkeypatch.context() as patch:
+        patch.setitem(registry, other, registry[own])
+        assert code_version(recipe) == original
+    monkeypatch.setitem(registry, own, registry[other])
+    assert code_version(recipe) != original
+
+
+@pytest.mark.parametrize("name", ["smoothed", "input_gradients", "clip_weights", "show", "make_optimiser"])
+def test_code_version_covers_what_all_recipes_share(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = code_version(recipe_of())
+    monkeypatch.setattr(checkpoint, name, lambda: None)
+    assert code_version(recipe_of()) != original
 
 
 def exported(folder: Path, network: str = "dcgan", **changes: Any) -> TrainState:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pipeline.losses import LOSSES
+from pipeline.losses import LOSSES, smoothed
 
 REAL, FAKE = [0.0, 2.0], [-1.0, 3.0, 0.5]
 
@@ -18,8 +18,10 @@ def nll(logit: float) -> float:
 EXPECTED = {
     # name: (D's loss of REAL and FAKE, G's loss of FAKE)
     "bce": ((nll(0) + nll(2)) / 2 + (nll(1) + nll(-3) + nll(-0.5)) / 3, (nll(-1) + nll(3) + nll(0.5)) / 3),
+    "bce_saturating": ((nll(0) + nll(2)) / 2 + (nll(1) + nll(-3) + nll(-0.5)) / 3, -(nll(1) + nll(-3) + nll(-0.5)) / 3),
     "hinge": ((1 + 0) / 2 + (0 + 4 + 1.5) / 3, -2.5 / 3),
     "wasserstein": (2.5 / 3 - 1, -2.5 / 3),
+    "least_squares": ((1 + 1) / 4 + (1 + 9 + 0.25) / 6, (4 + 4 + 0.25) / 6),
 }
 
 
@@ -40,13 +42,59 @@ def test_bce_by_numbers() -> None:
     )
 
 
+def test_the_saturating_generator_by_numbers() -> None:
+    # log(1 - D) = -log 2 at an undecided D; its slope dies where D is sure of the fake, the non-saturating one does not
+    assert LOSSES["bce_saturating"].generator(torch.zeros(5)).item() == pytest.approx(-0.693147, abs=1e-6)
+    slopes = {}
+    for name in ("bce", "bce_saturating"):
+        fake = torch.tensor([-6.0], requires_grad=True)
+        LOSSES[name].generator(fake).backward()
+        slopes[name] = fake.grad.item()
+    assert slopes == pytest.approx({"bce": -1 / (1 + math.exp(-6)), "bce_saturating": -1 / (1 + math.exp(6))}, rel=1e-5)
+
+
+def test_least_squares_by_numbers() -> None:
+    perfect, wrong = (torch.ones(2), torch.zeros(3)), (torch.zeros(2), torch.ones(3))
+    assert LOSSES["least_squares"].discriminator(*perfect).item() == 0
+    assert LOSSES["least_squares"].discriminator(*wrong).item() == 1
+    assert LOSSES["least_squares"].generator(torch.tensor([1.0, 1.0])).item() == 0
+    assert LOSSES["least_squares"].generator(torch.tensor([-1.0, 3.0])).item() == 2
+
+
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.cross_entropy])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.25])
+def test_label_smoothing_is_the_cross_entropy_of_the_smoothed_label(name: str, smoothing: float) -> None:
+    real, fake, loss = torch.tensor(REAL), torch.tensor(FAKE), LOSSES[name]
+    smooth = smoothed(loss, smoothing)
+    label = 1 - smoothing  # by hand: -(label log D + (1 - label) log(1 - D)) of real images; fakes keep the label 0
+    expected = sum(label * nll(x) + (1 - label) * nll(-x) for x in REAL) / 2 + sum(nll(-x) for x in FAKE) / 3
+    assert smooth.discriminator(real, fake).item() == pytest.approx(expected, abs=1e-6)
+    bce = torch.nn.functional.binary_cross_entropy_with_logits
+    reference = bce(real, torch.full_like(real, label)) + bce(fake, torch.zeros_like(fake))
+    torch.testing.assert_close(smooth.discriminator(real, fake), reference, rtol=0, atol=1e-6)
+    assert smooth.generator is loss.generator
+    if smoothing:  # D gains nothing beyond the logit of the label
+        best = torch.tensor([math.log(label / smoothing)], requires_grad=True)
+        smooth.discriminator(best, fake).backward()
+        assert best.grad.item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_only_labels_can_be_smoothed(name: str) -> None:
+    assert smoothed(LOSSES[name], 0.0) is LOSSES[name]
+    assert LOSSES[name].cross_entropy == name.startswith("bce")
+    if not LOSSES[name].cross_entropy:
+        with pytest.raises(AssertionError, match="only labels"):
+            smoothed(LOSSES[name], 0.1)
+
+
 def test_only_wasserstein_needs_a_bounded_slope() -> None:
     assert {name for name, loss in LOSSES.items() if loss.lipschitz} == {"wasserstein"}
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_signs_of_the_gradients(name: str) -> None:
-    real, fake = torch.tensor([-0.5, 0.0, 0.5], requires_grad=True), torch.tensor([0.5, 0.0], requires_grad=True)
+    real, fake = torch.tensor([-0.5, 0.0, 0.5], requires_grad=True), torch.tensor([0.5, 0.25], requires_grad=True)
     value = LOSSES[name].discriminator(real, fake)
     assert value.shape == ()
     value.backward()

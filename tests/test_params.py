@@ -53,6 +53,10 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "models.*.beta1": BETA,
     "models.*.beta2": BETA,
     "models.*.ema_decay": ([1e-9, 0.9999], [0, 0.0, 1, 1.0, -0.1, NAN, INF]),
+    "models.*.label_smoothing": ([0, 0.0, 0.1, 0.499], [0.5, 1, 1.0, -0.1, NAN, INF]),
+    "models.*.penalty_weight": ([1e-9, 10, 1e6], [0, 0.0, -1e-9, 1.1e6, NAN, INF]),
+    "models.*.clip": ([1e-9, 0.01, 1e6], [0, 0.0, -1e-9, 1.1e6, NAN, INF]),
+    "models.*.instance_noise": ([0, 0.0, 0.5, 10], [-1e-9, 10.1, NAN, INF]),
     "generate.samples": ([10, 10**7], [9, 0, -10]),
     "generate.seed": SEED,
     "generate.batch_size": COUNT,
@@ -74,11 +78,12 @@ PATTERNS: dict[str, tuple[list[Any], list[Any]]] = {
     ),
 }
 BOOLEANS = ["train.channels_last", "models.*.spectral_norm_g", "models.*.flip", "models.*.dequantise",
-            "metrics.compile", "metrics.infinity", "generate.png_folder", "runtime.tracking",
+            "models.*.ema_warmup", "metrics.compile", "metrics.infinity", "generate.png_folder", "runtime.tracking",
             "runtime.log_model"]  # fmt: skip
-TEXTS = ["data.dataset", "data.root", "metrics.extractor", "metrics.weights", "models.*.network", "models.*.loss"]
-LISTS = ["compare.models", "compare.seeds"]
-NULLABLE = ["data.limit", "metrics.weights", "models.*.ema_decay", "generate.samples"]
+TEXTS = ["data.dataset", "data.root", "metrics.extractor", "metrics.weights", "models.*.network", "models.*.loss",
+         "models.*.penalty", "models.*.optimiser"]  # fmt: skip
+LISTS = ["compare.models", "compare.seeds", "models.*.augment"]
+NULLABLE = ["data.limit", "metrics.weights", "models.*.ema_decay", "models.*.clip", "generate.samples"]
 
 
 def leaves(node: Any, name: str = "") -> Iterator[str]:
@@ -278,6 +283,17 @@ def test_lists(name: str) -> None:
     for bad in ("dcgan", 1, True, 1.5):
         assert assert_refused(name, bad) == f"must be a list, got {bad!r}"
     assert faults(changed(name, [])) == [f"{name}: must not be empty"]
+
+
+def test_a_list_of_augmentations_may_be_empty() -> None:
+    name = a_name("models.*.augment")
+    for good in ([], ["colour"], ["cutout", "colour"]):
+        section, key = holder(parse(changed(name, good), "file").model_dump(), name)
+        assert section[key] == tuple(good)
+    for bad in ("colour", 1, True, 1.5, None):
+        assert assert_refused(name, bad) == f"must be a list, got {bad!r}"
+    for bad in (1, None, ["colour"]):
+        assert faults(changed(name, ["colour", bad])) == [f"{name}.1: must be a text, got {bad!r}"]
 
 
 @pytest.mark.parametrize(
@@ -599,6 +615,7 @@ def other_value(name: str) -> Any:
         **{f: ["other"] for f in TEXTS},
         "compare.models": [["dcgan"]],
         "compare.seeds": [[3, 4]],
+        "models.*.augment": [["colour", "cutout"]],
     }[field]
     return next(choice for choice in choices if choice != now)
 

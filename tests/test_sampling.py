@@ -17,6 +17,9 @@ RECIPE = {
     "network": "dcgan", "loss": "hinge", "width_g": 4, "width_d": 4, "latent_dim": 5, "norm_d": "none",
     "spectral_norm_g": True, "init": "orthogonal", "batch_size": 4, "n_critic": 1, "lr_g": 1e-3, "lr_d": 1e-3,
     "beta1": 0.5, "beta2": 0.9, "lr_decay": "none", "ema_decay": None, "flip": False, "dequantise": False,
+    "label_smoothing": 0.0, "penalty": "none",
+    "penalty_weight": 10.0, "clip": None, "optimiser": "adam", "ema_warmup": False, "augment": [],
+    "instance_noise": 0.0,
 }  # fmt: skip
 
 

@@ -10,20 +10,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from pipeline import params, training
-from pipeline.data import ImageSet
+from pipeline import check, checkpoint, params, training
+from pipeline.augment import AUGMENTATIONS, show
+from pipeline.data import ImageSet, batch
 from pipeline.errors import PipelineError
 from pipeline.losses import LOSSES, AdversarialLoss
 from pipeline.models import NETWORKS
+from pipeline.optimisers import OPTIMISERS
 from pipeline.params import Recipe, TrainParams
+from pipeline.penalties import PENALTIES, Critic, Penalty
+from pipeline.randomness import generator
 from pipeline.sampling import sample
-from pipeline.training import TrainState, create_state, draw_inputs, train, train_step, update_ema
+from pipeline.training import TrainState, create_state, draw_inputs, ema_decay, train, train_step, update_ema
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = {
     "network": "dcgan", "loss": "bce", "width_g": 4, "width_d": 4, "latent_dim": 5, "norm_d": "none",
     "spectral_norm_g": False, "init": "xavier", "batch_size": 4, "n_critic": 1, "lr_g": 1e-3, "lr_d": 1e-3,
     "beta1": 0.5, "beta2": 0.999, "lr_decay": "none", "ema_decay": 0.9, "flip": True, "dequantise": True,
+    "label_smoothing": 0.0, "penalty": "none",
+    "penalty_weight": 10.0, "clip": None, "optimiser": "adam", "ema_warmup": False, "augment": [],
+    "instance_noise": 0.0,
 }  # fmt: skip
 BUDGET = {"steps": 4, "precision": "fp32", "channels_last": False, "report_every": 2, "grid_every": 9,
           "score_every": 9, "score_samples": 2}  # fmt: skip
@@ -84,7 +91,7 @@ def test_every_recipe_takes_a_step_on_the_meta_device(name: str) -> None:
     recipe = values.models[name].model_copy(update={"width_g": 8, "width_d": 8, "batch_size": 8})
     shape = (values.data.channels, values.data.image_size, values.data.image_size)
     state = create_state(recipe, values.train, shape, 3, 0, torch.device("meta"))
-    losses = train_step(state, image_set(16, shape, "meta"), LOSSES[recipe.loss], recipe, bf16=False)
+    losses = train_step(state, image_set(16, shape, "meta"), LOSSES[recipe.loss], recipe, values.train)
     assert losses.shape == (2,)
     assert losses.dtype == torch.float32
     assert {tensor.device.type for name, tensor in state.tensors().items() if not name.endswith(".step")} == {"meta"}
@@ -94,7 +101,7 @@ def test_every_recipe_takes_a_step_on_the_meta_device(name: str) -> None:
 def test_every_pair_takes_a_step_on_the_meta_device(network: str, loss: str, norm: str) -> None:
     recipe = recipe_of(network=network, loss=loss, norm_d=norm, spectral_norm_g=loss == "hinge")
     state = start(recipe, device="meta")
-    assert train_step(state, image_set(device="meta"), LOSSES[loss], recipe, bf16=False).device.type == "meta"
+    assert train_step(state, image_set(device="meta"), LOSSES[loss], recipe, budget_of()).device.type == "meta"
 
 
 @pytest.mark.parametrize(("network", "loss", "norm"), list(pairs()))
@@ -103,7 +110,8 @@ def test_every_pair_trains_on_the_cpu(network: str, loss: str, norm: str) -> Non
     state, reports = run(recipe, budget_of(steps=2))
     assert all(math.isfinite(value) for value in reports[-1].losses.values())
     # Against an untrained D every pair starts from D's loss of undecided logits.
-    undecided = {"bce": 2 * math.log(2), "hinge": 2.0, "wasserstein": 0.0}[loss]
+    undecided = {"bce": 2 * math.log(2), "bce_saturating": 2 * math.log(2), "hinge": 2.0, "wasserstein": 0.0,
+                 "least_squares": 0.5}[loss]  # fmt: skip
     if norm == "none":
         assert reports[-1].losses["loss/d"] == pytest.approx(undecided, abs=0.3)
     assert all(torch.isfinite(tensor).all() for tensor in state.tensors().values())
@@ -164,7 +172,7 @@ def test_each_update_changes_its_own_network_alone(network: str, monkeypatch: py
         step_d()
 
     monkeypatch.setattr(state.optimiser_d, "step", before_d)
-    train_step(state, image_set(), LOSSES["bce"], recipe, bf16=False)
+    train_step(state, image_set(), LOSSES["bce"], recipe, budget_of())
     assert events == ["d", "d", "d", "g"]
     assert all(torch.equal(a, b) for a, b in zip(last, gradients, strict=True))  # G's backward added nothing to D's
     for part in networks.values():
@@ -294,7 +302,7 @@ def test_reports_are_means_of_their_own_steps() -> None:
     recipe, budget = recipe_of(norm_d="batch", n_critic=2), budget_of(steps=7, report_every=3)
     manual, values = start(recipe, budget), []
     while manual.step < 7:
-        values.append(train_step(manual, image_set(), LOSSES["bce"], recipe, bf16=False).tolist())
+        values.append(train_step(manual, image_set(), LOSSES["bce"], recipe, budget).tolist())
         manual.step += 1
     _, reports = run(recipe, budget)
     assert [report.step for report in reports] == [1, 2, 3, 4, 5, 6, 7]
@@ -341,8 +349,8 @@ def test_bf16_computes_in_bf16_and_keeps_float32_weights(network: str) -> None:
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
                 module.register_forward_hook(lambda m, _, out: dtypes.add(out.dtype))
     before = copied(state.gan.generator)
-    losses = train_step(state, image_set(), LOSSES["bce"], recipe, bf16=True)
-    expected = train_step(plain, image_set(), LOSSES["bce"], recipe, bf16=False)
+    losses = train_step(state, image_set(), LOSSES["bce"], recipe, budget_of(precision="bf16"))
+    expected = train_step(plain, image_set(), LOSSES["bce"], recipe, budget_of())
     assert dtypes == {torch.bfloat16}
     assert losses.dtype == torch.float32
     torch.testing.assert_close(losses, expected, rtol=0.05, atol=0.05)
@@ -426,3 +434,215 @@ def test_a_checkpoint_with_a_weight_that_is_not_finite_is_refused() -> None:
         weight.view(-1)[0] = float("inf")
     with pytest.raises(PipelineError, match=r"^d\..* is not finite after step 3: lower lr_g"):
         training.require_finite(state)
+
+
+# The options of a recipe.
+
+EVERYTHING = {"loss": "bce", "label_smoothing": 0.1, "penalty": "gradient", "penalty_weight": 2.0, "norm_d": "spectral",
+              "augment": list(AUGMENTATIONS), "instance_noise": 0.2, "ema_warmup": True, "n_critic": 2}  # fmt: skip
+OPTIONS: dict[str, dict[str, Any]] = {
+    "smoothed labels": {"label_smoothing": 0.1},
+    **{f"penalty {name}": {"penalty": name} for name in PENALTIES if name != "none"},
+    "clip": {"clip": 0.01},
+    **{f"optimiser {name}": {"optimiser": name} for name in OPTIMISERS if name != "adam"},
+    **{f"augment {name}": {"augment": [name]} for name in AUGMENTATIONS},
+    "noise": {"instance_noise": 0.2},
+    "warm-up": {"ema_warmup": True},
+    "everything": EVERYTHING,
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_option_trains_and_repeats_bit_for_bit(option: str, precision: str) -> None:
+    recipe, budget = recipe_of(**OPTIONS[option]), budget_of(steps=3, precision=precision)
+    torch.manual_seed(1)
+    state, reports = run(recipe, budget)
+    torch.manual_seed(2)
+    again, repeated = run(recipe, budget)
+    plain, _ = run(recipe_of(), budget)
+    assert reports == repeated
+    assert equal(state.tensors(), again.tensors())
+    assert not equal(copied(state.ema), copied(plain.ema))  # it changes something
+    assert all(torch.isfinite(tensor).all() for tensor in state.tensors().values())
+    assert {t.dtype for t in state.tensors().values()} <= {torch.float32, torch.int64}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("norm", ["none", "spectral"])
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_every_penalty_goes_through_every_network(network: str, penalty: str, norm: str, device: str) -> None:
+    changes = {"network": network, "penalty": penalty, "penalty_weight": 5.0, "norm_d": norm}
+    for precision in ("fp32",) if device == "meta" else ("fp32", "bf16"):  # there is no autocast on meta
+        recipe, budget = recipe_of(**EVERYTHING | changes), budget_of(precision=precision)
+        state = start(recipe, budget, device=device)
+        before = copied(state.gan.discriminator)
+        losses = train_step(state, image_set(device=device), LOSSES["bce"], recipe, budget)
+        assert (losses.dtype, losses.device.type) == (torch.float32, device)
+        if device == "cpu":
+            assert losses.isfinite().all()
+            assert not equal(before, copied(state.gan.discriminator))
+
+
+def test_the_loss_of_d_holds_its_penalty(monkeypatch: pytest.MonkeyPatch) -> None:
+    def level(critic: Critic, real: Tensor, labels: Tensor, fake: Tensor, source: torch.Generator) -> Tensor:
+        return torch.full((), 3.0)
+
+    monkeypatch.setitem(PENALTIES, "toy", Penalty(level))
+    plain, toy = (
+        train_step(start(recipe), image_set(), LOSSES["bce"], recipe, budget_of()).tolist()
+        for recipe in (recipe_of(), recipe_of(penalty="toy", penalty_weight=0.5))
+    )
+    assert toy[0] == pytest.approx(plain[0] + 1.5, abs=1e-6)
+    assert toy[1] == plain[1]
+
+
+def test_a_toy_loss_and_a_toy_penalty_are_one_entry_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    def discriminator(real: Tensor, fake: Tensor) -> Tensor:
+        return (fake - real).mean().square()
+
+    def generator(fake: Tensor) -> Tensor:
+        return fake.square().mean()
+
+    def logits(critic: Critic, real: Tensor, labels: Tensor, fake: Tensor, source: torch.Generator) -> Tensor:
+        return critic(real, labels).square().mean()
+
+    monkeypatch.setitem(LOSSES, "toy", AdversarialLoss(discriminator, generator))
+    monkeypatch.setitem(PENALTIES, "toy", Penalty(logits, per_image=False))
+    values = VALUES.override({"models.dcgan.loss": "toy", "models.dcgan.penalty": "toy"})
+    assert list(check.problems(values)) == []
+    _, reports = run(recipe_of(loss="toy", penalty="toy"), budget_of())
+    assert math.isfinite(reports[-1].losses["loss/d"])
+    assert checkpoint.code_version(recipe_of(loss="toy")) != checkpoint.code_version(recipe_of())
+
+
+def test_the_penalty_draws_by_name_and_sees_what_d_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+
+    def spy(critic: Critic, real: Tensor, labels: Tensor, fake: Tensor, source: torch.Generator) -> Tensor:
+        assert critic is state.gan.discriminator
+        seen.append((real, labels, fake, torch.rand(3, generator=source)))
+        return real.new_zeros(())
+
+    monkeypatch.setitem(PENALTIES, "toy", Penalty(spy))
+    recipe, budget = recipe_of(penalty="toy", n_critic=2, augment=["cutout"], instance_noise=0.4), budget_of(steps=4)
+    state = start(recipe, budget, seed=7)
+    state.step = 3
+    inputs: list[Tensor] = []
+    state.gan.discriminator.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
+    train_step(state, image_set(), LOSSES["bce"], recipe, budget)
+    assert len(seen) == 2 and len(inputs) == 5  # real and fake twice, then G's
+    noise = 0.4 * (1 - 3 / 4)
+    for index, (real, labels, fake, drawn) in zip((6, 7), seen, strict=True):
+        plain, plain_labels = batch(image_set(), index, 4, 7, True, True)
+        assert torch.equal(real, show(plain, ["cutout"], noise, 7, "real", index))
+        assert torch.equal(labels, plain_labels)
+        assert torch.equal(drawn, torch.rand(3, generator=generator("cpu", 7, "penalty", index)))
+        assert torch.equal(inputs.pop(0), real)
+        assert torch.equal(inputs.pop(0), fake)
+
+
+def test_d_sees_shown_images_in_its_updates_and_in_gs(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+
+    def spied(images: Tensor, augmentations: Any, noise: float, seed: int, stream: str, index: int) -> Tensor:
+        calls.append((augmentations, pytest.approx(noise), seed, stream, index, images.requires_grad))
+        return torch.full_like(images, 0.5) + 0 * images
+
+    monkeypatch.setattr(training, "show", spied)
+    recipe, budget = recipe_of(n_critic=2, augment=["colour"], instance_noise=0.4), budget_of(steps=4)
+    state, inputs = start(recipe, budget, seed=7), list[Tensor]()
+    state.step = 1
+    state.gan.discriminator.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
+    train_step(state, image_set(), LOSSES["bce"], recipe, budget)
+    common = (("colour",), 0.3, 7)  # noise: 0.4 * (1 - 1 / 4)
+    places = [("real", 2, False), ("fake", 2, False), ("real", 3, False), ("fake", 3, False), ("g", 1, True)]
+    assert calls == [(*common, *place) for place in places]
+    assert len(inputs) == 5 and all((image == 0.5).all() for image in inputs)
+
+
+def test_instance_noise_falls_to_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+
+    def spied(images: Tensor, augmentations: Any, noise: float, seed: int, stream: str, index: int) -> Tensor:
+        seen.append(noise)
+        return images
+
+    monkeypatch.setattr(training, "show", spied)
+    run(recipe_of(instance_noise=2.0), budget_of(steps=4))
+    assert seen == pytest.approx([2.0] * 3 + [1.5] * 3 + [1.0] * 3 + [0.5] * 3)
+
+
+def test_weights_are_clipped_after_each_update_of_d(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_of(loss="wasserstein", clip=0.01, n_critic=3, optimiser="rmsprop", beta1=0.0, lr_d=0.1)
+    state, largest = start(recipe), list[float]()
+    step = state.optimiser_d.step
+    weights = list(state.gan.discriminator.parameters())
+    assert max(weight.abs().max().item() for weight in weights) > 0.01  # algorithm 1 starts unclipped
+
+    def spied() -> None:
+        largest.append(max(weight.abs().max().item() for weight in weights))
+        step()
+        assert max(weight.abs().max().item() for weight in weights) > 0.05
+
+    monkeypatch.setattr(state.optimiser_d, "step", spied)
+    train_step(state, image_set(), LOSSES["wasserstein"], recipe, budget_of())
+    assert largest[0] > 0.01 and largest[1:] == pytest.approx([0.01, 0.01])
+    assert max(weight.abs().max().item() for weight in weights) == pytest.approx(0.01)
+    assert max(weight.abs().max().item() for weight in state.gan.generator.parameters()) > 0.05  # G's are not
+
+
+def test_ema_warm_up_by_hand() -> None:
+    assert [ema_decay(0.9, True, step) for step in (0, 1, 8, 79, 80, 81, 10**6)] == pytest.approx(
+        [0.1, 2 / 11, 0.5, 80 / 89, 0.9, 0.9, 0.9]
+    )
+    assert [ema_decay(0.9, False, step) for step in (0, 1, 80)] == [0.9] * 3
+    recipe = recipe_of(ema_decay=0.15, ema_warmup=True)
+    state, images = start(recipe), image_set()
+    expected = copied(state.ema)
+    for decay, _ in zip((0.1, 0.15), train(state, images, LOSSES["bce"], recipe, budget_of(steps=2)), strict=True):
+        live = copied(state.gan.generator)
+        expected = {name: decay * value + (1 - decay) * live[name] for name, value in expected.items()}
+    for name, value in copied(state.ema).items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-6)
+
+
+def test_smoothed_labels_reach_the_step() -> None:
+    recipe = recipe_of(label_smoothing=0.25)
+    losses = [train_step(start(r), image_set(), LOSSES["bce"], r, budget_of()).tolist() for r in (recipe, recipe_of())]
+    state = start(recipe)
+    with torch.no_grad():
+        real, labels = batch(image_set(), 0, 4, 0, True, True)
+        mean = state.gan.discriminator(real, labels).mean().item()
+    assert losses[0][0] - losses[1][0] == pytest.approx(0.25 * mean, abs=1e-6)
+    assert abs(mean) > 1e-3
+
+
+def test_the_penalty_is_taken_in_float32_under_the_same_normalised_weights() -> None:
+    recipe, budget = recipe_of(**EVERYTHING | {"n_critic": 1}), budget_of(precision="bf16")
+    state, seen = start(recipe, budget), list[tuple[torch.dtype, Tensor]]()
+    layer = next(m for m in state.gan.discriminator.modules() if isinstance(m, nn.Conv2d))
+    layer.register_forward_hook(lambda module, _, out: seen.append((out.dtype, module.weight)))
+    train_step(state, image_set(), LOSSES["bce"], recipe, budget)
+    assert [dtype for dtype, _ in seen] == [torch.bfloat16, torch.bfloat16, torch.float32, torch.bfloat16]
+    assert seen[0][1] is seen[1][1] is seen[2][1]  # one power iteration for all of D's update
+    assert seen[3][1] is not seen[0][1]
+
+
+def test_gradient_penalty_holds_the_slope_of_a_wasserstein_critic() -> None:
+    # D's slope on interpolates comes near 1 with the penalty, and leaves without it
+    slopes = {}
+    for penalty in ("gradient", "none"):
+        recipe = recipe_of(loss="wasserstein", penalty=penalty, n_critic=40, lr_d=2e-3, lr_g=1e-9, beta1=0.0,
+                           init="normal", dequantise=False)  # fmt: skip
+        state, images = start(recipe), image_set(shape=SHAPE)
+        train_step(state, images, LOSSES["wasserstein"], recipe, budget_of())
+        real, labels = batch(images, 1000, 16, 0, True, False)
+        with torch.no_grad():
+            fake = state.gan.generator(torch.randn(16, 5, generator=torch.Generator().manual_seed(0)), labels)
+        points = (real + fake).div(2).requires_grad_()
+        (gradients,) = torch.autograd.grad(state.gan.discriminator(points, labels).sum(), points)
+        slopes[penalty] = gradients.flatten(1).norm(dim=1).mean().item()
+    assert slopes["gradient"] == pytest.approx(1, abs=0.3)
+    assert slopes["none"] > 2 * slopes["gradient"]
