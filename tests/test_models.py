@@ -23,8 +23,8 @@ from pipeline.models.layers import (
     plan,
     pyramid,
 )
+from pipeline.models.summary import count_parameters
 from pipeline.params import Recipe, load
-from pipeline.training import count_parameters
 
 OTHERS = load(Path(__file__).resolve().parent.parent / "params.yaml").models["dcgan"].model_dump()
 BASE = {
