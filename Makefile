@@ -21,8 +21,8 @@ run: setup  ## the whole comparison that params.yaml describes (by default on di
 	@echo "metrics   reports/leaderboard.csv, or: . $(VENV)/bin/activate && dvc metrics show"
 	@echo "MLflow    make ui, then http://127.0.0.1:$(PORT)"
 
-test: $(VENV)/installed-dev  ## the tests
-	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
+test: $(VENV)/installed-dev  ## the tests, on two processes; the end-to-end ones take longest and start first
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/test_pipeline.py tests
 
 lint: $(VENV)/installed-dev  ## style and types
 	ruff check .
