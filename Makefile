@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PORT   ?= 5000
+E2E    := tests/test_pipeline.py
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
@@ -22,7 +23,7 @@ run: setup  ## the whole comparison that params.yaml describes (by default on di
 	@echo "MLflow    make ui, then http://127.0.0.1:$(PORT)"
 
 test: $(VENV)/installed-dev  ## the tests, on two processes; the end-to-end ones take longest and start first
-	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/test_pipeline.py tests
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(E2E) $(filter-out $(E2E),$(wildcard tests/test_*.py))
 
 lint: $(VENV)/installed-dev  ## style and types
 	ruff check .
