@@ -7,7 +7,7 @@ params                        params.yaml as frozen values
 devices                       CPU, CUDA or MPS, and determinism
 datasets                      named sources of images
 data                          prepared arrays, and batches on a device
-models/                       NETWORKS and build_gan
+models/                       NETWORKS and build_gan; `python -m pipeline.models`
 losses  penalties             LOSSES: pairs for D and G; PENALTIES on D's slope
 augment  optimisers           AUGMENTATIONS of what D is shown; OPTIMISERS
 training                      TrainState, train_step, train

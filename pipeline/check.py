@@ -6,7 +6,7 @@ python -m pipeline.check        says that params.yaml is sound, or all that is n
 from collections.abc import Collection, Iterator
 
 from pipeline.augment import AUGMENTATIONS
-from pipeline.data import DATASETS
+from pipeline.datasets import DATASETS, expected_classes
 from pipeline.devices import choose_device
 from pipeline.errors import PipelineError, exit_cleanly
 from pipeline.losses import LOSSES
@@ -35,14 +35,15 @@ def problems(params: Params) -> Iterator[str]:
         if len(set(values)) < len(values):
             yield f"compare.{key}: must not name anything twice, got {list(values)}"
     for name, recipe in params.models.items():
-        yield from _recipe_problems(f"models.{name}", recipe, params)
+        yield from _recipe_problems(f"models.{name}", recipe, params, name in params.compare.models)
     try:
         choose_device(params.runtime.device)
     except PipelineError as error:
         yield str(error)
 
 
-def _recipe_problems(place: str, recipe: Recipe, params: Params) -> Iterator[str]:
+def _recipe_problems(place: str, recipe: Recipe, params: Params, compared: bool) -> Iterator[str]:
+    """What is wrong with a recipe; whether the data have the classes that it needs matters only if it is `compared`."""
     yield from _unknown(f"{place}.loss", recipe.loss, LOSSES)
     yield from _unknown(f"{place}.network", recipe.network, NETWORKS)
     yield from _unknown(f"{place}.penalty", recipe.penalty, PENALTIES)
@@ -60,7 +61,8 @@ def _recipe_problems(place: str, recipe: Recipe, params: Params) -> Iterator[str
             yield f"{place}.norm_d: the network {recipe.network} has no batch norm in D; use spectral or none"
         try:
             shape = (params.data.channels, params.data.image_size, params.data.image_size)
-            build_gan(recipe.model_copy(update={"width_g": 8, "width_d": 8, "latent_dim": 2}), shape, 0, seed=0)
+            small = recipe.model_copy(update={"width_g": 8, "width_d": 8, "latent_dim": 2})
+            build_gan(small, shape, expected_classes(params.data) if compared else 2, seed=0)
         except PipelineError as error:
             yield f"{error} (the network of {place})"
 

@@ -110,6 +110,19 @@ def _folder(params: DataParams) -> Source:
     return Source(classes, _FolderItems(root, files, classes, params.max_megapixels), None, skipped)
 
 
+def expected_classes(params: DataParams) -> int:
+    """How many classes a data set will have, told before anything is read: the class subfolders of `folder`, else 10.
+
+    Where the folder is not there, 2: that it is missing is said elsewhere.
+    """
+    if DATASETS.get(params.dataset) is not _folder:
+        return 10
+    root = Path(params.root).expanduser()
+    if not root.is_dir():
+        return 2
+    return sum(path.is_dir() and not path.name.startswith(".") for path in root.iterdir())
+
+
 def list_images(root: Path, extensions: tuple[str, ...]) -> tuple[list[tuple[str, ...]], dict[str, int]]:
     """The parts of the relative paths of all images, sorted; and how many other things were passed over, by reason.
 

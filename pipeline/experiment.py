@@ -29,13 +29,14 @@ from pipeline.errors import PipelineError
 from pipeline.files import ArrayWriter, atomic_folder, write_bytes
 from pipeline.losses import LOSSES
 from pipeline.metrics import Extractor, Reference, extract
+from pipeline.models.summary import count_parameters
 from pipeline.params import Params, Recipe, suggest
 from pipeline.progress import progress as progress_bar
 from pipeline.provenance import commit
 from pipeline.randomness import stable_hash
 from pipeline.sampling import grid, labels, picture, sample, save_animation, save_picture
 from pipeline.tracking import Tracker
-from pipeline.training import TrainState, count_parameters, create_state, require_finite, train
+from pipeline.training import TrainState, create_state, require_finite, train
 
 COLUMNS = 10  # of every grid: samples take the classes in turn, so ten classes give one column each
 GRID_SEED, CURVE_SEED = stable_hash("grid"), stable_hash("curve")  # the same latents for all models and all steps

@@ -26,6 +26,7 @@ PAIRS = 10
 
 def score_samples(
     samples: dict[str, np.ndarray],
+    labels: np.ndarray | None,
     real: np.ndarray,
     info: dict[str, Any],
     params: Params,
@@ -38,6 +39,7 @@ def score_samples(
     Args:
         samples: uint8 (N, C, S, S), of the final generator as "images", and of the best checkpoint as "best", which is
             lacking where the final one is the best.
+        labels: int64 (N,), the classes that the samples were generated for; None if the generator ignores labels.
         real: the training images, uint8 (M, C, S, S), of which closest.png shows some.
         info: generator.json.
 
@@ -46,7 +48,7 @@ def score_samples(
     """
     comparisons = {}
     for name, images in samples.items():
-        generated = _features(images, extractor, params, f"{name} of {out.name}")
+        generated = _features(images, labels, extractor, params, f"{name} of {out.name}")
         comparisons[name] = reference.against(generated, extractor, params.metrics)
     records = {name: _record(comparison, reference) for name, comparison in comparisons.items()}
     metrics = {
@@ -96,10 +98,12 @@ def _short(count: int, split: str = "") -> str:
     return split + (f"{count // 1000}k" if count % 1000 == 0 else str(count))
 
 
-def _features(images: np.ndarray, extractor: Extractor, params: Params, title: str) -> FeatureSet:
+def _features(
+    images: np.ndarray, labels: np.ndarray | None, extractor: Extractor, params: Params, title: str
+) -> FeatureSet:
     size = params.metrics.batch_size
     batches = progress(in_batches(images, size), f"features: {title}", -(-len(images) // size), "batches")
-    return FeatureSet(np.concatenate(list(extract(extractor, batches))), device=extractor.device)
+    return FeatureSet(np.concatenate(list(extract(extractor, batches))), labels, device=extractor.device)
 
 
 def _record(comparison: Comparison, reference: Reference) -> dict[str, Any]:

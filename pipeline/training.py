@@ -208,8 +208,3 @@ def _set_learning_rates(state: TrainState, recipe: Recipe, budget: TrainParams) 
     for optimiser, lr in ((state.optimiser_g, recipe.lr_g), (state.optimiser_d, recipe.lr_d)):
         for group in optimiser.param_groups:
             group["lr"] = lr * factor
-
-
-def count_parameters(network: nn.Module) -> int:
-    """The number of trained values of a network."""
-    return sum(parameter.numel() for parameter in network.parameters())

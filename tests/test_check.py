@@ -147,7 +147,7 @@ def test_averaged_weights_need_an_average() -> None:
 def test_batch_norm_in_d(network: str) -> None:
     found = problems(models__dcgan__network=network, models__dcgan__norm_d="batch")
     expected = f"models.dcgan.norm_d: the network {network} has no batch norm in D; use spectral or none"
-    assert found == ([] if network == "dcgan" else [expected])
+    assert found == ([] if network in ("dcgan", "dcgan_conditional") else [expected])
 
 
 @pytest.mark.parametrize("size", [17, 9, 4, 7, 30, 33, 1023])
@@ -244,3 +244,22 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     out, error = capsys.readouterr()
     assert (stop.value.code, out) == (2, "")
     assert error == f"error: params.yaml: data.dataset: unknown name 'nope'; {choices(DATASETS)}\n"
+
+
+# Classes: a conditional network needs them.
+
+
+def test_a_conditional_network_needs_classes_if_it_is_compared(tmp_path: Path) -> None:
+    (tmp_path / "1.png").touch()
+    (tmp_path / ".hidden").mkdir()
+    flat = params(data__dataset="folder", data__root=str(tmp_path), models__dcgan__network="projection")
+    assert list(check.problems(flat)) == [
+        "network: projection needs images labelled with at least 2 classes, got 0; label them or choose a network that "
+        "needs no labels (the network of models.dcgan)"
+    ]
+    assert list(check.problems(flat.override({"compare.models": ["sagan"]}))) == []
+    for name in ("cats", "dogs"):
+        (tmp_path / name).mkdir()
+    assert list(check.problems(flat)) == []
+    assert list(check.problems(flat.override({"data.root": str(tmp_path / "missing")}))) == []  # `prepare` says that
+    assert list(check.problems(flat.override({"data.dataset": "digits"}))) == []

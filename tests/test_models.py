@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from pipeline.errors import PipelineError
-from pipeline.models import GAN, NETWORKS, build_gan
+from pipeline.models import GAN, NETWORKS, build_gan, dcgan
 from pipeline.models.build import Network, construct
 from pipeline.models.layers import (
     BATCH_NORM,
@@ -23,8 +23,8 @@ from pipeline.models.layers import (
     plan,
     pyramid,
 )
+from pipeline.models.summary import count_parameters
 from pipeline.params import Recipe, load
-from pipeline.training import count_parameters
 
 OTHERS = load(Path(__file__).resolve().parent.parent / "params.yaml").models["dcgan"].model_dump()
 BASE = {
@@ -475,3 +475,5 @@ def test_the_entry_says_what_it_adds_to_its_files() -> None:
     assert len({NETWORKS[name].arguments() for name in ("resnet", "sagan", "projection", "sagan_conditional")}) == 4
     plain = NETWORKS["dcgan"]
     assert Network(plain.generator, plain.discriminator).arguments() != plain.arguments()
+    other = Network(plain.generator, dcgan.ConditionalDiscriminator, batch_norm_d=True)
+    assert other.arguments() != plain.arguments()  # another class of the same file

@@ -65,6 +65,8 @@ def test_attention_by_hand() -> None:
     assert found == Row("layers.3", "SelfAttention", (32, 16, 16), 1, 256 * 64 * 4 + 256 * 64 * 16)
     (found,) = [row for row in d if row.kind == "SelfAttention"]
     assert (found.parameters, found.multiply_adds) == (1, 256 * 64 * 2 + 256 * 64 * 8)
+    pools = [row.shape for row in d if row.kind == "AvgPool2d"]
+    assert pools == [(16, 16, 16), (16, 8, 8)]  # residual and shortcut share one: the shape is that of the first call
 
 
 def test_labels_and_their_layers_are_listed() -> None:

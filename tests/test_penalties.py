@@ -182,10 +182,16 @@ def test_every_penalty_is_a_scalar_on_any_device(name: str) -> None:
 
 @pytest.mark.parametrize("name", PENALTIES)
 def test_a_penalty_asks_nothing_of_the_images(name: str) -> None:
-    real, fake = pixels(0).requires_grad_(), pixels(1).requires_grad_()
     weight = torch.ones((), dtype=torch.float64, requires_grad=True)
-    (value(name, lambda images, labels: weight * images.sum(dim=(1, 2, 3)), real, fake) + weight).backward()
-    assert real.grad is None and fake.grad is None
+
+    def critic(images: Tensor, labels: Tensor) -> Tensor:
+        return weight * images.pow(3).sum(dim=(1, 2, 3))
+
+    for wanted in (False, True):
+        real, fake = pixels(0).requires_grad_(wanted), pixels(1).requires_grad_(wanted)
+        (value(name, critic, real, fake) + weight).backward()
+        assert real.requires_grad == fake.requires_grad == wanted
+        assert real.grad is None and fake.grad is None
 
 
 def test_what_penalties_say_of_themselves() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 
 from pipeline import check, checkpoint, params, training
 from pipeline.augment import AUGMENTATIONS, show
@@ -646,3 +646,35 @@ def test_gradient_penalty_holds_the_slope_of_a_wasserstein_critic() -> None:
         slopes[penalty] = gradients.flatten(1).norm(dim=1).mean().item()
     assert slopes["gradient"] == pytest.approx(1, abs=0.3)
     assert slopes["none"] > 2 * slopes["gradient"]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("norm", ["none", "spectral"])
+def test_options_that_are_off_change_no_bit(network: str, norm: str) -> None:
+    """The step as it was before there were options, written out."""
+    recipe = recipe_of(network=network, norm_d=norm, spectral_norm_g=norm == "spectral", loss="hinge")
+    state, plain, images = start(recipe), start(recipe), image_set()
+    g, d, loss = plain.gan.generator, plain.gan.discriminator, LOSSES["hinge"]
+    for step in range(3):
+        real, real_labels = batch(images, step, 4, 0, True, True)
+        latents, labels = draw_inputs(recipe, 3, torch.device("cpu"), 0, "d", step)
+        with torch.no_grad():
+            fake = g(latents, labels)
+        with parametrize.cached():
+            logits = d(real, real_labels), d(fake, labels)
+        loss_d = loss.discriminator(*logits)
+        plain.optimiser_d.zero_grad()
+        loss_d.backward()
+        plain.optimiser_d.step()
+        latents, labels = draw_inputs(recipe, 3, torch.device("cpu"), 0, "g", step)
+        d.requires_grad_(False)
+        loss_g = loss.generator(d(g(latents, labels), labels))
+        d.requires_grad_(True)
+        plain.optimiser_g.zero_grad()
+        loss_g.backward()
+        plain.optimiser_g.step()
+        update_ema(plain.ema, g, 0.9)
+        found = train_step(state, images, loss, recipe, budget_of())
+        state.step += 1
+        assert torch.equal(found, torch.stack([loss_d.detach(), loss_g.detach()]))
+    assert equal(state.tensors(), plain.tensors())
