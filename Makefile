@@ -7,7 +7,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint ui bench clean
+.PHONY: help setup run compare named test lint ui bench clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -21,6 +21,17 @@ run: setup  ## the whole comparison that params.yaml describes (by default on di
 	@echo "report    reports/report.html  (open it in a browser)"
 	@echo "metrics   reports/leaderboard.csv, or: . $(VENV)/bin/activate && dvc metrics show"
 	@echo "MLflow    make ui, then http://127.0.0.1:$(PORT)"
+
+compare: named setup  ## the comparison of other recipes: make compare MODELS="dcgan wgan_gp sagan"
+	@kept=$$(mktemp) && cp params.yaml "$$kept" && models=$$(echo $$MODELS | tr -s ' ' ',') && \
+	{ python -m pipeline.params set "compare.models=[$$models]" >/dev/null && python -m pipeline.check >/dev/null || \
+	  { cp "$$kept" params.yaml; rm "$$kept"; exit 2; }; } && rm "$$kept"
+	@echo "params.yaml now compares $(strip $(MODELS)), and so does make run from here on"
+	@$(MAKE) --no-print-directory run
+
+named:
+	@test -n "$(strip $(MODELS))" || { \
+	  echo 'error: MODELS is missing: name recipes of params.yaml, for example make compare MODELS="dcgan sagan"'; exit 2; }
 
 test: $(VENV)/installed-dev  ## the tests, on two processes; the end-to-end ones take longest and start first
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(E2E) $(filter-out $(E2E),$(wildcard tests/test_*.py))

@@ -15,7 +15,7 @@ import torch
 from pipeline import layout
 from pipeline.data import load_description
 from pipeline.errors import PipelineError, exit_cleanly
-from pipeline.models import GAN, build_gan
+from pipeline.models import GAN, NETWORKS, build_gan
 from pipeline.models.summary import COUNTED, count_parameters, describe, inputs_of, table
 from pipeline.params import PARAMS_FILE, DataParams, Params, Recipe, load, suggest
 
@@ -38,8 +38,10 @@ def _build(recipe: Recipe, data: DataParams, n_classes: int) -> GAN:
 def _list(params: Params, n_classes: int) -> str:
     rows: list[tuple[object, ...]] = [("recipe", "network", "loss", "parameters of G", "of D")]
     for name, recipe in params.models.items():
-        gan = _build(recipe, params.data, n_classes)
-        sizes = count_parameters(gan.generator), count_parameters(gan.discriminator)
+        sizes: tuple[object, object] = ("needs classes", "")
+        if n_classes >= 2 or not NETWORKS[recipe.network].conditional:
+            gan = _build(recipe, params.data, n_classes)
+            sizes = count_parameters(gan.generator), count_parameters(gan.discriminator)
         rows.append((name, recipe.network, recipe.loss, *sizes))
     return table(rows)
 
