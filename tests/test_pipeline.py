@@ -240,7 +240,8 @@ def test_a_users_mistake_is_one_sentence(clone: Path) -> None:
 def test_an_unknown_model_is_one_sentence(clone: Path) -> None:
     done = run(clone, "pipeline.stages.train", "--model", "dcgam", "--seed", "0", check=False)
     assert done.returncode == 2
-    assert done.stderr == "error: dcgam: no such model; did you mean 'dcgan'? Choices: dcgan, resnet, sagan\n"
+    assert done.stderr.startswith("error: dcgam: no such model; did you mean 'dcgan'? Choices: dcgan, ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_every_stage_runs_on_real_cifar10(clone: Path, tmp_path: Path) -> None:
