@@ -8,7 +8,6 @@ import hashlib
 import inspect
 import json
 import math
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from safetensors.torch import save as write_tensors
 from torch import Tensor, nn
 
 from pipeline.augment import AUGMENTATIONS, show
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, warn
 from pipeline.files import read_json, write_bytes, write_json
 from pipeline.losses import LOSSES, smoothed
 from pipeline.models import NETWORKS, build_gan
@@ -110,7 +109,7 @@ def load_checkpoint(folder: Path, state: TrainState) -> Progress:
             saved, metadata = read_tensors(content), _metadata(content)
             step, progress = int(metadata["step"]), Progress(**json.loads(metadata["progress"]))
         except (SafetensorError, ValueError, LookupError, TypeError) as error:
-            print(f"warning: {path} is damaged and passed over: {error}", file=sys.stderr)
+            warn(f"{path} is damaged and passed over: {error}")
             path.rename(path.with_suffix(".damaged"))
             continue
         live = state.tensors()

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.datasets import DATASETS, RESIZE_FILTER, BadImage, Items, Source, reason_of, to_row, warn
-from pipeline.errors import PipelineError
+from pipeline.datasets import DATASETS, RESIZE_FILTER, BadImage, Items, Source, reason_of, to_row
+from pipeline.errors import PipelineError, warn
 from pipeline.files import ArrayWriter, atomic_folder, read_json, write_json
 from pipeline.params import DataParams, suggest
 from pipeline.progress import progress

@@ -8,7 +8,6 @@ To add a data set, write a function that returns a `Source` and one entry in DAT
 import contextlib
 import functools
 import os
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, warn
 from pipeline.files import storage_errors
 from pipeline.params import DataParams
 
@@ -266,10 +265,6 @@ def eight_bit(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
-
-
-def warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def reason_of(error: Exception) -> str:

@@ -28,6 +28,11 @@ def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
+def warn(message: str) -> None:
+    """One line on stderr about what goes on all the same."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
 def _fail(message: str, code: int) -> int:
     print(f"error: {message}", file=sys.stderr, flush=True)
     return code

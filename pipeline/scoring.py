@@ -12,13 +12,11 @@ from pipeline.metrics import (
     FeatureSet,
     Reference,
     closest_pairs,
-    code_version,
-    extract,
-    in_batches,
+    features_of,
     measure,
+    protocol_of,
 )
 from pipeline.params import Params
-from pipeline.progress import progress
 from pipeline.sampling import grid, save_picture
 
 PAIRS = 10
@@ -74,8 +72,7 @@ def protocol(extractor: Extractor, reference: Reference, params: Params, generat
     """All that must agree before two values may be ranked together."""
     return {
         "name": f"{_short(len(reference.train), 'train')}-{_short(generated)}",
-        **extractor.protocol,
-        "quantisation": "uint8",
+        **protocol_of(extractor.protocol),
         "real_split": "train",
         "real_images": len(reference.train),
         "held_out_images": len(reference.test),
@@ -85,7 +82,6 @@ def protocol(extractor: Extractor, reference: Reference, params: Params, generat
         "batch_norm": "running statistics",
         "checkpoint": "final",
         "sampling_seed": params.generate.seed,
-        "code_version": code_version(),
     }
 
 
@@ -101,9 +97,8 @@ def _short(count: int, split: str = "") -> str:
 def _features(
     images: np.ndarray, labels: np.ndarray | None, extractor: Extractor, params: Params, title: str
 ) -> FeatureSet:
-    size = params.metrics.batch_size
-    batches = progress(in_batches(images, size), f"features: {title}", -(-len(images) // size), "batches")
-    return FeatureSet(np.concatenate(list(extract(extractor, batches))), labels, device=extractor.device)
+    found = np.concatenate(list(features_of(extractor, images, params.metrics.batch_size, title)))
+    return FeatureSet(found, labels, device=extractor.device)
 
 
 def _record(comparison: Comparison, reference: Reference) -> dict[str, Any]:

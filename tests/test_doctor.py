@@ -5,10 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline import params
 from pipeline.errors import PipelineError
-from pipeline.metrics import Gaussian, doctor, explain, extract, frechet_distance, in_batches, load_extractor
+from pipeline.metrics import (
+    Gaussian,
+    doctor,
+    explain,
+    extract,
+    frechet_distance,
+    in_batches,
+    load_extractor,
+    measure_reference,
+)
 from pipeline.metrics.explain import PROTOCOLS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,6 +101,9 @@ def images(elsewhere: Path) -> dict[str, np.ndarray]:
     keys = {"name": "x", "train": 24, "test": 24, "image_shape": [1, 16, 16], "classes": [], "source_size": {},
             "skipped": {}, "sha256": "0"}  # fmt: skip
     (elsewhere / "data/prepared/dataset.json").write_text(json.dumps(keys))
+    settings = params.load().metrics
+    extractor = load_extractor(settings, torch.device("cpu"))
+    measure_reference(elsewhere / "data/prepared", keys, extractor, settings, elsewhere / "data/reference")
     protocol = {"extractor": "efficientnet_lite0", "weights_sha256": "57", "input_size": 64, "quantisation": "uint8",
                 "resize": "bilinear, no antialias", "real_split": "train", "real_images": 24, "generated_images": 24,
                 "generator": "ema"}  # fmt: skip
@@ -110,7 +123,7 @@ def test_each_field_that_differs_is_named_and_measured_where_possible(
     assert (metric, value) == ("fd_efficientnet_lite0", 5.0)
     outcome = {row.field: row.outcome for row in rows}
     assert list(outcome) == ["extractor", "real_split", "generated_images", "real_images", "resize", "generator"]
-    extractor = load_extractor(loaded.metrics, __import__("torch").device("cpu"))
+    extractor = load_extractor(loaded.metrics, torch.device("cpu"))
 
     def distance(real: np.ndarray, generated: np.ndarray) -> float:
         sides = [np.concatenate(list(extract(extractor, in_batches(side, 64)))) for side in (real, generated)]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from networks import randomise
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
@@ -45,15 +46,6 @@ def gan(shape: tuple[int, int, int] = (3, 16, 16), seed: int = 0, **changes: Any
 def state(pair: GAN) -> dict[str, Tensor]:
     networks = {"g": pair.generator, "d": pair.discriminator}
     return {f"{key}.{name}": t for key, network in networks.items() for name, t in network.state_dict().items()}
-
-
-def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Give every parameter a value that no initialisation gives, biases included."""
-    source = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=source) * 0.5)
-    return module
 
 
 CASES = [(n, s, c) for n in NETWORKS for s in (16, 28, 32, 48, 64, 128) for c in (1, 3)]

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from networks import randomise
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
@@ -25,15 +26,6 @@ def gan(network: str, seed: int = 0, **changes: Any) -> GAN:
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Give every parameter a value that no initialisation gives: at first a label need not matter."""
-    source = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=source) * 0.5)
-    return module
 
 
 @pytest.mark.parametrize("network", NETWORKS)

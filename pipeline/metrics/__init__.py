@@ -6,7 +6,7 @@
     sets              what a metric is given, and what it gives back
     fid kid inception_score prdc memorisation classes      one metric each, or several of one kind
     registry          METRICS, and all of them at once
-    record            the code version in a number's protocol
+    record            what every number's protocol says, the code version too
     reference         the pipeline's real side: measured once, and checked
     arrays  images  statistics  command                    anyone's two sets: `python -m pipeline.metrics A B`
     doctor  explain   checks of this installation, and of one number against a published one
@@ -15,10 +15,10 @@ A metric is a function Comparison -> {name: Estimate}. All are computed from the
 images. To add one, write such a function in a file of its own, and one entry in METRICS.
 """
 
-from pipeline.metrics.features import EXTRACTORS, Extractor, extract, in_batches, load_extractor
+from pipeline.metrics.features import EXTRACTORS, Extractor, extract, features_of, in_batches, load_extractor
 from pipeline.metrics.frechet import Gaussian, Moments, frechet_distance
 from pipeline.metrics.memorisation import closest_pairs
-from pipeline.metrics.record import code_version
+from pipeline.metrics.record import protocol_of
 from pipeline.metrics.reference import Reference, load_reference, measure_reference
 from pipeline.metrics.registry import METRICS, Measurement, measure
 from pipeline.metrics.sets import Comparison, Estimate, FeatureSet, NotAvailable
@@ -36,12 +36,13 @@ __all__ = [
     "NotAvailable",
     "Reference",
     "closest_pairs",
-    "code_version",
     "extract",
+    "features_of",
     "frechet_distance",
     "in_batches",
     "load_extractor",
     "load_reference",
     "measure",
     "measure_reference",
+    "protocol_of",
 ]

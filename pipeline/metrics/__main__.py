@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline.datasets import warn
 from pipeline.devices import choose_device
-from pipeline.errors import PipelineError, exit_cleanly
+from pipeline.errors import PipelineError, exit_cleanly, warn
 from pipeline.files import write_bytes
 from pipeline.metrics import EXTRACTORS, METRICS, Extractor, load_extractor
-from pipeline.metrics.command import Reading, Side, compare, measure_side, open_side, protocol_of
+from pipeline.metrics.command import Reading, Side, compare, measure_side, open_side
+from pipeline.metrics.record import protocol_of
 from pipeline.metrics.statistics import write_statistics
 from pipeline.params import MetricsParams, suggest
 
@@ -172,7 +172,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     real = measured(options.a, cache)
     if options.save:
         write_statistics(options.save, real.features, extractor.protocol)
-        saved = {"saved": str(options.save), "protocol": protocol_of(extractor), "a": real.record}
+        saved = {"saved": str(options.save), "protocol": protocol_of(extractor.protocol), "a": real.record}
         return {**saved, "warnings": real.warnings}
     held_out = measured(options.held_out, cache) if options.held_out else None
     generated = measured(options.b, None)

@@ -33,7 +33,7 @@ from pipeline.files import (
 )
 from pipeline.metrics.features import Extractor, extract
 from pipeline.metrics.images import BadImages, ImageSource, Tally, open_images
-from pipeline.metrics.record import code_version
+from pipeline.metrics.record import code_version, protocol_of
 from pipeline.metrics.registry import measure
 from pipeline.metrics.sets import NEIGHBOURS, Comparison, FeatureSet
 from pipeline.metrics.statistics import is_statistics, read_statistics, write_statistics
@@ -120,7 +120,6 @@ def compare(
         extractor.head,
         bootstrap,
         infinity,
-        extractor.device,
     )
     found = measure(comparison, names)
     for side in (real, held_out):
@@ -131,15 +130,10 @@ def compare(
         "metrics": found.values,
         "sampling_error": found.errors,
         "not_available": found.not_available,
-        "protocol": protocol_of(extractor),
+        "protocol": protocol_of(extractor.protocol),
         **records,
         "warnings": warnings,
     }
-
-
-def protocol_of(extractor: Extractor) -> dict[str, Any]:
-    """What a number must say of how it was measured, but for the two sets' records."""
-    return {**extractor.protocol, "quantisation": "uint8", "code_version": code_version()}
 
 
 def _align_labels(real: Side, other: Side) -> list[str]:

@@ -31,6 +31,10 @@ class _Unchecked(Exception):
     """Why a check cannot be made on this machine."""
 
 
+class _Failed(Exception):
+    """What a check found to be wrong."""
+
+
 def main(arguments: list[str]) -> None:
     """Print the table; exit status 1 if a check failed."""
     formatter = argparse.RawDescriptionHelpFormatter
@@ -52,7 +56,7 @@ def main(arguments: list[str]) -> None:
 
 
 def checks() -> dict[str, Callable[[], str]]:
-    """Each check by its name: it returns what it found, or raises AssertionError, PipelineError or `_Unchecked`."""
+    """Each check by its name: it returns what it found, or raises `_Failed`, PipelineError or `_Unchecked`."""
     extractors: dict[str, Extractor] = {}
     return {
         "a set of features is 0 from itself": _identity,
@@ -69,8 +73,13 @@ def _outcome(check: Callable[[], str]) -> tuple[str, str]:
         return PASS, check()
     except _Unchecked as reason:
         return UNKNOWN, str(reason)
-    except (AssertionError, PipelineError) as fault:
+    except (_Failed, PipelineError) as fault:
         return FAIL, str(fault)
+
+
+def _require(holds: bool, fault: str) -> None:
+    if not holds:
+        raise _Failed(fault)
 
 
 def _features(count: int, dim: int, seed: int) -> np.ndarray:
@@ -83,7 +92,7 @@ def _identity() -> str:
     for count, dim in [(400, 64), (40, 64)]:  # of full rank, and of less
         gaussian = Gaussian.from_features(_features(count, dim, 0))
         worst = max(worst, abs(frechet_distance(gaussian, gaussian)) / gaussian.trace)
-    assert worst <= 1e-9, f"{worst:.1e} of the trace"
+    _require(worst <= 1e-9, f"{worst:.1e} of the trace")
     return f"to {worst:.0e} of the trace"
 
 
@@ -91,7 +100,7 @@ def _shift() -> str:
     features, shift = _features(400, 64, 0).astype(np.float64), np.linspace(-1, 2, 64)
     found = frechet_distance(Gaussian.from_features(features), Gaussian.from_features(features + shift))
     error = abs(found / (shift @ shift) - 1)
-    assert error <= 1e-9, f"off by {error:.1e}"
+    _require(bool(error <= 1e-9), f"off by {error:.1e}")
     return f"to {error:.0e}"
 
 
@@ -109,7 +118,7 @@ def _pytorch_fid() -> str:
         except Exception as error:  # scipy >= 1.18 has another sqrtm, and pytorch-fid raises whatever follows
             raise _Unchecked(f"pytorch-fid's function fails: {str(error).splitlines()[0][:80]}") from None
         gap = abs(ours - theirs) / scale
-        assert gap <= tolerance, f"{ours:.6f}, pytorch-fid says {theirs:.6f} ({count} features of 64 dimensions)"
+        _require(gap <= tolerance, f"{ours:.6f}, pytorch-fid says {theirs:.6f} ({count} features of 64 dimensions)")
         worst = max(worst, gap)
     return f"to {worst:.0e} of the traces"
 
@@ -148,7 +157,7 @@ def _batches(name: str, extractors: dict[str, Extractor]) -> str:
     error, tolerance = float((whole - single).abs().max() / whole.abs().max()), 1e-5
     if extractor.device.type != "cpu":
         tolerance = 1e-3
-    assert error <= tolerance, f"features differ by {error:.1e} of the largest"
+    _require(error <= tolerance, f"features differ by {error:.1e} of the largest")
     return f"to {error:.0e} of the largest feature"
 
 

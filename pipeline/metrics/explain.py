@@ -7,8 +7,8 @@ images, weights or generators at hand allow it.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,14 +17,14 @@ from torch.nn import functional as F
 
 from pipeline import layout
 from pipeline.checkpoint import load_generator
-from pipeline.data import load_description
+from pipeline.data import load_array, load_description
 from pipeline.devices import choose_device
 from pipeline.errors import PipelineError
 from pipeline.files import read_json
-from pipeline.metrics.features import INCEPTION_SHA256, Extractor, extract, in_batches, load_extractor
+from pipeline.metrics.features import INCEPTION_SHA256, Extractor, features_of, load_extractor
 from pipeline.metrics.frechet import Gaussian, frechet_distance
+from pipeline.metrics.reference import Reference, load_reference
 from pipeline.params import Params, suggest
-from pipeline.progress import progress
 from pipeline.sampling import sample
 
 _FID = {
@@ -73,8 +73,18 @@ def explain(protocol: str, experiment: str, params: Params) -> tuple[str, float,
     if experiment not in known:
         raise PipelineError(f"--experiment {experiment}: not measured here; {suggest(experiment, known)}")
     scores = read_json(layout.SCORES / experiment / "metrics.json")
-    case = _Case(params, experiment, load_extractor(params.metrics, choose_device(params.runtime.device)))
-    return case.extractor.metric, scores[case.extractor.metric], list(_rows(case, scores["protocol"], protocol))
+    extractor = load_extractor(params.metrics, choose_device(params.runtime.device))
+    description, ours = load_description(layout.PREPARED), scores["protocol"]
+    shape = (ours["generated_images"], *description["image_shape"])
+    case = _Case(
+        params,
+        experiment,
+        extractor,
+        load_reference(layout.REFERENCE, extractor),
+        load_array(layout.PREPARED / "train.npy", np.uint8, (description["train"], *shape[1:])),
+        load_array(layout.SAMPLES / experiment / "images.npy", np.uint8, shape),
+    )
+    return extractor.metric, scores[extractor.metric], list(_rows(case, ours, protocol))
 
 
 def _rows(case: "_Case", ours: dict[str, Any], protocol: str) -> Iterator[Row]:
@@ -95,20 +105,23 @@ def _rows(case: "_Case", ours: dict[str, Any], protocol: str) -> Iterator[Row]:
 
 @dataclasses.dataclass
 class _Case:
-    """An experiment's images, and its distance under changed circumstances."""
+    """An experiment's images uint8 (N, C, S, S), real and generated, and its distance under changed circumstances."""
 
     params: Params
     name: str
     extractor: Extractor
+    reference: Reference
+    real: np.ndarray
+    generated: np.ndarray
 
     def distance(self, field: str, value: Any) -> float:
         """The distance with one field of the protocol changed to `value`."""
         change: Callable[[Any], float] | None = {
-            "extractor": self._extractor,
+            "extractor": self._other_extractor,
             "resize": self._resized,
-            "real_split": lambda split: self._measure(self._real(split), self._generated()),
-            "real_images": lambda count: self._measure(_first(self._real("train"), count), self._generated()),
-            "generated_images": lambda count: self._measure(self._real("train"), _first(self._generated(), count)),
+            "real_split": lambda split: _distance(getattr(self.reference, split).features, self._features),
+            "real_images": lambda count: _distance(_chosen(self.reference.train.features, count), self._features),
+            "generated_images": lambda count: self.reference.distance(_chosen(self._features, count)),
         }.get(field)
         if change is None:
             raise _Missing("it comes with the extractor")
@@ -117,20 +130,23 @@ class _Case:
     def sampled(self, weights: str) -> float:
         """The distance of as many samples of the generator's other weights."""
         generator, info = load_generator(layout.RUNS / self.name, weights)
-        generate, count = self.params.generate, len(self._generated())
         batches = sample(
             generator.to(self.extractor.device),
-            count,
-            generate.seed,
-            generate.batch_size,
+            len(self.generated),
+            self.params.generate.seed,
+            self.params.generate.batch_size,
             info["recipe"]["latent_dim"],
             info["n_classes"],
         )
-        return self._measure(self._real("train"), torch.cat(list(batches)).numpy())
+        return self.reference.distance(self._extracted(self.extractor, torch.cat(list(batches)).numpy()))
 
-    def _extractor(self, name: str) -> float:
+    @functools.cached_property
+    def _features(self) -> np.ndarray:
+        return self._extracted(self.extractor, self.generated)
+
+    def _other_extractor(self, name: str) -> float:
         params = self.params.metrics.model_copy(update={"extractor": name, "weights": None})
-        return self._measure(self._real("train"), self._generated(), load_extractor(params, self.extractor.device))
+        return self._under(load_extractor(params, self.extractor.device))
 
     def _resized(self, resize: str) -> float:
         mode, _, rest = resize.partition(", ")
@@ -140,35 +156,22 @@ class _Case:
             images = F.interpolate(images, (size, size), mode=mode, align_corners=False, antialias=rest == "antialias")
             return self.extractor.resize(images.clamp(0, 255))
 
-        extractor = dataclasses.replace(self.extractor, resize=resized)
-        return self._measure(self._real("train"), self._generated(), extractor)
+        return self._under(dataclasses.replace(self.extractor, resize=resized))
 
-    def _measure(self, real: np.ndarray, generated: np.ndarray, extractor: Extractor | None = None) -> float:
-        sides = []
-        for images, title in ((real, "real"), (generated, "generated")):
-            size = self.params.metrics.batch_size
-            batches = progress(in_batches(images, size), f"features: {title}", -(-len(images) // size), "batches")
-            features = np.concatenate(list(extract(extractor or self.extractor, batches)))
-            sides.append(Gaussian.from_features(features))
-        return frechet_distance(*sides)
+    def _under(self, extractor: Extractor) -> float:
+        return _distance(*(self._extracted(extractor, images) for images in (self.real, self.generated)))
 
-    def _real(self, split: str) -> np.ndarray:
-        load_description(layout.PREPARED)
-        return _images(layout.PREPARED / f"{split}.npy")
-
-    def _generated(self) -> np.ndarray:
-        return _images(layout.SAMPLES / self.name / "images.npy")
+    def _extracted(self, extractor: Extractor, images: np.ndarray) -> np.ndarray:
+        title = "real images" if images is self.real else "generated images"
+        return np.concatenate(list(features_of(extractor, images, self.params.metrics.batch_size, title)))
 
 
-def _images(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):
-        raise PipelineError(f"{path} is missing or damaged: run `dvc repro`, which makes it") from None
+def _distance(real: np.ndarray, generated: np.ndarray) -> float:
+    return frechet_distance(*map(Gaussian.from_features, (real, generated)))
 
 
-def _first(images: np.ndarray, count: int) -> np.ndarray:
-    """A seeded choice of `count` images."""
-    if count > len(images):
-        raise _Missing(f"{len(images):,} images are there")
-    return images[np.sort(np.random.default_rng(0).choice(len(images), count, replace=False))]
+def _chosen(rows: np.ndarray, count: int) -> np.ndarray:
+    """A seeded choice of `count` rows."""
+    if count > len(rows):
+        raise _Missing(f"{len(rows):,} images are there")
+    return rows[np.sort(np.random.default_rng(0).choice(len(rows), count, replace=False))]

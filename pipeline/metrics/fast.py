@@ -8,12 +8,13 @@ import contextlib
 import copy
 import itertools
 import logging
-import sys
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from pipeline.errors import warn
 
 TOLERANCE = 1e-5  # of the largest feature
 ROUNDINGS = 3  # or so many times the network's own error of rounding: both networks have it
@@ -26,11 +27,11 @@ def accelerate(network: nn.Module, size: int, compiled: bool) -> nn.Module:
     """
     if next(network.parameters()).device.type == "meta":
         return network
-    folded, tolerance = fold_batch_norm(network), max(TOLERANCE, ROUNDINGS * _rounding(network, size))
-    if _gap(network, folded, size, 2) > tolerance:
-        _warn("folding batch norm changes the features; the network is used as it is")
+    folded = fold_batch_norm(network)
+    if not _agrees(folded, network, size, 2):
+        warn("folding batch norm changes the features; the network is used as it is")
         folded = network
-    return _Compiled(folded, size, tolerance) if compiled else folded
+    return _Compiled(folded, size) if compiled else folded
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:
@@ -52,9 +53,9 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
 class _Compiled(nn.Module):
     """A network compiled at its first batch for that batch's size; a smaller batch is filled up to it."""
 
-    def __init__(self, network: nn.Module, size: int, tolerance: float) -> None:
+    def __init__(self, network: nn.Module, size: int) -> None:
         super().__init__()
-        self.network, self.size, self.tolerance, self.batch = network, size, tolerance, 0
+        self.network, self.size, self.batch = network, size, 0
         self.run: Callable[[Tensor], Tensor] = network
 
     def forward(self, images: Tensor) -> Tensor:
@@ -72,18 +73,21 @@ class _Compiled(nn.Module):
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of every CPU-only machine
         try:
             compiled = torch.compile(self.network, dynamic=False)
-            if _gap(self.network, compiled, self.size, self.batch) <= self.tolerance:
+            if _agrees(compiled, self.network, self.size, self.batch):
                 self.run = compiled
             else:
-                _warn("the compiled network's features differ; it runs uncompiled")
+                warn("the compiled network's features differ; it runs uncompiled")
         except Exception as error:  # no C++ compiler, no Triton, an unsupported operation: compilers raise anything
-            _warn(f"the network cannot be compiled here ({str(error).strip().splitlines()[0][:100]})")
+            warn(f"the network cannot be compiled here ({str(error).strip().splitlines()[0][:100]})")
 
 
-def _rounding(network: nn.Module, size: int) -> float:
-    """How far the features are from those in float64, as a share of the largest."""
+def _agrees(changed: Callable[[Tensor], Tensor], network: nn.Module, size: int, count: int) -> bool:
+    """Whether a changed network gives the features of `network`, as the head of this file says."""
+    gap = _gap(network, changed, size, count)
+    if gap <= TOLERANCE:
+        return True
     exact = copy.deepcopy(network).cpu().double()  # not every device has float64
-    return _gap(network, lambda images: exact(images.cpu().double()), size, 2)
+    return gap <= ROUNDINGS * _gap(network, lambda images: exact(images.cpu().double()), size, 2)
 
 
 def _gap(first: nn.Module, second: Callable[[Tensor], Tensor], size: int, count: int) -> float:
@@ -105,7 +109,3 @@ def full_precision() -> Iterator[None]:
         yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
-
-
-def _warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr, flush=True)

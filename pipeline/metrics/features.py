@@ -21,6 +21,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import sha256
 from pipeline.metrics.fast import accelerate, full_precision
 from pipeline.params import MetricsParams, suggest
+from pipeline.progress import progress
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
@@ -173,6 +174,12 @@ def extract(extractor: Extractor, batches: Iterable[Tensor | Sequence[Tensor]]) 
     """Features float32 (N, dim) of each batch of images."""
     for images in batches:
         yield extractor(images).numpy()
+
+
+def features_of(extractor: Extractor, images: np.ndarray, size: int, title: str) -> Iterator[np.ndarray]:
+    """Features float32 (n, dim) of a uint8 array (N, C, S, S), `size` images at a time, under a progress bar."""
+    batches = progress(in_batches(images, size), f"features of {title}", -(-len(images) // size), "batches")
+    yield from extract(extractor, batches)
 
 
 def _extractor(

@@ -46,7 +46,7 @@ def prdc(comparison: Comparison) -> dict[str, Estimate]:
     real, generated = comparison.real, comparison.generated
     columns = [k - 1 for k in KS]
     radii = real.neighbour_distances[:, columns], generated.neighbour_distances[:, columns]
-    found = neighbourhoods(real.features, generated.features, *radii, comparison.device)
+    found = neighbourhoods(real.features, generated.features, *radii, real.device)
     three, five = range(len(KS))
     return {
         "precision": _mean(found.inside[:, five]),

@@ -9,12 +9,11 @@ import numpy as np
 from pipeline.data import SPLITS, load_array
 from pipeline.errors import PipelineError
 from pipeline.files import ArrayWriter, atomic_folder, read_json, write_json
-from pipeline.metrics.features import Extractor, extract, in_batches
+from pipeline.metrics.features import Extractor, features_of
 from pipeline.metrics.frechet import Gaussian, Moments, frechet_distance
 from pipeline.metrics.registry import measure
 from pipeline.metrics.sets import NEIGHBOURS, Comparison, FeatureSet
 from pipeline.params import MetricsParams
-from pipeline.progress import progress
 
 # CIFAR-10's 50,000 training and 10,000 test images, 32 x 32 RGB, as `prepare` writes them; the FID between the two.
 CIFAR10_SHA256 = "9048fcbac9c08a64d57a7c5a5a66750a974ad4eab380914df129f7e223d823df"
@@ -128,11 +127,10 @@ def _measure_split(
     folder: Path,
 ) -> FeatureSet:
     """Extract one split's features, into a file and into a Gaussian in one pass."""
-    images, size = np.load(prepared / f"{split}.npy", mmap_mode="r", allow_pickle=False), params.batch_size
-    batches = progress(in_batches(images, size), f"features of {split}", -(-len(images) // size), "batches")
+    images = np.load(prepared / f"{split}.npy", mmap_mode="r", allow_pickle=False)
     path, moments = folder / f"{split}_features.npy", Moments()
     with ArrayWriter(path, (extractor.dim,), np.float32) as rows:
-        for features in extract(extractor, batches):
+        for features in features_of(extractor, images, params.batch_size, split):
             rows.append(features)
             moments.add(features)
     labels = None
@@ -158,5 +156,4 @@ def _comparison(
         extractor.head,
         params.bootstrap,
         params.infinity,
-        extractor.device,
     )

@@ -1,6 +1,6 @@
 """What a metric is given, two or three sets of features, and what it gives back, estimates by name."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -105,4 +105,3 @@ class Comparison:
     head: np.ndarray | None
     bootstrap: int
     infinity: bool
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
