@@ -3,7 +3,7 @@
 errors  files  progress       one error for users; whole files; bars and log lines
 randomness                    every random draw, named by (seed, stream, step)
 layout                        where everything lies
-params                        params.yaml as frozen values
+schema  params                params.yaml as frozen, strict values
 devices                       CPU, CUDA or MPS, and determinism
 datasets                      named sources of images
 data                          prepared arrays, and batches on a device

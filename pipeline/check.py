@@ -8,12 +8,12 @@ from collections.abc import Collection, Iterator
 from pipeline.augment import AUGMENTATIONS
 from pipeline.datasets import DATASETS, expected_classes
 from pipeline.devices import choose_device
-from pipeline.errors import PipelineError, exit_cleanly
+from pipeline.errors import PipelineError, exit_cleanly, suggest
 from pipeline.losses import LOSSES
 from pipeline.metrics import EXTRACTORS
 from pipeline.models import NETWORKS, build_gan
 from pipeline.optimisers import OPTIMISERS
-from pipeline.params import PARAMS_FILE, Params, Recipe, load, suggest
+from pipeline.params import PARAMS_FILE, Params, Recipe, load
 from pipeline.penalties import PENALTIES
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from pipeline.datasets import DATASETS, RESIZE_FILTER, BadImage, Items, Source, reason_of, to_row
-from pipeline.errors import PipelineError, warn
+from pipeline.errors import PipelineError, suggest, warn
 from pipeline.files import ArrayWriter, atomic_folder, read_json, write_json
-from pipeline.params import DataParams, suggest
+from pipeline.params import DataParams
 from pipeline.progress import progress
 from pipeline.randomness import generator
 

@@ -1,8 +1,9 @@
 """The one error that users see, and the one place that turns it into an exit code."""
 
+import difflib
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 class PipelineError(Exception):
@@ -31,6 +32,17 @@ def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
 def warn(message: str) -> None:
     """One line on stderr about what goes on all the same."""
     print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def suggest(name: str, choices: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: the nearest match if there is one, and all the choices.
+
+    >>> suggest("hinqe", ["bce", "hinge"])
+    "did you mean 'hinge'? Choices: bce, hinge"
+    """
+    choices = sorted(map(str, choices))
+    near = difflib.get_close_matches(str(name), choices, n=1)
+    return (f"did you mean {near[0]!r}? " if near else "") + f"Choices: {', '.join(choices)}"
 
 
 def _fail(message: str, code: int) -> int:

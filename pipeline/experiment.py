@@ -25,12 +25,12 @@ from pipeline.checkpoint import (
     save_checkpoint,
 )
 from pipeline.data import ImageSet
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, suggest
 from pipeline.files import ArrayWriter, atomic_folder, write_bytes
 from pipeline.losses import LOSSES
 from pipeline.metrics import Extractor, Reference, extract
 from pipeline.models.summary import count_parameters
-from pipeline.params import Params, Recipe, suggest
+from pipeline.params import Params, Recipe
 from pipeline.progress import progress as progress_bar
 from pipeline.provenance import commit
 from pipeline.randomness import stable_hash

@@ -11,19 +11,18 @@ Names that stand in registries (networks, losses, ...) and rules across fields a
 import argparse
 import difflib
 import io
-import re
-import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from pipeline.errors import PipelineError, exit_cleanly
+from pipeline.errors import PipelineError, exit_cleanly, suggest
 from pipeline.files import write_bytes
+from pipeline.schema import Section, faults
 
 PARAMS_FILE = Path("params.yaml")
 NULL_TAG = "tag:yaml.org,2002:null"  # written as the word, not as nothing
@@ -34,12 +33,6 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Rate = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
 Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,63}$")]
-
-
-class Section(BaseModel):
-    """A part of params.yaml: frozen, no unknown keys, no conversion between types (1 for 1.0 apart)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class DataParams(Section):
@@ -170,11 +163,7 @@ def parse(tree: Any, source: Path | str) -> Params:
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
-        found = error.errors()
-        within = {fault["loc"][:-1] for fault in found}  # pydantic calls a list too short if all its items are wrong
-        told = (fault for fault in found if not (fault["type"] == "too_short" and fault["loc"] in within))
-        faults = dict.fromkeys(map(_sentence, told))
-        raise PipelineError("\n".join(f"{source}: {fault}" for fault in faults)) from None
+        raise PipelineError("\n".join(f"{source}: {fault}" for fault in faults(error, Params))) from None
 
 
 def save(changes: Mapping[str, Any], path: Path | str = PARAMS_FILE) -> Params:
@@ -207,17 +196,6 @@ def _flow(value: Any) -> Any:
     return items
 
 
-def suggest(name: str, choices: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: the nearest match if there is one, and all the choices.
-
-    >>> suggest("hinqe", ["bce", "hinge"])
-    "did you mean 'hinge'? Choices: bce, hinge"
-    """
-    choices = sorted(map(str, choices))
-    near = difflib.get_close_matches(str(name), choices, n=1)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"Choices: {', '.join(choices)}"
-
-
 def _parse_yaml(text: str, path: Path) -> Any:
     """YAML 1.2, as DVC reads it: `2e-4` is a number and `off` is a word."""
     try:
@@ -243,59 +221,6 @@ def _find(tree: Any, name: str) -> tuple[Any, str]:
         if depth < len(parents):
             section = section[part]
     return section, key
-
-
-def _sentence(fault: Any) -> str:
-    """One of pydantic's errors as `place: rule, got value`."""
-    place = ".".join(str(part) for part in fault["loc"] if part != "[key]") or "the file"
-    kind, context, value = fault["type"], fault.get("ctx", {}), _short(fault["input"])
-    bounds = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}
-    limits = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
-    kinds = {"int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number",
-             "bool_type": "true or false", "string_type": "a text", "finite_number": "a finite number",
-             "tuple_type": "a list", "model_type": "a section of `key: value` lines",
-             "dict_type": "a section of `key: value` lines",
-             "mapping_type": "a section of `key: value` lines"}  # fmt: skip
-    if kind in bounds:
-        return f"{place}: must be {bounds[kind]} {context[limits[kind]]}, got {value}"
-    if kind in kinds:
-        return f"{place}: must be {kinds[kind]}, got {value}"
-    if kind == "extra_forbidden":
-        return f"{place}: unknown key; {suggest(str(fault['loc'][-1]), _siblings(fault['loc']))}"
-    if kind == "missing":
-        return f"{place}: missing; add it (presets/ hold complete files)"
-    if kind == "literal_error":
-        choices = re.findall(r"'([^']+)'|(\d+)", context["expected"])
-        return f"{place}: unknown value {value}; " + suggest(value.strip("'"), (a or b for a, b in choices))
-    if kind == "string_pattern_mismatch":
-        return f"{place}: must match {context['pattern']}, got {value}"
-    if kind == "too_short":
-        return f"{place}: must not be empty"
-    return f"{place}: {fault['msg']}, got {value}"
-
-
-_REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxlong = _REPR.maxother = 60
-
-
-def _short(value: Any) -> str:
-    try:
-        text = _REPR.repr(value)  # not repr: YAML aliases can make ten lines stand for 10**10 values
-    except ValueError:  # more digits than Python prints
-        text = "a huge number"
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _siblings(location: tuple[Any, ...]) -> Iterable[str]:
-    """The keys that exist in the section in which an unknown one was found."""
-    model: Any = Params
-    for part in location[:-1]:
-        if model is Mapping:  # below `models:` stand recipes
-            model = Recipe
-            continue
-        field = model.model_fields[part].annotation
-        model = Mapping if part == "models" else field
-    return model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else ()
 
 
 def _use(preset: str) -> None:

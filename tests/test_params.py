@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from pipeline import check, params
-from pipeline.errors import PipelineError
-from pipeline.params import Params, load, parse, save, suggest
+from pipeline.errors import PipelineError, suggest
+from pipeline.params import Params, load, parse, save
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")

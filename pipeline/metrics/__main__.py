@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pipeline.devices import choose_device
-from pipeline.errors import PipelineError, exit_cleanly, warn
+from pipeline.errors import PipelineError, exit_cleanly, suggest, warn
 from pipeline.files import write_bytes
 from pipeline.metrics import EXTRACTORS, METRICS, Extractor, load_extractor
 from pipeline.metrics.command import Reading, Side, compare, measure_side, open_side
 from pipeline.metrics.record import protocol_of
 from pipeline.metrics.statistics import write_statistics
-from pipeline.params import MetricsParams, suggest
+from pipeline.params import MetricsParams
 
 # What the extractors' and devices' errors call a parameter of params.yaml, and what it is here.
 OPTIONS = {

@@ -19,12 +19,12 @@ from pipeline import layout
 from pipeline.checkpoint import load_generator
 from pipeline.data import load_array, load_description
 from pipeline.devices import choose_device
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, suggest
 from pipeline.files import read_json
 from pipeline.metrics.features import INCEPTION_SHA256, Extractor, features_of, load_extractor
 from pipeline.metrics.frechet import Gaussian, frechet_distance
 from pipeline.metrics.reference import Reference, load_reference
-from pipeline.params import Params, suggest
+from pipeline.params import Params
 from pipeline.sampling import sample
 
 _FID = {

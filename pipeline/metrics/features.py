@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, suggest
 from pipeline.files import sha256
 from pipeline.metrics.fast import accelerate, full_precision
-from pipeline.params import MetricsParams, suggest
+from pipeline.params import MetricsParams
 from pipeline.progress import progress
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"

@@ -14,10 +14,10 @@ import torch
 
 from pipeline import layout
 from pipeline.data import load_description
-from pipeline.errors import PipelineError, exit_cleanly
+from pipeline.errors import PipelineError, exit_cleanly, suggest
 from pipeline.models import GAN, NETWORKS, build_gan
 from pipeline.models.summary import COUNTED, count_parameters, describe, inputs_of, table
-from pipeline.params import PARAMS_FILE, DataParams, Params, Recipe, load, suggest
+from pipeline.params import PARAMS_FILE, DataParams, Params, Recipe, load
 
 ASSUMED_CLASSES = 10  # of MNIST, FashionMNIST, CIFAR-10 and digits
 
