@@ -11,7 +11,8 @@ models/                       NETWORKS and build_gan; `python -m pipeline.models
 losses  penalties             LOSSES: pairs for D and G; PENALTIES on D's slope
 augment  optimisers           AUGMENTATIONS of what D is shown; OPTIMISERS
 training                      TrainState, train_step, train
-checkpoint                    atomic save, verified load, fingerprint, the exported generator
+checkpoint                    atomic save, verified load, fingerprint, the exported networks
+warm_start                    a recipe that begins with an earlier run's networks
 sampling                      seeded samples, grids, animations
 metrics/                      EXTRACTORS, METRICS, the real images' reference; `python -m pipeline.metrics`
 spool  tracking               what MLflow is told, and never waited for

@@ -5,6 +5,8 @@ python -m pipeline.check        says that params.yaml is sound, or all that is n
 
 from collections.abc import Collection, Iterator
 
+import torch
+
 from pipeline.augment import AUGMENTATIONS
 from pipeline.datasets import DATASETS, expected_classes
 from pipeline.devices import choose_device
@@ -15,6 +17,10 @@ from pipeline.models import NETWORKS, build_gan
 from pipeline.optimisers import OPTIMISERS
 from pipeline.params import PARAMS_FILE, Params, Recipe, load
 from pipeline.penalties import PENALTIES
+from pipeline.training import create_state
+from pipeline.warm_start import warm_start
+
+SMALL = {"width_g": 8, "width_d": 8, "latent_dim": 2}  # a network that is quickly built
 
 
 def require(params: Params) -> None:
@@ -34,12 +40,25 @@ def problems(params: Params) -> Iterator[str]:
         values = getattr(params.compare, key)
         if len(set(values)) < len(values):
             yield f"compare.{key}: must not name anything twice, got {list(values)}"
+    if isinstance(params.generate.labels, int):
+        yield from _one_class_problems(params)
     for name, recipe in params.models.items():
         yield from _recipe_problems(f"models.{name}", recipe, params, name in params.compare.models)
     try:
         choose_device(params.runtime.device)
     except PipelineError as error:
         yield str(error)
+
+
+def _one_class_problems(params: Params) -> Iterator[str]:
+    """What is wrong with asking for samples of one class only."""
+    classes = expected_classes(params.data)
+    if params.generate.labels not in range(classes):
+        yield f"generate.labels: must be data, balanced or a class below {classes}, got {params.generate.labels}"
+    for name in params.compare.models:
+        network = params.models[name].network if name in params.models else ""
+        if network in NETWORKS and not NETWORKS[network].conditional:
+            yield f"generate.labels: must be data or balanced, since {name} of compare.models takes no labels"
 
 
 def _recipe_problems(place: str, recipe: Recipe, params: Params, compared: bool) -> Iterator[str]:
@@ -61,10 +80,24 @@ def _recipe_problems(place: str, recipe: Recipe, params: Params, compared: bool)
             yield f"{place}.norm_d: the network {recipe.network} has no batch norm in D; use spectral or none"
         try:
             shape = (params.data.channels, params.data.image_size, params.data.image_size)
-            small = recipe.model_copy(update={"width_g": 8, "width_d": 8, "latent_dim": 2})
-            build_gan(small, shape, expected_classes(params.data) if compared else 2, seed=0)
+            classes = expected_classes(params.data) if compared else 2
+            build_gan(recipe.model_copy(update=SMALL), shape, classes, seed=0)
         except PipelineError as error:
             yield f"{error} (the network of {place})"
+        else:
+            if compared and recipe.init_from and recipe.optimiser in OPTIMISERS:
+                yield from _origin_problems(place, recipe, params, shape, classes)
+
+
+def _origin_problems(
+    place: str, recipe: Recipe, params: Params, shape: tuple[int, int, int], classes: int
+) -> Iterator[str]:
+    """What keeps a recipe from starting with the networks that it names."""
+    try:
+        assert recipe.init_from
+        warm_start(create_state(recipe, params.train, shape, classes, 0, torch.device("cpu")), recipe.init_from)
+    except PipelineError as error:
+        yield f"{place}.init_from: {error}"
 
 
 def _impossible_pairs(place: str, recipe: Recipe) -> Iterator[str]:

@@ -69,7 +69,7 @@ def code_version(recipe: Recipe) -> str:
     """
     package, network, loss = Path(__file__).parent, NETWORKS[recipe.network], LOSSES[recipe.loss]
     names = ["data.py", "devices.py", "experiment.py", "models/build.py", "models/layers.py"]
-    files = [package / name for name in [*names, "randomness.py", "sampling.py", "training.py"]]
+    files = [package / name for name in [*names, "randomness.py", "sampling.py", "training.py", "warm_start.py"]]
     files += [package / "metrics" / name for name in ("features.py", "fast.py", "frechet.py")]  # the best checkpoint
     files += map(Path, sorted(network.sources()))
     functions: list[Callable] = [loss.discriminator, loss.generator, PENALTIES[recipe.penalty].value]
@@ -134,18 +134,21 @@ def generator_tensors(state: TrainState) -> dict[str, Tensor]:
     }
 
 
-def export_generator(folder: Path, state: TrainState, best: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
-    """Write generator.safetensors, best.safetensors, the same of an earlier step, and generator.json.
+def export_networks(folder: Path, state: TrainState, best: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+    """Write generator.safetensors, best.safetensors, the same of an earlier step, discriminator.safetensors, and
+    generator.json.
 
     `info` must say how to rebuild the network: `recipe`, `image_shape` and `n_classes`.
     """
     write_bytes(folder / "generator.safetensors", write_tensors(_portable(generator_tensors(state))))
     write_bytes(folder / "best.safetensors", write_tensors(_portable(best)))
+    discriminator = state.gan.discriminator.state_dict()
+    write_bytes(folder / "discriminator.safetensors", write_tensors(_portable(discriminator)))
     write_json(folder / "generator.json", dict(info))
 
 
 def load_generator(folder: Path, weights: str, checkpoint: str = "generator") -> tuple[nn.Module, dict[str, Any]]:
-    """The generator that `export_generator` wrote, on the CPU and in evaluation mode, and its generator.json.
+    """The generator that `export_networks` wrote, on the CPU and in evaluation mode, and its generator.json.
 
     Args:
         weights: "raw" or "ema".

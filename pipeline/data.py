@@ -22,7 +22,17 @@ from pipeline.progress import progress
 from pipeline.randomness import generator
 
 SPLITS = ("train", "test")
-DESCRIPTION_KEYS = {"name", "train", "test", "image_shape", "classes", "source_size", "skipped", "sha256"}
+DESCRIPTION_KEYS = {
+    "name",
+    "train",
+    "test",
+    "image_shape",
+    "classes",
+    "class_counts",
+    "source_size",
+    "skipped",
+    "sha256",
+}
 
 
 @dataclass
@@ -48,10 +58,11 @@ def prepare(params: DataParams, out: Path) -> dict[str, Any]:
         raise PipelineError(f"data.dataset: unknown value {params.dataset!r}; {suggest(params.dataset, DATASETS)}")
     source, tally = DATASETS[params.dataset](params), _Tally()
     with atomic_folder(out) as folder:
-        counts = {
+        labels = {
             split: _write_split(folder, split, items, indices, params, tally)
             for split, (items, indices) in _choose(source, params).items()
         }
+        counts = {split: len(found) for split, found in labels.items()}
         if min(counts.values()) < 2:
             found = f"{counts['train']} for training, {counts['test']} for testing, {len(tally.bad)} bad"
             rule = "at least 2 of each are needed: add images, or change data.test_fraction or data.limit"
@@ -61,6 +72,7 @@ def prepare(params: DataParams, out: Path) -> dict[str, Any]:
             **counts,
             "image_shape": [params.channels, params.image_size, params.image_size],
             "classes": list(source.classes),
+            "class_counts": np.bincount(labels["train"], minlength=len(source.classes)).tolist(),
             "source_size": {"crop": "centre", "filter": RESIZE_FILTER.name.lower(), "images_changed": tally.resized},
             "skipped": {**source.skipped, **Counter(fault.kind for fault in tally.bad)},
             "sha256": tally.digest.hexdigest(),
@@ -89,9 +101,11 @@ def _choose(source: Source, params: DataParams) -> dict[str, tuple[Items, list[i
     return chosen
 
 
-def _write_split(folder: Path, split: str, items: Items, indices: list[int], params: DataParams, tally: _Tally) -> int:
-    """Stream one split to its two files and into `tally`; the number of images written."""
-    size, labels = params.image_size, list[int]()
+def _write_split(
+    folder: Path, split: str, items: Items, indices: list[int], params: DataParams, tally: _Tally
+) -> np.ndarray:
+    """Stream one split to its two files and into `tally`; the labels of the images written, int64 (N,)."""
+    size, found = params.image_size, list[int]()
     with ArrayWriter(folder / f"{split}.npy", (params.channels, size, size), np.uint8) as rows:
         for index in progress(indices, f"prepare {params.dataset} {split}", len(indices), "images"):
             try:
@@ -105,11 +119,12 @@ def _write_split(folder: Path, split: str, items: Items, indices: list[int], par
             rows.append(row[None])
             tally.digest.update(row.tobytes())
             tally.resized += (picture.shape[:2] if isinstance(picture, np.ndarray) else picture.size) != (size, size)
-            labels.append(label)
+            found.append(label)
+    labels = np.array(found, np.int64)
     with ArrayWriter(folder / f"{split}_labels.npy", (), np.int64) as writer:
-        writer.append(np.array(labels, np.int64))
-    tally.digest.update(np.array(labels, np.int64).tobytes())
-    return len(labels)
+        writer.append(labels)
+    tally.digest.update(labels.tobytes())
+    return labels
 
 
 def load_description(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """One experiment: one recipe trained with one seed, then sampled and scored. A stage and a search trial share it."""
 
+import functools
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ from torch import nn
 from pipeline import layout
 from pipeline.checkpoint import (
     Progress,
-    export_generator,
+    export_networks,
     fingerprint,
     generator_tensors,
     load_checkpoint,
@@ -29,16 +30,18 @@ from pipeline.errors import PipelineError, suggest
 from pipeline.files import ArrayWriter, atomic_folder, write_bytes
 from pipeline.losses import LOSSES
 from pipeline.metrics import Extractor, Reference, extract
+from pipeline.models import NETWORKS
 from pipeline.models.summary import count_parameters
 from pipeline.params import Params, Recipe
 from pipeline.progress import progress as progress_bar
 from pipeline.provenance import commit
 from pipeline.randomness import stable_hash
-from pipeline.sampling import grid, labels, picture, sample, save_animation, save_picture
+from pipeline.sampling import grid, labels, picture, rows_of_classes, sample, save_animation, save_picture
 from pipeline.tracking import Tracker
 from pipeline.training import TrainState, create_state, require_finite, train
+from pipeline.warm_start import origin, warm_start
 
-COLUMNS = 10  # of every grid: samples take the classes in turn, so ten classes give one column each
+COLUMNS = 10  # of every grid
 GRID_SEED, CURVE_SEED = stable_hash("grid"), stable_hash("curve")  # the same latents for all models and all steps
 
 
@@ -76,6 +79,18 @@ class Experiment:
     def n_classes(self) -> int:
         return len(self.description["classes"])
 
+    @property
+    def conditional(self) -> bool:
+        return NETWORKS[self.recipe.network].conditional
+
+    @functools.cached_property
+    def origin(self) -> dict[str, Any] | None:
+        """Whose weights training begins with, see `pipeline.warm_start.origin`; None = its own random ones."""
+        try:
+            return origin(self.recipe.init_from) if self.recipe.init_from else None
+        except PipelineError as error:
+            raise PipelineError(f"models.{self.model}.init_from: {error}") from None
+
     def fingerprint(self) -> str:
         """Changes with whatever shapes the trained weights or the learning curve."""
         return fingerprint(
@@ -83,6 +98,7 @@ class Experiment:
             budget=self.params.train.model_dump(),
             extractor=[self.params.metrics.extractor, self.params.metrics.weights],
             data=self.description["sha256"],
+            origin=self.origin,
             seed=self.seed,
         )
 
@@ -99,6 +115,7 @@ class Experiment:
             "model": self.model,
             "data_sha256": self.description["sha256"],
             "fingerprint": self.fingerprint(),
+            "initialised_from": "nothing" if self.origin is None else json.dumps(self.origin),
             "git_commit": commit(),
             "dvc_stage": os.environ.get("DVC_STAGE", "none"),
             "dvc_experiment": os.environ.get("DVC_EXP_NAME", "none"),
@@ -112,7 +129,7 @@ class Experiment:
         """
         metrics, generate = self.params.metrics, self.params.generate
         measured = [self.description["sha256"], metrics.extractor, metrics.weights, metrics.unknown_weights]
-        measured += [generate.samples, generate.seed, generate.weights]
+        measured += [generate.samples, generate.seed, generate.weights, generate.labels, self.recipe.init_from]
         key = hashlib.sha256(json.dumps(measured).encode()).hexdigest()[:6]
         group = f"{self.description['name']}-{self.image_shape[1]}px-{metrics.extractor}-{key}"
         folder = layout.work_folder(self.name, f"{self.fingerprint()}-{key}")
@@ -135,19 +152,23 @@ class Observer:
     def draw(self, state: TrainState) -> None:
         """Write the grid of this step, and hand it to MLflow."""
         path = self.grids / f"{state.step:08d}.png"
-        images = torch.cat(list(self._samples(state, 6 * COLUMNS, GRID_SEED)))
+        rows = min(self.experiment.n_classes, 10) if self.experiment.conditional else 6
+        images = torch.cat(list(self._samples(state, rows_of_classes(range(rows), rows, COLUMNS), GRID_SEED)))
         save_picture(grid(images, COLUMNS), path)
         self.tracker.image("samples", path, state.step)
 
     def score(self, state: TrainState) -> float:
         """The distance of a few samples to the training images: a cheap estimate for curves, biased upwards."""
-        samples = self._samples(state, self.experiment.params.train.score_samples, CURVE_SEED)
+        like_data = labels(
+            "data", self.experiment.description["class_counts"], self.experiment.params.train.score_samples
+        )
+        samples = self._samples(state, like_data, CURVE_SEED)
         return self.reference.distance(np.concatenate(list(extract(self.extractor, samples))))
 
-    def _samples(self, state: TrainState, n: int, seed: int) -> Iterator[torch.Tensor]:
+    def _samples(self, state: TrainState, labels: torch.Tensor, seed: int) -> Iterator[torch.Tensor]:
         network = state.gan.generator if state.ema is None else state.ema
         recipe, size = self.experiment.recipe, self.experiment.params.metrics.batch_size
-        return sample(network, n, seed, min(size, n), recipe.latent_dim, self.experiment.n_classes)
+        return sample(network, labels, seed, min(size, len(labels)), recipe.latent_dim)
 
 
 def train_experiment(
@@ -162,6 +183,8 @@ def train_experiment(
     params, recipe, work = experiment.params, experiment.recipe, experiment.work_folder()
     device = images.images.device
     state = create_state(recipe, params.train, experiment.image_shape, experiment.n_classes, experiment.seed, device)
+    if recipe.init_from:
+        warm_start(state, recipe.init_from)
     progress = load_checkpoint(work, state)
     if not progress.history:
         _observe(state, progress, observer, {}, last=False)
@@ -229,6 +252,7 @@ def write_run(experiment: Experiment, state: TrainState, progress: Progress, obs
         "seed": experiment.seed,
         "recipe": recipe.model_dump(),
         "train": budget.model_dump(),
+        "init_from": experiment.origin,
         "image_shape": experiment.image_shape,
         "n_classes": experiment.n_classes,
         "steps": state.step,
@@ -240,7 +264,7 @@ def write_run(experiment: Experiment, state: TrainState, progress: Progress, obs
         "fingerprint": experiment.fingerprint(),
         "data_sha256": experiment.description["sha256"],
     }
-    export_generator(out, state, progress.best, info)
+    export_networks(out, state, progress.best, info)
     columns = ["step", "images", "loss/d", "loss/g", "distance"]
     write_bytes(out / "history.csv", pd.DataFrame(progress.history, columns=columns).to_csv(index=False).encode())
     write_bytes(out / "timing.csv", pd.DataFrame(progress.timing).to_csv(index=False).encode())
@@ -255,33 +279,44 @@ def _grid_steps(steps: int, every: int) -> list[int]:
 
 
 def generate_samples(
-    generators: dict[str, nn.Module], info: dict[str, Any], params: Params, n: int, grids: Path, out: Path
+    generators: dict[str, nn.Module], labels: torch.Tensor, info: dict[str, Any], params: Params, grids: Path, out: Path
 ) -> None:
-    """Write `n` samples of each generator to the folder `out`, all of the same latents.
+    """Write samples of each generator to the folder `out`, one for each label, all of the same latents.
 
     `generators` holds the final one as "images", whose samples are also written as grid.png, progress.gif, final/ and
-    png/, and perhaps others: to <name>.npy each, uint8 (n, C, S, S), and their labels to labels.npy.
+    png/, and perhaps others: to <name>.npy each, uint8 (n, C, S, S), and their labels to labels.npy. The grid of a
+    conditional generator has one class a row.
     """
+    settings = (params.generate.seed, params.generate.batch_size, info["recipe"]["latent_dim"])
+    if NETWORKS[info["recipe"]["network"]].conditional:
+        shown = rows_of_classes(labels.unique().tolist()[:COLUMNS], COLUMNS, COLUMNS)
+    else:
+        shown = labels[: COLUMNS**2]
     with atomic_folder(out) as folder:
         for name, generator in generators.items():
-            _write_samples(generator, info, params, n, folder, name, f"{name} of {out.name}")
-        np.save(folder / "labels.npy", labels(0, n, info["n_classes"]).numpy())
-        first = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)[: COLUMNS**2]
-        save_picture(grid(np.array(first), COLUMNS), folder / "grid.png")
-        _write_singles(np.array(first[:10]), folder / "final", 0, digits=2)
+            png = folder / "png" if params.generate.png_folder and name == "images" else None
+            samples = sample(generator, labels, *settings)
+            _write_samples(
+                samples, len(labels), info["image_shape"], folder / f"{name}.npy", png, f"{name} of {out.name}"
+            )
+        np.save(folder / "labels.npy", labels.numpy())
+        images = torch.cat(list(sample(generators["images"], shown, *settings)))
+        save_picture(grid(images, COLUMNS), folder / "grid.png")
+        first = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)[:10]
+        _write_singles(np.array(first), folder / "final", 0, digits=2)
         save_animation([Image.open(path) for path in sorted(grids.glob("*.png"))], folder / "progress.gif")
 
 
 def _write_samples(
-    generator: nn.Module, info: dict[str, Any], params: Params, n: int, folder: Path, name: str, title: str
+    samples: Iterator[torch.Tensor], n: int, image_shape: tuple[int, ...], file: Path, png: Path | None, title: str
 ) -> None:
-    total, size, latent_dim = 0, params.generate.batch_size, info["recipe"]["latent_dim"]
+    total = 0
     bar = progress_bar(None, title, n, "images")
-    with ArrayWriter(folder / f"{name}.npy", tuple(info["image_shape"]), np.uint8) as rows:
-        for images in sample(generator, n, params.generate.seed, size, latent_dim, info["n_classes"]):
+    with ArrayWriter(file, image_shape, np.uint8) as rows:
+        for images in samples:
             rows.append(images.numpy())
-            if params.generate.png_folder and name == "images":
-                _write_singles(images.numpy(), folder / "png", total, digits=6)
+            if png:
+                _write_singles(images.numpy(), png, total, digits=6)
             total += len(images)
             bar.update(len(images))
     bar.close()

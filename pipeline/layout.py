@@ -2,7 +2,7 @@
 
     prepare     data/prepared/    train.npy train_labels.npy test.npy test_labels.npy dataset.json
     reference   data/reference/   {train,test}_features.npy statistics.npz neighbours.npy floor.json
-    train       runs/E/           generator.safetensors best.safetensors generator.json history.csv timing.csv grids/
+    train       runs/E/           {generator,best,discriminator}.safetensors generator.json {history,timing}.csv grids/
     generate    samples/E/        images.npy best.npy labels.npy grid.png progress.gif final/00.png ..
     fid         scores/E/         metrics.json closest.png
     report      reports/          report.html leaderboard.csv
@@ -21,6 +21,7 @@ RUNS = Path("runs")
 SAMPLES = Path("samples")
 SCORES = Path("scores")
 REPORTS = Path("reports")
+PRETRAINED = Path("pretrained")  # networks of earlier runs, see pipeline.warm_start
 
 
 def experiment_name(model: str, seed: int) -> str:

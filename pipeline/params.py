@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -33,6 +33,12 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Rate = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
 Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,63}$")]
+
+
+def _labels(value: Any) -> Any:
+    if value in ("data", "balanced") or (type(value) is int and 0 <= value < 2**31):
+        return value
+    raise ValueError("must be data, balanced, or the number of one class")
 
 
 class DataParams(Section):
@@ -72,6 +78,7 @@ class Recipe(Section):
     norm_d: Literal["none", "batch", "spectral"]
     spectral_norm_g: bool
     init: Literal["normal", "xavier", "orthogonal"]
+    init_from: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,63}(@[0-9a-f]{16})?$")] | None
     batch_size: Annotated[int, Field(ge=2, le=65536)]
     n_critic: Annotated[int, Field(ge=1, le=100)]
     optimiser: str
@@ -105,6 +112,7 @@ class CompareParams(Section):
 
 class GenerateParams(Section):
     samples: Annotated[int, Field(ge=10)] | None
+    labels: Annotated[str | int, BeforeValidator(_labels)]
     seed: Seed
     weights: Literal["ema", "raw"]
     batch_size: Count

@@ -1,7 +1,7 @@
 """From a generator to uint8 images and pictures of them.
 
-The latents and the label of sample i are a function of (seed, i) alone, on every device. So are its pixels, but for the
-rounding of kernels that a library chooses by device and batch size: at most one level in a few pixels.
+The latents of sample i are a function of (seed, i) alone, on every device. So are its pixels, given its label, but for
+the rounding of kernels that a library chooses by device and batch size: at most one level in a few pixels.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.utils import make_grid
@@ -29,29 +30,54 @@ def latents(seed: int, start: int, stop: int, latent_dim: int) -> Tensor:
     return torch.cat(blocks)[start - first * BLOCK : stop - first * BLOCK]
 
 
-def labels(start: int, stop: int, n_classes: int) -> Tensor:
-    """The labels of samples start..stop-1, int64: every class in turn, so that any number of samples is balanced."""
-    return torch.arange(start, stop) % max(n_classes, 1)
+def labels(choice: str | int, counts: Sequence[int], n: int) -> Tensor:
+    """The labels of samples 0..n-1, int64: those of the first k samples are as `choice` says, for every k.
+
+    Args:
+        choice: "balanced", each class as often as any other; "data", each as often as among the training images; or
+            the number of one class, which all samples have.
+        counts: how many training images each class has; of images without labels, one number.
+
+    The order is that of the divisor method of Webster and Sainte-Laguë: of equal classes each in turn.
+
+    >>> labels("data", [10, 30], 8).tolist()
+    [1, 0, 1, 1, 1, 0, 1, 1]
+    """
+    if isinstance(choice, int):
+        return torch.full((n,), choice)
+    shares = np.ones(len(counts)) if choice == "balanced" else np.asarray(counts, np.float64)
+    shares = shares / shares.sum()
+    numbers = [np.arange(int((n + len(shares) / 2) * share) + 2) for share in shares]  # no class is due more often
+    due = np.concatenate([(number + 0.5) / share for number, share in zip(numbers, shares, strict=True) if share])
+    owner = np.concatenate([np.full(len(number), label) for label, number in enumerate(numbers) if shares[label]])
+    return torch.from_numpy(owner[np.lexsort((owner, due))[:n]])
+
+
+def rows_of_classes(classes: Sequence[int], rows: int, columns: int) -> Tensor:
+    """The labels of a grid with one class a row, int64 (rows * columns,): the classes in order, each in equal parts.
+
+    >>> rows_of_classes([0, 1, 2], rows=4, columns=2).tolist()
+    [0, 0, 0, 0, 1, 1, 2, 2]
+    """
+    chosen = np.sort(np.arange(rows) % len(classes))
+    return torch.from_numpy(np.asarray(classes)[chosen].repeat(columns))
 
 
 @torch.inference_mode()
-def sample(
-    generator: nn.Module, n: int, seed: int, batch_size: int, latent_dim: int, n_classes: int, start: int = 0
-) -> Iterator[Tensor]:
-    """Yield samples start..start+n-1 in batches: uint8 (N, C, S, S) on the CPU.
+def sample(generator: nn.Module, labels: Tensor, seed: int, batch_size: int, latent_dim: int) -> Iterator[Tensor]:
+    """Yield one sample for each label in batches: uint8 (N, C, S, S) on the CPU.
 
     The generator runs in evaluation mode on the device of its weights, and is left in the mode it came in. Every
     batch it sees has the same size (a short last one is filled up), so that the same kernels make every sample.
     """
-    device, was_training = next(generator.parameters()).device, generator.training
+    device, was_training, n = next(generator.parameters()).device, generator.training, len(labels)
+    labels = F.pad(labels, (0, -n % batch_size))
     generator.eval()
     try:
-        for first in range(start, start + n, batch_size):
+        for first in range(0, n, batch_size):
             last = first + batch_size
-            images = generator(
-                latents(seed, first, last, latent_dim).to(device), labels(first, last, n_classes).to(device)
-            )
-            yield to_uint8(images)[: start + n - first].cpu()
+            images = generator(latents(seed, first, last, latent_dim).to(device), labels[first:last].to(device))
+            yield to_uint8(images)[: n - first].cpu()
     finally:
         generator.train(was_training)
 

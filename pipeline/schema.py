@@ -50,7 +50,7 @@ def _sentence(fault: Any, model: type[BaseModel]) -> str:
         return f"{place}: must match {context['pattern']}, got {value}"
     if kind == "too_short":
         return f"{place}: must not be empty"
-    return f"{place}: {fault['msg']}, got {value}"
+    return f"{place}: {fault['msg'].removeprefix('Value error, ')}, got {value}"
 
 
 _REPR = reprlib.Repr()

@@ -59,7 +59,7 @@ def score_samples(
             "selected_by": {"distance": info["best"]["distance"], "samples": info["curve"]["samples"]},
             **records.get("best", records["images"]),
         },
-        "protocol": protocol(extractor, reference, params, len(samples["images"])),
+        "protocol": protocol(extractor, reference, params, info, len(samples["images"])),
     }
     places, nearest, _ = closest_pairs(comparisons["images"], PAIRS)
     pairs = np.concatenate([samples["images"][places], real[nearest]])
@@ -68,8 +68,11 @@ def score_samples(
     return metrics
 
 
-def protocol(extractor: Extractor, reference: Reference, params: Params, generated: int) -> dict[str, Any]:
+def protocol(
+    extractor: Extractor, reference: Reference, params: Params, info: dict[str, Any], generated: int
+) -> dict[str, Any]:
     """All that must agree before two values may be ranked together."""
+    labels, origin = params.generate.labels, info["init_from"]
     return {
         "name": f"{_short(len(reference.train), 'train')}-{_short(generated)}",
         **protocol_of(extractor.protocol),
@@ -82,6 +85,8 @@ def protocol(extractor: Extractor, reference: Reference, params: Params, generat
         "batch_norm": "running statistics",
         "checkpoint": "final",
         "sampling_seed": params.generate.seed,
+        "labels": f"class {labels}" if isinstance(labels, int) else labels,
+        "initialised_from": "nothing" if origin is None else f"{origin['name']}@{origin['sha256']}",
     }
 
 

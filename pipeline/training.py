@@ -110,7 +110,7 @@ def train_step(
     noise = recipe.instance_noise * (1 - state.step / budget.steps)
     for index in range(state.step * recipe.n_critic, (state.step + 1) * recipe.n_critic):
         real, real_labels = batch(images, index, recipe.batch_size, seed, recipe.flip, recipe.dequantise)
-        latents, labels = draw_inputs(recipe, images.n_classes, device, seed, "d", index)
+        latents, labels = draw_inputs(recipe, images, seed, "d", index)
         with torch.no_grad(), autocast:
             fake = gan.generator(latents, labels)
         real = show(real, recipe.augment, noise, seed, "real", index)
@@ -128,7 +128,7 @@ def train_step(
         if recipe.clip is not None:
             clip_weights(gan.discriminator, recipe.clip)
 
-    latents, labels = draw_inputs(recipe, images.n_classes, device, seed, "g", state.step)
+    latents, labels = draw_inputs(recipe, images, seed, "g", state.step)
     gan.discriminator.requires_grad_(False)  # G's step needs no gradient of D's weights: a third less to compute
     with autocast:
         fake = show(gan.generator(latents, labels), recipe.augment, noise, seed, "g", state.step)
@@ -143,13 +143,14 @@ def train_step(
     return torch.stack([loss_d.detach(), loss_g.detach()])
 
 
-def draw_inputs(
-    recipe: Recipe, n_classes: int, device: torch.device, seed: int, stream: str, index: int
-) -> tuple[Tensor, Tensor]:
-    """Latents ~ N(0, 1), float32 (N, Z), and uniform labels, int64 (N,), for one batch of fakes."""
+def draw_inputs(recipe: Recipe, images: ImageSet, seed: int, stream: str, index: int) -> tuple[Tensor, Tensor]:
+    """Latents ~ N(0, 1), float32 (N, Z), and the labels of random real images, int64 (N,), for one batch of fakes."""
+    device = images.images.device
     source = generator(device, seed, "latents", stream, index)
     latents = torch.randn(recipe.batch_size, recipe.latent_dim, generator=source, device=device)
-    return latents, torch.randint(max(n_classes, 1), (recipe.batch_size,), generator=source, device=device)
+    return latents, images.labels[
+        torch.randint(len(images.labels), (recipe.batch_size,), generator=source, device=device)
+    ]
 
 
 def ema_decay(decay: float, warmup: bool, step: int) -> float:

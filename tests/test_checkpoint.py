@@ -19,7 +19,7 @@ from pipeline.augment import AUGMENTATIONS
 from pipeline.checkpoint import (
     Progress,
     code_version,
-    export_generator,
+    export_networks,
     fingerprint,
     generator_tensors,
     load_checkpoint,
@@ -377,7 +377,7 @@ def exported(folder: Path, network: str = "dcgan", **changes: Any) -> TrainState
     continued(recipe, state, Progress())
     info = {"recipe": recipe.model_dump(), "image_shape": SHAPE, "n_classes": 3, "model": "m"}
     best = {name: tensor + 1 for name, tensor in generator_tensors(state).items()}
-    export_generator(folder, state, best, info)
+    export_networks(folder, state, best, info)
     return state
 
 

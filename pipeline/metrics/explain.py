@@ -132,11 +132,10 @@ class _Case:
         generator, info = load_generator(layout.RUNS / self.name, weights)
         batches = sample(
             generator.to(self.extractor.device),
-            len(self.generated),
+            torch.from_numpy(load_array(layout.SAMPLES / self.name / "labels.npy", np.int64, (len(self.generated),))),
             self.params.generate.seed,
             self.params.generate.batch_size,
             info["recipe"]["latent_dim"],
-            info["n_classes"],
         )
         return self.reference.distance(self._extracted(self.extractor, torch.cat(list(batches)).numpy()))
 

@@ -9,7 +9,6 @@ from pipeline.errors import exit_cleanly
 from pipeline.experiment import Experiment
 from pipeline.files import read_json
 from pipeline.metrics import load_extractor, load_reference
-from pipeline.models import NETWORKS
 from pipeline.scoring import score_samples
 from pipeline.stages import begin, experiment_options
 
@@ -27,8 +26,8 @@ def main(arguments: list[str] | None = None) -> None:
     names = ["images", "best"] if (folder / "best.npy").exists() else ["images"]
     samples = {name: load_array(folder / f"{name}.npy", np.uint8, shape) for name in names}
     real = load_array(layout.PREPARED / "train.npy", np.uint8, (description["train"], *experiment.image_shape))
-    out, conditional = layout.SCORES / experiment.name, NETWORKS[experiment.recipe.network].conditional
-    labels = load_array(folder / "labels.npy", np.int64, shape[:1]) if conditional else None
+    out = layout.SCORES / experiment.name
+    labels = load_array(folder / "labels.npy", np.int64, shape[:1]) if experiment.conditional else None
     metrics = score_samples(samples, labels, real, info, params, extractor, reference, out)
     name, best = extractor.metric, metrics["best"]
     print(

@@ -6,6 +6,7 @@ from pipeline.data import load_description
 from pipeline.devices import choose_device
 from pipeline.errors import exit_cleanly
 from pipeline.experiment import Experiment, generate_samples
+from pipeline.sampling import labels
 from pipeline.stages import begin, experiment_options
 
 
@@ -20,7 +21,10 @@ def main(arguments: list[str] | None = None) -> None:
     generators = {"images": generator.to(device)}
     if info["best"]["step"] != info["steps"]:
         generators["best"] = load_generator(run, weights, "best")[0].to(device)
-    generate_samples(generators, info, params, params.generate.samples or description["train"], run / "grids", out)
+    wanted = labels(
+        params.generate.labels, description["class_counts"], params.generate.samples or description["train"]
+    )
+    generate_samples(generators, wanted, info, params, run / "grids", out)
     with experiment.open_tracker() as tracker:
         tracker.artifact(out / "grid.png", "final")
         tracker.artifact(out / "progress.gif", "final")

@@ -1,0 +1,137 @@
+"""Warm start: a recipe begins with the generator and the discriminator of an earlier run.
+
+    python -m pipeline.warm_start sagan-0 sagan_digits     keep the networks of runs/sagan-0 as pretrained/sagan_digits
+
+It prints the line for the recipe: `init_from: sagan_digits@<sha256 of the weights, 16 digits>`. DVC remakes what lies
+in runs/; so the networks are kept outside. With the hash in params.yaml, other weights are another recipe.
+"""
+
+import argparse
+import hashlib
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as read_tensors
+from torch import Tensor
+
+from pipeline import layout
+from pipeline.errors import PipelineError, exit_cleanly
+from pipeline.files import atomic_folder, read_json
+from pipeline.params import PARAMS_FILE
+from pipeline.training import TrainState
+
+NETWORKS = ("generator.safetensors", "discriminator.safetensors")
+
+
+def origin(init_from: str) -> dict[str, Any]:
+    """Whose networks `init_from` names: name, sha256, and the run's model, seed, steps and data.
+
+    Raises:
+        PipelineError: nothing is kept under this name, or its hash is another one or missing.
+    """
+    name, _, wanted = init_from.partition("@")
+    folder = _folder(name)
+    if not folder.is_dir():
+        raise PipelineError(f"{folder} does not exist: python -m pipeline.warm_start RUN {name} keeps a run there")
+    found = _sha256(folder)
+    if not wanted:
+        raise PipelineError(f"it must say which weights, write {name}@{found}")
+    if wanted != found:
+        raise PipelineError(f"the weights in {folder} are {name}@{found}; write that, or bring back those of {wanted}")
+    info = read_json(folder / "generator.json")
+    try:
+        run = {key: info[key] for key in ("model", "seed", "steps", "data_sha256")}
+    except (KeyError, TypeError):
+        raise PipelineError(f"{folder / 'generator.json'} is not of this pipeline: keep the run again") from None
+    return {"name": name, "sha256": found, **run}
+
+
+def warm_start(state: TrainState, init_from: str) -> None:
+    """Give G and D of an untrained `state` the weights that `init_from` names; the optimisers start afresh.
+
+    G takes the raw weights. Its average, if it has one, takes the averaged ones, or where there are none the raw ones.
+
+    Raises:
+        PipelineError: as `origin`, or the networks' tensors are not those of the recipe.
+    """
+    folder = _folder(origin(init_from)["name"])
+    generator, discriminator = (_read(folder / name) for name in NETWORKS)
+    raw, average = _part(generator, "raw."), _part(generator, "ema.")
+    _copy(state.gan.generator.state_dict(), raw, f"{folder}: the generator")
+    _copy(state.gan.discriminator.state_dict(), discriminator, f"{folder}: the discriminator")
+    if state.ema is not None:
+        _copy(state.ema.state_dict(), average or raw, f"{folder}: the averaged generator")
+
+
+def keep(run: str, name: str) -> str:
+    """Copy the networks of runs/<run> to pretrained/<name>, and return what `init_from` must say.
+
+    Raises:
+        PipelineError: there is no such run, or the name is not fit or is taken by other weights.
+    """
+    source, folder = layout.RUNS / run, _folder(name)
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_]{0,63}", name):
+        raise PipelineError(f"{name}: a name has up to 64 small letters, digits and underscores")
+    if not (source / NETWORKS[0]).is_file():
+        known = sorted(path.parent.name for path in layout.RUNS.glob(f"*/{NETWORKS[0]}"))
+        raise PipelineError(f"{source} holds no trained networks; there are: {', '.join(known) or 'none'}")
+    found = _sha256(source)
+    if folder.exists() and _sha256(folder) != found:
+        raise PipelineError(f"{folder} holds other weights already: choose another name, or delete it")
+    with atomic_folder(folder) as copy:
+        for file in (*NETWORKS, "generator.json"):
+            shutil.copyfile(source / file, copy / file)
+    return f"{name}@{found}"
+
+
+def _folder(name: str) -> Path:
+    return layout.root() / layout.PRETRAINED / name
+
+
+def _sha256(folder: Path) -> str:
+    """16 hexadecimal digits over both networks' files."""
+    digest = hashlib.sha256()
+    for name in NETWORKS:
+        try:
+            digest.update((folder / name).read_bytes())
+        except OSError as error:
+            raise PipelineError(f"{folder / name} cannot be read ({error.strerror}): keep the run again") from None
+    return digest.hexdigest()[:16]
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return read_tensors(path.read_bytes())
+    except SafetensorError as error:
+        raise PipelineError(f"{path} is damaged ({error}): keep the run again") from None
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _copy(live: dict[str, Tensor], saved: dict[str, Tensor], what: str) -> None:
+    """Copy `saved` into the tensors `live`, which must have the same names and shapes."""
+    remedy = "network, widths, latent_dim, norm, image size and classes must be those of the origin"
+    for name in sorted(live.keys() | saved.keys()):
+        here, there = (tuple(tensors[name].shape) if name in tensors else "nothing" for tensors in (live, saved))
+        if here != there:
+            raise PipelineError(f"{what} has {there} as {name}, the recipe builds {here}: {remedy}")
+    for name, tensor in live.items():
+        tensor.copy_(saved[name])
+
+
+@exit_cleanly
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.warm_start", description=__doc__.split("\n")[0])
+    parser.add_argument("run", help="an experiment under runs/, such as sagan-0")
+    parser.add_argument("name", help="what to call its networks under pretrained/")
+    options = parser.parse_args(arguments)
+    print(f"init_from: {keep(options.run, options.name)}      # for a recipe under models: in {PARAMS_FILE}")
+
+
+if __name__ == "__main__":
+    main()
