@@ -295,31 +295,20 @@ def generate_samples(
     with atomic_folder(out) as folder:
         for name, generator in generators.items():
             png = folder / "png" if params.generate.png_folder and name == "images" else None
-            samples = sample(generator, labels, *settings)
-            _write_samples(
-                samples, len(labels), info["image_shape"], folder / f"{name}.npy", png, f"{name} of {out.name}"
-            )
+            bar = progress_bar(None, f"{name} of {out.name}", len(labels), "images")
+            with ArrayWriter(folder / f"{name}.npy", tuple(info["image_shape"]), np.uint8) as rows:
+                for images in sample(generator, labels, *settings):
+                    if png:
+                        _write_singles(images.numpy(), png, rows.count, digits=6)
+                    rows.append(images.numpy())
+                    bar.update(len(images))
+            bar.close()
         np.save(folder / "labels.npy", labels.numpy())
         images = torch.cat(list(sample(generators["images"], shown, *settings)))
         save_picture(grid(images, COLUMNS), folder / "grid.png")
         first = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)[:10]
         _write_singles(np.array(first), folder / "final", 0, digits=2)
         save_animation([Image.open(path) for path in sorted(grids.glob("*.png"))], folder / "progress.gif")
-
-
-def _write_samples(
-    samples: Iterator[torch.Tensor], n: int, image_shape: tuple[int, ...], file: Path, png: Path | None, title: str
-) -> None:
-    total = 0
-    bar = progress_bar(None, title, n, "images")
-    with ArrayWriter(file, image_shape, np.uint8) as rows:
-        for images in samples:
-            rows.append(images.numpy())
-            if png:
-                _write_singles(images.numpy(), png, total, digits=6)
-            total += len(images)
-            bar.update(len(images))
-    bar.close()
 
 
 def _write_singles(images: np.ndarray, folder: Path, first: int, digits: int) -> None:
