@@ -42,12 +42,26 @@ def problems(params: Params) -> Iterator[str]:
             yield f"compare.{key}: must not name anything twice, got {list(values)}"
     if isinstance(params.generate.labels, int):
         yield from _one_class_problems(params)
+    yield from _search_problems(params)
     for name, recipe in params.models.items():
         yield from _recipe_problems(f"models.{name}", recipe, params, name in params.compare.models)
     try:
         choose_device(params.runtime.device)
     except PipelineError as error:
         yield str(error)
+
+
+def _search_problems(params: Params) -> Iterator[str]:
+    """Seeds that would be used twice, on what is chosen and on what judges it; and a curve without a point."""
+    search, seeds = params.search, params.search.final_seeds
+    if search.seed in params.compare.seeds:
+        yield f"search.seed: must be none of compare.seeds, on which its winner is judged, got {search.seed}"
+    if search.seed in seeds:
+        yield f"search.seed: must be none of search.final_seeds, which are to be fresh, got {search.seed}"
+    if len(set(seeds)) < len(seeds):
+        yield f"search.final_seeds: must not name anything twice, got {list(seeds)}"
+    if search.score_every > search.steps:
+        yield f"search.score_every: must be at most search.steps, {search.steps}, got {search.score_every}"
 
 
 def _one_class_problems(params: Params) -> Iterator[str]:

@@ -18,6 +18,10 @@ import numpy as np
 from pipeline.errors import PipelineError
 
 
+class InUse(PipelineError):
+    """Another process holds the lock."""
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is fsynced and renamed to `path`, on failure removed.
@@ -156,7 +160,7 @@ def exclusive(folder: Path, what: str) -> Iterator[None]:
     """Hold the lock of `folder` while the body runs; the kernel releases it when the process ends, however it ends.
 
     Raises:
-        PipelineError: another process holds it; its pid is named.
+        InUse: another process holds it; its pid is named.
     """
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -166,7 +170,7 @@ def exclusive(folder: Path, what: str) -> Iterator[None]:
             except BlockingIOError:
                 file.seek(0)
                 holder = file.read().strip() or "unknown"
-                raise PipelineError(f"{what} is in use by process {holder}: wait for it, or stop it") from None
+                raise InUse(f"{what} is in use by process {holder}: wait for it, or stop it") from None
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()

@@ -121,7 +121,7 @@ class GenerateParams(Section):
 
 
 def _number(value: Any) -> Any:
-    if value is None or (type(value) in (int, float) and math.isfinite(value)):
+    if value is None or type(value) is int or (type(value) is float and math.isfinite(value)):
         return value
     raise ValueError("must be a finite number")
 

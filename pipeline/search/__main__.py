@@ -10,6 +10,7 @@ The same command continues a study that was stopped, whatever stopped it; the sa
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import time
@@ -25,10 +26,12 @@ from pipeline.errors import PipelineError, exit_cleanly, warn
 from pipeline.params import PARAMS_FILE, load, save
 from pipeline.search.results import Results, results_of
 from pipeline.search.space import problems
+from pipeline.search.storage import locked
 from pipeline.search.study import Place, make_finals, make_study, place
 from pipeline.search.worker import stopping
 
 POLL = 0.5  # seconds between two looks at the workers
+GRACE = 60.0  # seconds for a worker to end when it is asked to
 SHORT_LIFE, LIVES = 20.0, 5  # a worker that ends within so many seconds, so many times in a row, is not started again
 
 
@@ -74,19 +77,21 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.study and "," in options.models:
         parser.error("--study names one study: give one --model")
+    if options.study and not re.fullmatch(r"\w[\w.-]{0,63}", options.study):
+        parser.error(f"--study: must be letters, digits, _ . and -, got {options.study}")
     return options
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text}")
+    return int(text)
 
 
 def _prepare() -> None:
     """Bring the prepared data and their reference up to date."""
-    done = subprocess.run([sys.executable, "-m", "dvc", "repro", "--quiet", "reference"])
+    with locked(str(layout.root() / ".work" / "search" / "prepare")):  # DVC refuses to run twice at once
+        done = subprocess.run([sys.executable, "-m", "dvc", "repro", "--quiet", "reference"])
     if done.returncode:
         raise PipelineError("the reference could not be made: see what `dvc repro reference` says above")
 
@@ -122,13 +127,23 @@ def _run_workers(at: Place, model: str, count: int, received: list[int]) -> None
             time.sleep(POLL)
         tell()
     finally:
-        for worker in workers.values():
-            worker.terminate()
-        for worker in workers.values():
-            worker.wait()
+        _end(list(workers.values()))
     if received:
         print("stopped: run the same command again to continue", file=sys.stderr)
         sys.exit(128 + received[0])
+
+
+def _end(workers: list[subprocess.Popen[bytes]]) -> None:
+    """Ask workers to stop, which write their checkpoints first; kill one that has not within `GRACE`."""
+    for worker in workers:
+        worker.terminate()
+    deadline = time.monotonic() + GRACE
+    for worker in workers:
+        try:
+            worker.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
 
 
 def _environment(index: int, count: int) -> dict[str, str]:

@@ -12,6 +12,7 @@ from optuna.distributions import (
 )
 from optuna.trial import Trial
 
+from pipeline import check
 from pipeline.errors import PipelineError, suggest
 from pipeline.params import Dimension, Params, Recipe
 
@@ -80,21 +81,35 @@ def _dimension_problems(params: Params, model: str, name: str, dimension: Dimens
         return
     ends = dimension.choices if dimension.choices is not None else (dimension.low, dimension.high)
     for value in ends:
-        try:
-            with_values(params, model, {name: value})
-        except PipelineError as error:
-            yield str(error).partition(": ")[2].removeprefix(f"models.{model}.{name}: ")
+        fault = _value_problem(params, model, name, value)
+        if fault:
+            yield fault
             return
     if not _includes(dimension, own):
         yield f"must include {own}, which {model} has now: the first trial is the recipe as it is"
 
 
+def _value_problem(params: Params, model: str, name: str, value: Any) -> str | None:
+    """Why no recipe can have this value, or None. Not whether it goes with the recipe's other values: they may vary."""
+    place = f"models.{model}.{name}: "
+    try:
+        changed = with_values(params, model, {name: value})
+    except PipelineError as error:
+        return str(error).partition(": ")[2].removeprefix(place)
+    unknown = f"{place}unknown name"
+    told = (fault for fault in check.problems(changed) if isinstance(value, str) and fault.startswith(unknown))
+    return next((fault.removeprefix(place) for fault in told), None)
+
+
 def _includes(dimension: Dimension, value: Any) -> bool:
     if dimension.choices is not None:
         return value in dimension.choices
-    steps = (value - dimension.low) / (dimension.step or 1)
-    fits = dimension.step is None or math.isclose(steps, round(steps), abs_tol=1e-9)
+    fits = dimension.step is None or _whole((value - dimension.low) / dimension.step)
     return bool(dimension.low <= value <= dimension.high and fits)
+
+
+def _whole(steps: float) -> bool:
+    return math.isclose(steps, round(steps), rel_tol=1e-9, abs_tol=1e-9)
 
 
 def _shape_problem(dimension: Dimension, own: Any) -> str | None:
@@ -103,7 +118,7 @@ def _shape_problem(dimension: Dimension, own: Any) -> str | None:
     if dimension.choices is not None:
         if (low, high, step, dimension.log) != (None, None, None, None):
             return "has choices, so it takes no low, high, log or step"
-        if len(dimension.choices) < 2 or len(set(map(repr, dimension.choices))) < len(dimension.choices):
+        if len(dimension.choices) < 2 or len(set(dimension.choices)) < len(dimension.choices):
             return "must have at least two choices, none of them twice"
         return None
     if low is None or high is None:
@@ -120,6 +135,8 @@ def _shape_problem(dimension: Dimension, own: Any) -> str | None:
         return "takes log or step, not both"
     if step is not None and not 0 < step <= high - low:
         return f"step must be above 0 and at most high - low, got {step}"
+    if step is not None and not _whole((high - low) / step):
+        return f"high must be low plus a whole number of steps, got low {low}, high {high}, step {step}"
     return None
 
 

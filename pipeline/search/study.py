@@ -22,7 +22,7 @@ from pipeline.search import jobs
 from pipeline.search.space import current, space_of
 from pipeline.search.storage import create, locked, open_storage, shown
 
-FINALS = " finals"  # what the name of a study's finals ends in
+FINALS = " finals"  # in the name of a study's finals
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,15 @@ class Place:
         return optuna.load_study(study_name=self.name, storage=self.storage, sampler=sampler, pruner=pruner)
 
     def finals(self) -> "Place":
-        return Place(self.url, self.name + FINALS, self.storage)
+        """Where the finals of the study's present trials are kept; those of more trials are others."""
+        trials = self.storage.get_all_trials(self.study_id, deepcopy=False)
+        count = sum(trial.state != TrialState.FAIL for trial in trials)
+        return Place(self.url, f"{self.name}{FINALS} of {count}", self.storage)
 
 
-def place(url: str, name: str) -> Place:
-    """Open the storage of a study, which need not exist yet."""
-    return Place(url, name, open_storage(url))
+def place(url: str, name: str, patience: float = 0.0) -> Place:
+    """Open the storage of a study, which need not exist yet; an outage is waited for so many seconds."""
+    return Place(url, name, open_storage(url, patience))
 
 
 def make_study(at: Place, params: Params, model: str, data_sha256: str, trials: int) -> None:
@@ -63,7 +66,7 @@ def make_finals(at: Place, params: Params) -> None:
     """Make the finals of a study that is over: its best trials and its first, each with every final seed."""
     finalists = choose_finalists(at.load(), params.search.finalists)
     settings = {
-        "finalists": [{"trial": trial.number, "values": trial.params, "proxy": trial.value} for trial in finalists],
+        "finalists": [_finalist(trial) for trial in finalists],
         "final_seeds": list(params.search.final_seeds),
         "train": params.train.model_dump(mode="json"),
         "samples": params.generate.samples,
@@ -72,16 +75,27 @@ def make_finals(at: Place, params: Params) -> None:
     _make(at.finals(), settings, pairs, len(pairs))
 
 
+def _finalist(trial: FrozenTrial) -> dict[str, Any]:
+    proxy = trial.value if trial.state == TrialState.COMPLETE else None  # Optuna gives pruned ones their last point
+    return {"trial": trial.number, "values": trial.params, "proxy": proxy}
+
+
 def choose_finalists(study: optuna.Study, count: int) -> list[FrozenTrial]:
     """The first trial, which is the recipe as it is, and the best `count` others, the best first.
 
     Raises:
         PipelineError: no trial has a value.
     """
-    done = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
+    done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not done:
-        raise PipelineError(f"study {study.study_name}: no trial came to its end; every one diverged, see its notes")
-    start = next(trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL)
+        faults = [trial.user_attrs["fault"] for trial in trials if "fault" in trial.user_attrs]
+        told = f"{len(faults)} failed, the first so: {faults[0]}" if faults else "all were pruned"
+        raise PipelineError(
+            f"study {study.study_name}: none of its {len(trials)} trials came to its end ({told}): "
+            "narrow search.space, and start another with --study NAME"
+        )
+    start = trials[0]
     best, seen = [start], [start.params]
     for trial in sorted(done, key=lambda trial: (trial.value, trial.number)):
         if trial.params not in seen and len(best) <= count:
@@ -100,11 +114,24 @@ def make_sampler(search: SearchParams, number: int) -> BaseSampler:
             return GPSampler(seed=seed)
         case "cmaes":
             return CmaEsSampler(seed=seed, warn_independent_sampling=False)
-        case "qmc":  # one sequence for the whole study
-            return QMCSampler(scramble=True, seed=search.seed % 2**31, warn_asynchronous_seeding=False,
-                              warn_independent_sampling=False)  # fmt: skip
+        case "qmc":
+            return _Sobol(search.seed % 2**31, number)
         case "random":
             return RandomSampler(seed=seed)
+
+
+class _Sobol(QMCSampler):
+    """One Sobol sequence for the whole study, whose trials take the point of their number.
+
+    Optuna counts in the storage instead: two workers get the same point, and a killed trial's point is lost.
+    """
+
+    def __init__(self, seed: int, number: int) -> None:
+        super().__init__(scramble=True, seed=seed, warn_asynchronous_seeding=False, warn_independent_sampling=False)
+        self.number = number
+
+    def _find_sample_id(self, study: optuna.Study, search_space: dict[str, Any]) -> int:
+        return self.number
 
 
 def make_pruner(search: SearchParams) -> BasePruner:
@@ -130,10 +157,15 @@ def _settings(params: Params, model: str, data_sha256: str) -> dict[str, Any]:
 
 def _make(at: Place, settings: dict[str, Any], first: list[dict[str, Any]], count: int) -> None:
     with locked(at.url):
-        new = create(at.storage, at.name, [StudyDirection.MINIMIZE])
-        if new:
-            at.storage.set_study_user_attr(at.study_id, "settings", json.dumps(settings))
+        create(at.storage, at.name, [StudyDirection.MINIMIZE])
         study = at.load()
+        if "settings" not in study.user_attrs:  # new, or its maker was killed at this very point
+            if study.get_trials(deepcopy=False):
+                raise PipelineError(
+                    f"{shown(at.url)} holds a study {at.name!r} that pipeline.search did not make: "
+                    "start another with --study NAME"
+                )
+            study.set_user_attr("settings", json.dumps(settings))
         there = json.loads(study.user_attrs["settings"])
         wanted = json.loads(json.dumps(settings))
         for key in sorted(there.keys() | wanted.keys()):

@@ -39,6 +39,7 @@ class Watcher(Observer):
 
     trial: optuna.trial.Trial | None = None
     pruned: bool = False
+    known: frozenset[int] = frozenset()  # steps that Optuna has heard of from an earlier worker
 
     def score(self, state: TrainState) -> float:
         value = super().score(state)
@@ -54,7 +55,8 @@ class Watcher(Observer):
 
     def _report(self, step: int, value: float) -> None:
         if self.trial is not None and step > 0:
-            self.trial.report(value, step)
+            if step not in self.known:
+                self.trial.report(value, step)
             self.pruned = self.trial.should_prune()
 
 
@@ -108,7 +110,8 @@ def run(
     experiment = Experiment(params, model, seed, bench.description)
     with open_tracker(experiment) as tracker:
         grids = experiment.work_folder() / "grids"
-        watcher = Watcher(experiment, bench.extractor, bench.reference, tracker, grids, trial)
+        known = frozenset(trial.study.trials[trial.number].intermediate_values) if trial else frozenset()
+        watcher = Watcher(experiment, bench.extractor, bench.reference, tracker, grids, trial, known=known)
         try:
             state, progress = train_experiment(
                 experiment, bench.images, watcher, lambda: watcher.pruned or should_stop()

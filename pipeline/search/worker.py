@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import NopPruner
+from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from pipeline import layout
@@ -23,16 +25,19 @@ from pipeline.data import load_description, load_images
 from pipeline.devices import choose_device
 from pipeline.errors import exit_cleanly
 from pipeline.experiment import Experiment, Interrupted
+from pipeline.files import InUse, exclusive
 from pipeline.metrics import load_extractor, load_reference
 from pipeline.params import Params
 from pipeline.search import jobs
 from pipeline.search.space import distributions, draw, with_values
+from pipeline.search.storage import PATIENCE
 from pipeline.search.study import FINALS, Place, make_pruner, make_sampler, place
 from pipeline.search.trial import Bench, Outcome, forget, run, trial_params
 from pipeline.stages import begin
 from pipeline.tracking import Tracker
 
 IDLE = 1.0  # seconds between two looks at a queue in which nothing waits
+DEATHS = 10  # a trial that so many workers died with is given up
 
 
 def work(at: Place, bench: Bench, model: str, should_stop: Callable[[], bool]) -> None:
@@ -46,11 +51,17 @@ def work(at: Place, bench: Bench, model: str, should_stop: Callable[[], bool]) -
         while not should_stop():
             running = at.storage.get_all_trials(at.study_id, deepcopy=False, states=(TrialState.RUNNING,))
             for trial in filter(worker.dead, running):
-                jobs.give_back(at.load(), at.storage, trial._trial_id)
+                jobs.give_back(at.url, at.storage, trial._trial_id, trial.user_attrs.get("worker", ""), died=True)
             trial_id = jobs.claim(at.storage, at.study_id)
             if trial_id is not None:
                 with worker.beating(at.storage, trial_id):
-                    _do(at, bench, model, trial_id, should_stop)
+                    try:
+                        _do(at, bench, model, trial_id, should_stop)
+                    except Interrupted:
+                        jobs.give_back(at.url, at.storage, trial_id, worker.name, died=False)
+                        raise
+                    except UpdateFinishedTrialError:
+                        pass  # another worker, which took this one for dead, has ended it
             elif running:
                 time.sleep(IDLE)
             else:
@@ -59,9 +70,11 @@ def work(at: Place, bench: Bench, model: str, should_stop: Callable[[], bool]) -
 
 def _do(at: Place, bench: Bench, model: str, trial_id: int, should_stop: Callable[[], bool]) -> None:
     """Do one trial, of a study or of its finals, and tell Optuna how it ended."""
-    search, number = bench.params.search, at.storage.get_trial(trial_id).number
-    final = at.name.endswith(FINALS)
-    study = at.load(make_sampler(search, number), NopPruner() if final else make_pruner(search))
+    search, frozen, final = bench.params.search, at.storage.get_trial(trial_id), FINALS in at.name
+    space = {} if final else distributions(bench.params, model)
+    settled = final or space.keys() <= frozen.params.keys()  # of a trial that goes on, nothing is sampled
+    sampler = RandomSampler() if settled else make_sampler(search, frozen.number)
+    study = at.load(sampler, NopPruner() if final else make_pruner(search))
     trial = optuna.trial.Trial(study, trial_id)
     if final:
         finalists = json.loads(study.user_attrs["settings"])["finalists"]
@@ -69,30 +82,45 @@ def _do(at: Place, bench: Bench, model: str, trial_id: int, should_stop: Callabl
         seed = trial.suggest_categorical("seed", list(search.final_seeds))
         params, title = with_values(bench.params, model, finalist["values"]), f"final {finalist['trial']}-{seed}"
     else:
-        values = draw(trial, distributions(bench.params, model))
-        params, seed, title = trial_params(bench.params, model, values), search.seed, f"trial {number}"
+        values = draw(trial, space)
+        params, seed, title = trial_params(bench.params, model, values), search.seed, f"trial {frozen.number}"
     experiment = Experiment(params, model, seed, bench.description)
     trial.set_user_attr("work_folder", experiment.work_folder().name)
-    try:
-        outcome = run(
-            bench, params, model, seed, None if final else trial, _tracker_of(at, title), should_stop, full=final
-        )
-    except Interrupted:
-        jobs.give_back(study, at.storage, trial_id)
-        raise
-    _tell(study, trial, outcome)
-    forget(experiment)
+    with _alone(experiment, should_stop):
+        if at.storage.get_trial(trial_id).state.is_finished():
+            return
+        if jobs.deaths(frozen) >= DEATHS:
+            outcome = Outcome(None, 0, 0.0, f"{DEATHS} workers died with it: is there enough memory for its values?")
+        else:
+            curve = None if final else trial
+            outcome = run(bench, params, model, seed, curve, _tracker_of(at, title), should_stop, full=final)
+        _tell(study, trial, outcome)
+        forget(experiment)
+
+
+@contextlib.contextmanager
+def _alone(experiment: Experiment, should_stop: Callable[[], bool]) -> Iterator[None]:
+    """Hold the experiment's work folder; another trial with the same values, which holds it, is waited for."""
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(exclusive(experiment.work_folder(), experiment.name))
+                break
+            except InUse:
+                if should_stop():
+                    raise Interrupted(0, 0.0) from None
+            time.sleep(IDLE)
+        yield
 
 
 def _tell(study: optuna.Study, trial: optuna.trial.Trial, outcome: Outcome) -> None:
-    """How the trial ended; nothing, if another worker has taken it over meanwhile."""
-    with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-        trial.set_user_attr("steps", outcome.steps)
-        trial.set_user_attr("seconds", outcome.seconds)
-        if outcome.fault:
-            trial.set_user_attr("fault", outcome.fault)
-        state = TrialState.PRUNED if outcome.value is None else TrialState.COMPLETE
-        study.tell(trial, outcome.value, state, skip_if_finished=True)
+    """How the trial ended."""
+    trial.set_user_attr("steps", outcome.steps)
+    trial.set_user_attr("seconds", outcome.seconds)
+    if outcome.fault:
+        trial.set_user_attr("fault", outcome.fault)
+    state = TrialState.PRUNED if outcome.value is None else TrialState.COMPLETE
+    study.tell(trial, outcome.value, state, skip_if_finished=True)
 
 
 def _tracker_of(at: Place, title: str) -> Any:
@@ -137,7 +165,12 @@ def main(arguments: list[str] | None = None) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with stopping() as received:
         with contextlib.suppress(Interrupted):
-            work(place(options.storage, options.study), load_bench(params), options.model, lambda: bool(received))
+            work(
+                place(options.storage, options.study, PATIENCE),
+                load_bench(params),
+                options.model,
+                lambda: bool(received),
+            )
         if received:
             sys.exit(128 + received[0])
 

@@ -15,8 +15,8 @@ from pipeline.params import Params, load
 
 
 def begin() -> Params:
-    """What every stage does first: tie its life to DVC's, validate all of params.yaml, and ask for determinism."""
-    _die_with_dvc()
+    """What every stage does first: tie its life to its parent's, validate params.yaml, and ask for determinism."""
+    _die_with_parent()
     params = load()
     require(params)
     make_deterministic()
@@ -31,10 +31,11 @@ def experiment_options(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _die_with_dvc() -> None:
-    """Have the kernel send SIGTERM when DVC dies: a killed `dvc repro` leaves no stage behind (Linux only)."""
-    if "DVC_STAGE" in os.environ and sys.platform == "linux":
-        parent = os.getppid()
+def _die_with_parent() -> None:
+    """Have the kernel send SIGTERM when DVC or the search that started this dies: no kill leaves it behind (Linux)."""
+    search = os.environ.get("PIPELINE_PARENT")
+    if sys.platform == "linux" and (search or "DVC_STAGE" in os.environ):
+        parent = int(search) if search else os.getppid()
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
         if os.getppid() != parent:  # it died before the kernel knew
