@@ -11,6 +11,7 @@ import importlib.util
 import os
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +19,7 @@ from typing import IO, Any
 import grpc
 import optuna
 import sqlalchemy
-from optuna.exceptions import DuplicatedStudyError, StorageInternalError
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 
@@ -35,7 +36,7 @@ OUTAGES = (
     sqlalchemy.exc.InternalError,
     sqlalchemy.exc.PendingRollbackError,
     grpc.RpcError,
-    grpc.FutureTimeoutError,
+    ConnectionError,  # a proxy's time is over, says Optuna
 )
 REFUSALS = (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError, LookupError, AssertionError, RuntimeError, OSError)
 
@@ -49,8 +50,10 @@ def open_storage(url: str, patience: float = 0.0) -> BaseStorage:
     try:
         return _patient(_persist(lambda: _open(url), patience))
     except (*OUTAGES, *REFUSALS) as error:
-        if isinstance(error, grpc.FutureTimeoutError):
+        if isinstance(error, ConnectionError):
             reason = f"no answer within {CONNECT} s"
+        elif isinstance(error, OSError):
+            reason = f"{error.filename or url}: {error.strerror or error}"
         else:
             told = str(getattr(error, "orig", None) or error).strip().splitlines()
             reason = told[0].rstrip(".:") if told else type(error).__name__
@@ -69,7 +72,9 @@ def _open(url: str) -> BaseStorage:
             host, _, port = rest.strip("/").rpartition(":")
             if not host or not port.isdigit():
                 raise ValueError("it needs a host and a port")
-            storage = GrpcStorageProxy(host=host, port=int(port))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                storage = GrpcStorageProxy(host=host, port=int(port))
             storage.wait_server_ready(timeout=CONNECT)
         else:
             options = {"connect_args": {"connect_timeout": CONNECT}} if kind.startswith("postgresql") else {}

@@ -5,10 +5,12 @@ too; so the `finalists` are trained again with fresh seeds at the full budget, b
 """
 
 import json
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
@@ -127,7 +129,9 @@ class _Sobol(QMCSampler):
     """
 
     def __init__(self, seed: int, number: int) -> None:
-        super().__init__(scramble=True, seed=seed, warn_asynchronous_seeding=False, warn_independent_sampling=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            super().__init__(scramble=True, seed=seed, warn_asynchronous_seeding=False, warn_independent_sampling=False)
         self.number = number
 
     def _find_sample_id(self, study: optuna.Study, search_space: dict[str, Any]) -> int:
