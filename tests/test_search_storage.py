@@ -1,8 +1,11 @@
 """Where a study is kept: ten that make it at once, what cannot be opened, servers that are killed, torn journals."""
 
+import contextlib
+import gc
 import json
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import socket
@@ -34,9 +37,11 @@ SETTINGS = {"space": {"lr_g": {"low": 1, "high": 2}}, "steps": 20, "model": "dcg
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port that no outgoing connection gets: one that tries again and again at a dead server would take its port."""
+    while True:
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", random.randrange(15_000, 32_000)))
+            return int(listener.getsockname()[1])
 
 
 def start(code: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
@@ -342,7 +347,9 @@ class Server:
             with socket.socket() as client:
                 if client.connect_ex(("127.0.0.1", self.port)) == 0:
                     return self.process
-            time.sleep(0.05)
+            if self.process.poll() is not None:  # children of the one that was killed still hold its memory
+                self.process = subprocess.Popen([*self._as_nobody, *command], cwd="/", **quiet)
+            time.sleep(0.1)
         pytest.fail("PostgreSQL does not start")
 
     def kill(self) -> None:
@@ -354,6 +361,7 @@ class Server:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     running = Server(tmp_path_factory.mktemp("postgresql"))
     yield running
+    gc.collect()  # while the mark above holds
     running.process.send_signal(signal.SIGINT)
     running.process.wait(timeout=60)
 
