@@ -104,7 +104,7 @@ def test_a_slot_that_was_filled_twice_is_done_once(tmp_path: Path) -> None:
     at.load().enqueue_trial({}, user_attrs={"slot": 0})
     at.load().enqueue_trial({"lr_g": 1e-3})  # somebody's wish, by Optuna itself
     claimed = []
-    while (trial_id := jobs.claim(at.storage, at.study_id)) is not None:
+    while (trial_id := jobs.claim(at.url, at.storage, at.study_id)) is not None:
         claimed.append(at.storage.get_trial(trial_id).number)
     assert claimed == [0, 1, 4]
     assert [trial.state.name for trial in trials_of(at)] == ["RUNNING", "RUNNING", "FAIL", "FAIL", "RUNNING"]
@@ -114,7 +114,7 @@ def test_a_slot_that_was_filled_twice_is_done_once(tmp_path: Path) -> None:
 
 def test_a_trial_that_is_given_back_is_claimed_first_and_keeps_all_it_has(tmp_path: Path) -> None:
     at = a_study(tmp_path, 3)
-    trial_id = jobs.claim(at.storage, at.study_id)
+    trial_id = jobs.claim(at.url, at.storage, at.study_id)
     assert trial_id is not None
     trial = optuna.trial.Trial(at.load(), trial_id)
     lr = trial.suggest_float("lr_g", 1e-4, 1e-2, log=True)
@@ -126,7 +126,7 @@ def test_a_trial_that_is_given_back_is_claimed_first_and_keeps_all_it_has(tmp_pa
     first = trials_of(at)[0]
     assert (first.state, first.params, first.intermediate_values) == (TrialState.WAITING, {"lr_g": lr}, {60: 5.0})
     assert (first.user_attrs["worker"], jobs.deaths(first)) == ("", 1)
-    assert jobs.claim(at.storage, at.study_id) == trial_id
+    assert jobs.claim(at.url, at.storage, at.study_id) == trial_id
     assert len(trials_of(at)) == 3
 
 
@@ -166,7 +166,7 @@ def test_a_worker_of_another_machine_is_dead_when_it_has_been_silent_for_a_minut
 def test_signs_of_life_are_given_while_a_trial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "BEAT", 0.02)
     at = a_study(tmp_path, 1)
-    trial_id = jobs.claim(at.storage, at.study_id)
+    trial_id = jobs.claim(at.url, at.storage, at.study_id)
     assert trial_id is not None
     me = jobs.Worker()
     with me.beating(at.storage, trial_id):
@@ -416,7 +416,7 @@ def test_the_lock_of_the_queue_is_held_while_a_trial_is_given_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at = a_study(tmp_path, 1)
-    trial_id = jobs.claim(at.storage, at.study_id)
+    trial_id = jobs.claim(at.url, at.storage, at.study_id)
     assert trial_id is not None
     held: list[str] = []
     monkeypatch.setattr(jobs, "locked", lambda url: (held.append(url), locked(url))[1])

@@ -69,7 +69,7 @@ def make_and_claim(url: str, me: int, folder: Path, count: int) -> None:
     at = place(url, "s")
     _make(at, {"steps": 20}, [{"x": 0.5}], count)
     claimed = []
-    while (trial_id := jobs.claim(at.storage, at.study_id)) is not None:
+    while (trial_id := jobs.claim(at.url, at.storage, at.study_id)) is not None:
         claimed.append(at.storage.get_trial(trial_id).number)
         at.storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0])
     (folder / f"claimed-{me}").write_text(" ".join(map(str, claimed)))
@@ -378,7 +378,7 @@ def work(url: str, name: str) -> None:
     _make(at, {"steps": 20}, [], 40)
     worker = jobs.Worker()
     while at.storage.get_all_trials(at.study_id, states=(TrialState.WAITING,)):
-        trial_id = jobs.claim(at.storage, at.study_id)
+        trial_id = jobs.claim(at.url, at.storage, at.study_id)
         if trial_id is None:
             continue
         at.storage.set_trial_user_attr(trial_id, "worker", worker.name)

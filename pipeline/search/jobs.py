@@ -39,8 +39,14 @@ def fill(study: optuna.Study, jobs: Sequence[Mapping[str, Any]], count: int) -> 
             study.enqueue_trial(dict(jobs[slot]) if slot < len(jobs) else {}, user_attrs={"slot": slot})
 
 
-def claim(storage: BaseStorage, study_id: int) -> int | None:
+def claim(url: str, storage: BaseStorage, study_id: int) -> int | None:
     """The id of a waiting trial that is now ours and running, the one with the lowest number; None if none waits."""
+    # On sqlite Optuna looks whether a trial waits in another transaction than it takes it in: two would get it.
+    with locked(url) if url.startswith("sqlite") else contextlib.nullcontext():
+        return _claim(storage, study_id)
+
+
+def _claim(storage: BaseStorage, study_id: int) -> int | None:
     trials = storage.get_all_trials(study_id, deepcopy=False)
     first: dict[int | None, int] = {}
     for trial in trials:

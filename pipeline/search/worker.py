@@ -52,7 +52,7 @@ def work(at: Place, bench: Bench, model: str, should_stop: Callable[[], bool]) -
             running = at.storage.get_all_trials(at.study_id, deepcopy=False, states=(TrialState.RUNNING,))
             for trial in filter(worker.dead, running):
                 jobs.give_back(at.url, at.storage, trial._trial_id, trial.user_attrs.get("worker", ""), died=True)
-            trial_id = jobs.claim(at.storage, at.study_id)
+            trial_id = jobs.claim(at.url, at.storage, at.study_id)
             if trial_id is not None:
                 with worker.beating(at.storage, trial_id):
                     try:
