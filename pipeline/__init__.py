@@ -22,4 +22,5 @@ experiment                    one recipe with one seed: what a stage and a searc
 charts  report/               leaderboard.csv and report.html
 check                         what is wrong with params that do parse
 stages/                       what dvc.yaml runs
+search/                       studies: Optuna tunes a recipe; `python -m pipeline.search`
 """
