@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline import spool, tracking
+from pipeline import sender, spool, tracking
 from pipeline.tracking import Tracker
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,7 +27,7 @@ PASSWORD = "s3cr3t-pa55"
 def empty_store(tmp_path_factory):
     """A sqlite store without experiments: to make one takes seconds."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    tracking._open_client(f"sqlite:///{path}").search_experiments()
+    sender.open_client(f"sqlite:///{path}").search_experiments()
     return path
 
 
@@ -43,7 +43,7 @@ def root(tmp_path, monkeypatch, empty_store):
     monkeypatch.setattr(tracking, "INTERVAL", 0.1)
     monkeypatch.setattr(tracking, "RETRY", 0.2)
     monkeypatch.setattr(tracking, "CLOSE_WAIT", dict.fromkeys(tracking.CLOSE_WAIT, 60.0))  # a busy machine is slow
-    tracking._warned.clear()
+    sender.warned.clear()
     return root
 
 
@@ -57,7 +57,7 @@ def opened(folder, **options):
 
 
 def client():
-    return tracking._open_client(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+    return sender.open_client(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
 
 
 def runs():
@@ -287,7 +287,7 @@ def test_another_tracking_uri_gets_everything(root, folder, monkeypatch, empty_s
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'other.db'}")
     with opened(folder) as tracker:
         tracker.metrics(2, {"loss/d": 2.0})
-    other = tracking._open_client(f"sqlite:///{root / 'other.db'}")
+    other = sender.open_client(f"sqlite:///{root / 'other.db'}")
     (run,) = other.search_runs([other.get_experiment_by_name("digits").experiment_id])
     points = [(metric.step, metric.value) for metric in other.get_metric_history(run.info.run_id, "loss/d")]
     assert points == [(1, 1.0), (2, 2.0)] and history("loss/d") == [(1, 1.0)]
@@ -299,7 +299,7 @@ def test_another_tracking_uri_gets_everything(root, folder, monkeypatch, empty_s
 @pytest.mark.parametrize("kind", ["refused", "500", "slow", "nonsense"])
 def test_a_bad_server_costs_one_warning_and_no_time(root, folder, server, monkeypatch, caplog, kind):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    tracking._open_client("sqlite://")  # the import is not what is timed
+    sender.open_client("sqlite://")  # the import is not what is timed
     host = {"refused": lambda: "127.0.0.1:9", "500": lambda: server(500), "slow": lambda: server(200, 5),
             "nonsense": lambda: server(200)}[kind]()  # fmt: skip
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{PASSWORD}@{host}")
