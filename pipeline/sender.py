@@ -1,7 +1,8 @@
 """Sends a spool to MLflow: all that knows MLflow's client, what a server refuses, and what it may have got already.
 
 The run carries a mark of its spool, and a spool keeps for each server the run and the byte up to which it is sent: so
-an answer that was lost, and a process that was killed, add nothing twice.
+an answer that was lost, and a process that was killed, add nothing twice. A run whose spool names a parent is nested in
+the parent's run: whoever comes first makes that, under the parent's lock, but only its own sender sends what it logs.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from typing import Any
 from pipeline.files import read_json, write_json
 from pipeline.layout import root
 from pipeline.mlflow_model import export
-from pipeline.spool import BATCH, groups, lock, read
+from pipeline.spool import BATCH, first, groups, lock
 
 SETTINGS = {"HTTP_REQUEST_MAX_RETRIES": "1", "HTTP_REQUEST_TIMEOUT": "10", "DISABLE_TELEMETRY": "true",
             "LOGGING_LEVEL": "WARNING", "ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}  # fmt: skip
@@ -28,17 +29,20 @@ LANES = {"sent": {"run", *BATCH, "status"}, "sent_files": {"image", "artifact", 
 REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "NOT_FOUND", "ENDPOINT_NOT_FOUND", "RESOURCE_DOES_NOT_EXIST"}
 KIND = "custom_model_development"  # makes the UI open on training runs, not on traces of agents
 SPOOL_TAG = "pipeline.spool"  # marks our run on the server: a lost answer to its creation makes no second run
+PARENT_TAG = "mlflow.parentRunId"  # what the UI nests runs by
 
 logger = logging.getLogger(__name__)
 warned: set[tuple[str, str]] = set()
 
 
 class Sender:
-    """The only part that talks to MLflow: it sends the spool in `folder` to the environment's tracking URI."""
+    """The only part that talks to MLflow: it sends the spool in `folder` to `uri`, by default the environment's."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, uri: str = "") -> None:
         self.folder, self.dropped = folder, 0
-        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root().resolve() / 'mlflow.db'}"
+        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root().resolve() / 'mlflow.db'}"
+        self._server = hashlib.sha256(self.uri.encode()).hexdigest()  # the URI itself may hold a password
+        self._state_file = self.folder / "mlflow.json"
         self._client: Any = None
         self._run_id = self._experiment_id = ""
 
@@ -55,25 +59,49 @@ class Sender:
                 self._client = None  # connect afresh next time, and look whether the run still exists
                 raise
 
-    def _send(self) -> int:
-        spool, state_file = self.folder / "spool.jsonl", self.folder / "mlflow.json"
-        header = next(read(spool), (None, 0))[0]
+    def run_for_children(self, client: Any) -> str:
+        """The id of this spool's run; one that `client` does not find is made, and nothing else is sent.
+
+        Without a spool there is no run, and "". It waits only where the run must be made, for who may be making it.
+        """
+        header = first(self.folder) if (self.folder / "spool.jsonl").exists() else None
         if header is None:
-            return 0
-        states = read_json(state_file) if state_file.exists() else {}
-        server = hashlib.sha256(self.uri.encode()).hexdigest()  # the URI itself may hold a password
-        state = states.setdefault(server, {"run_id": ""})
-        if self._client is None:
+            return ""
+        run_id = self._states()[self._server]["run_id"]
+        if not (run_id and _active_run(client, run_id)):
+            with lock(self.folder / "spool.lock", wait=True):
+                states = self._open(header)
+                write_json(self._state_file, states)
+                run_id = self._run_id
+        return run_id
+
+    def _states(self) -> dict[str, Any]:
+        """For each server the run there and the byte up to which each lane is sent."""
+        states = read_json(self._state_file) if self._state_file.exists() else {}
+        return {self._server: {"run_id": ""}} | states
+
+    def _open(self, header: dict[str, Any]) -> dict[str, Any]:
+        """Make sure of the run, and return the states; a new run is sent everything. Needs the spool's lock."""
+        states = self._states()
+        state = states[self._server]
+        if self._client is None or state["run_id"] != self._run_id:  # the latter: a child's sender made it anew
             self._connect(header, state["run_id"])
         if state["run_id"] != self._run_id:
             state |= {"run_id": self._run_id, "experiment": header["key"], **dict.fromkeys(LANES, 0)}
-        count, fault = 0, None
+        return states
+
+    def _send(self) -> int:
+        header = first(self.folder)
+        if header is None:
+            return 0
+        states = self._open(header)
+        state, count, fault = states[self._server], 0, None
         for lane, kinds in LANES.items():
             try:
-                for group, end in groups(spool, state[lane], kinds):
+                for group, end in groups(self.folder / "spool.jsonl", state[lane], kinds):
                     self._deliver(group)
                     count, state[lane] = count + len(group), end
-                    write_json(state_file, states)
+                    write_json(self._state_file, states)
             except Exception as error:
                 fault = fault or error
         if fault:
@@ -81,7 +109,7 @@ class Sender:
         return count
 
     def _connect(self, header: dict[str, Any], run_id: str) -> None:
-        """Open the store, the experiment and the run, and make what is missing."""
+        """Open the store, the experiment and the run, and make what is missing: a parent's run before its child's."""
         local, name = self.uri.startswith("sqlite:"), header["key"]
         place = (root() / "mlruns").resolve().as_uri() if local else None
         # Two processes that create a sqlite store at once break it.
@@ -94,23 +122,25 @@ class Sender:
                     if client.get_experiment_by_name(name) is None:
                         raise
             experiment = client.get_experiment_by_name(name)
-        self._client, self._experiment_id = client, experiment.experiment_id
-        if not (run_id and self._is_active(run_id)):
-            mark = {SPOOL_TAG: header["value"]["id"]}
-            ours = f"tags.`{SPOOL_TAG}` = '{mark[SPOOL_TAG]}'"
-            found = client.search_runs([self._experiment_id], ours, max_results=1)
-            found = found or [client.create_run(self._experiment_id, header["time"], mark, header["value"]["name"])]
-            run_id = found[0].info.run_id
-        self._run_id = run_id
+        tags = {SPOOL_TAG: header["value"]["id"]}
+        if parent := self._parent_run(header, client):
+            tags[PARENT_TAG] = parent
+        run = _active_run(client, run_id) if run_id else None
+        if run is None:
+            ours = f"tags.`{SPOOL_TAG}` = '{tags[SPOOL_TAG]}'"
+            found = client.search_runs([experiment.experiment_id], ours, max_results=1)
+            run = found[0] if found else client.create_run(
+                experiment.experiment_id, header["time"], tags, header["value"]["name"])  # fmt: skip
+        if parent and run.data.tags.get(PARENT_TAG) != parent:  # the parent's run was made anew, or came later
+            client.set_tag(run.info.run_id, PARENT_TAG, parent)
+        self._client, self._experiment_id, self._run_id = client, experiment.experiment_id, run.info.run_id
 
-    def _is_active(self, run_id: str) -> bool:
-        """Whether the run exists and is not deleted."""
-        try:
-            return self._client.get_run(run_id).info.lifecycle_stage == "active"
-        except Exception as error:
-            if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return False
+    def _parent_run(self, header: dict[str, Any], client: Any) -> str:
+        """The run that the parent's spool has on this server, or ""."""
+        if "parent" not in header["value"]:
+            return ""
+        parent = Sender(Path(os.path.realpath(self.folder / header["value"]["parent"])), self.uri)
+        return parent.run_for_children(client)
 
     def _deliver(self, group: list[dict[str, Any]]) -> None:
         """Send entries of one kind; one that will never be taken is dropped with a warning, not to block the rest."""
@@ -123,7 +153,7 @@ class Sender:
             elif kind != "run":  # the header: `_connect` has made the run
                 getattr(self, f"_send_{kind}")(group[0])
         except Exception as error:
-            refused = getattr(error, "error_code", "") in REFUSALS and self._is_active(self._run_id)
+            refused = getattr(error, "error_code", "") in REFUSALS and _active_run(self._client, self._run_id)
             if not refused and not isinstance(error, _Unsendable):
                 raise
             if len(group) > 1:
@@ -210,6 +240,17 @@ def _local_faults() -> Iterator[None]:
         yield
     except Exception as error:
         raise _Unsendable(f"{type(error).__name__}: {error}") from error
+
+
+def _active_run(client: Any, run_id: str) -> Any:
+    """The run, or None if it does not exist or is deleted."""
+    try:
+        run = client.get_run(run_id)
+    except Exception as error:
+        if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+    return run if run.info.lifecycle_stage == "active" else None
 
 
 def open_client(uri: str) -> Any:

@@ -23,7 +23,7 @@ from pipeline.errors import PipelineError, exit_cleanly
 from pipeline.files import sha256
 from pipeline.layout import root
 from pipeline.sender import Sender, warn_once
-from pipeline.spool import Spool, read
+from pipeline.spool import Spool, first
 
 INTERVAL, RETRY = 5.0, 60.0  # seconds between two rounds of sending, and after a failed one
 CLOSE_WAIT = {"FINISHED": 30.0, "FAILED": 15.0, "KILLED": 15.0}  # seconds that closing waits at most
@@ -32,19 +32,24 @@ CLOSE_WAIT = {"FINISHED": 30.0, "FAILED": 15.0, "KILLED": 15.0}  # seconds that 
 class Tracker:
     """One MLflow run, kept beside the experiment's checkpoints in `folder`; a later stage continues the same run.
 
-    No method raises because of MLflow or of the disk, and only `close` waits, for a bounded time. The experiment and
-    the run's name are those of the first opening.
+    No method raises because of MLflow or of the disk, and only `close` waits, for a bounded time. The experiment, the
+    run's name and its parent are those of the first opening.
+
+    Args:
+        parent: the folder of another Tracker, of the same experiment and opened before: this run is nested in its run.
 
     >>> with Tracker(Path(".work/dcgan-0-1f2e"), "mnist", "dcgan-0") as tracker:      # doctest: +SKIP
     ...     tracker.metrics(100, {"loss/d": 0.7})
     """
 
-    def __init__(self, folder: Path, experiment: str, run_name: str, enabled: bool = True) -> None:
+    def __init__(
+        self, folder: Path, experiment: str, run_name: str, enabled: bool = True, parent: Path | None = None
+    ) -> None:
         self._folder, self._failed, self._closing = Path(folder), False, threading.Event()
         self._spool: Spool | None = None
         if enabled:
             with self._disk_errors():
-                self._spool = Spool(self._folder, experiment, run_name)
+                self._spool = Spool(self._folder, experiment, run_name, parent)
         if self._spool:
             self._add("status", "", "RUNNING")
             self._sender = Sender(self._folder)
@@ -93,7 +98,8 @@ class Tracker:
         """Send the rest and set the run's status; give up at once if the server has failed. Later calls do nothing.
 
         Args:
-            status: "FINISHED", "FAILED" or "KILLED".
+            status: "FINISHED", "FAILED" or "KILLED". It stands, however the with-block around it ends: a pruned trial
+                closes with "KILLED".
         """
         if self._spool is None or self._closing.is_set():
             return
@@ -162,7 +168,7 @@ def sync() -> None:
     Raises:
         PipelineError: something could not be sent.
     """
-    failed, folders = 0, sorted(path.parent for path in (root() / ".work").glob("*/spool.jsonl"))
+    failed, folders = 0, sorted(path.parent for path in (root() / ".work").rglob("spool.jsonl"))
     for folder in folders:
         sender = Sender(folder)
         try:
@@ -172,7 +178,7 @@ def sync() -> None:
             text += f", {sender.dropped} left out" if sender.dropped else ""
         except Exception as error:
             failed, text = failed + 1, sender.reason(error)
-        header = next(read(folder / "spool.jsonl"), ({"value": {"name": folder.name}}, 0))[0]
+        header = first(folder) or {"value": {"name": folder.name}}
         print(f"{header['value']['name']}: {text}", flush=True)
     if failed:
         raise PipelineError(
