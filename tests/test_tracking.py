@@ -572,6 +572,13 @@ def test_another_server_gets_its_own_parent(root, folder, study, monkeypatch, em
     assert len(found) == 2 and parent_of(made["tiny-0"]) == made["study"].info.run_id != first
 
 
+def test_the_parent_is_made_on_the_server_of_the_child(folder, study, monkeypatch):
+    spool.Spool(folder, "digits", "tiny-0", study)
+    sending = sender.Sender(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert sending.send() == 1 and below(named("study")) == ["tiny-0"]
+
+
 def test_a_deleted_parent_is_made_anew_under_its_open_tracker(folder, root, caplog):
     study = root / ".work" / "study"
     with Tracker(study, "digits", "study") as parent:
