@@ -56,7 +56,7 @@ def study(
     seeds = sorted({seed for finalist in finalists for seed in (*finalist.seeds, *finalist.diverged)})
     budget = {"final_seeds": seeds, "train": {"steps": 100}, "samples": 500, "finalists": []}
     finals = [trial(i, v, 100) for i, v in enumerate(v for finalist in finalists for v in finalist.finals)]
-    return Results(name, told["model"], tuple(trials), tuple(finalists), 60, told, budget, tuple(finals))
+    return Results(name, str(told["model"]), tuple(trials), tuple(finalists), 60, told, budget, tuple(finals))
 
 
 def finalist(

@@ -65,7 +65,7 @@ def history(results: Results, axis_of: str, metric: str) -> Drawing:
     if best:
         best.append((x(max(at, 1)), best[-1][1]))
         made.strokes.append(Stroke(steps(best), "curve m0", "best so far"))
-    start = results.trials[0] if results.trials else None
+    start = results.start_trial
     if start is not None and state_of(start) == "complete" and start.value and start.value > 0:
         made.line((x(0), y(start.value)), (484.0, y(start.value)), "rule", "the recipe as it was")
     return made
@@ -79,9 +79,9 @@ def curves(results: Results, metric: str) -> Chart:
         points = [(float(step), value) for step, value in sorted(trial.intermediate_values.items())]
         state = state_of(trial)
         if best is not None and trial.number == best.number:
-            name = "start" if trial is results.trials[0] else f"trial {trial.number}"
+            name = "start" if trial is results.start_trial else f"trial {trial.number}"
             named.append(Line(points, "m1", _told(trial), name))
-        elif trial is results.trials[0]:
+        elif trial is results.start_trial:
             named.append(Line(points, "m2", _told(trial), "start"))
         else:
             lines.append(Line(points, "m0 seed" if state == "complete" else "neutral seed", _told(trial)))
@@ -104,7 +104,8 @@ def importances(results: Results) -> dict[str, float] | None:
     study.add_trials(complete)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=BEST_PART))
+        evaluator = PedAnovaImportanceEvaluator(target_quantile=BEST_PART)
+        found = get_param_importances(study, evaluator=evaluator, params=varied)
     shares = {name: float(found.get(name, 0.0)) for name in results.settings["space"]}
     if not all(map(math.isfinite, shares.values())):
         return None
@@ -166,7 +167,7 @@ def parallel(results: Results, metric: str) -> Drawing | None:
         points = [(round(70 + index * gap, 1), y) for index, y in enumerate(places)]
         best = rank == len(complete) - 1
         shade = 1 + rank * 4 // max(len(complete) - 1, 1)
-        css = "curve m1" if best else "curve m2 strong" if trial is results.trials[0] else f"curve m0 shade{shade}"
+        css = "curve m1" if best else "curve m2 strong" if trial is results.start_trial else f"curve m0 shade{shade}"
         made.strokes.append(Stroke(path(points), css, _told(trial)))
     return made
 
@@ -183,7 +184,7 @@ def field(results: Results, names: Sequence[str], metric: str) -> Drawing | None
     y = parameter_axis(results, second, (288.0, 34.0))
     x = parameter_axis(results, first, (margin(y), 484.0))
     left, right = x.scale.start, x.scale.end
-    made = frame(f"{metric} over {first} and {second}", "The stronger the better; one dot a trial", x, y, (500, 330), second)
+    made = frame(f"{metric} over two parameters", "The stronger the better; one dot a trial", x, y, (500, 330), second)
     places = np.array([(x(t.params[first]) / 450, y(t.params[second]) / 254) for t in complete])
     heights = np.log([t.value or TINY for t in complete])
     wide, high = (right - left) / CELLS, (288.0 - 34.0) / CELLS
@@ -262,7 +263,7 @@ def _style(state: str) -> str:
 def _emphasis(results: Results, trial: FrozenTrial) -> str:
     if results.best is not None and trial.number == results.best.number:
         return "m1"
-    if trial is results.trials[0] and state_of(trial) == "complete":
+    if trial is results.start_trial and state_of(trial) == "complete":
         return "m2"
     return _style(state_of(trial))
 

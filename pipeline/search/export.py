@@ -13,7 +13,6 @@ from pipeline.search.comparison import Entry
 from pipeline.search.results import Results, gain_text, seconds_of, state_of, steps_of
 
 
-
 def write(results: Results, folder: Path) -> list[Path]:
     """Write a study's tables to the folder `folder`, each file whole or not at all, and return their paths."""
     tables = {"trials": trials_table(results), "curves": curves_table(results), "finals": finals_table(results)}

@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline import layout
 from pipeline.charts import Chart
 from pipeline.data import load_description
-from pipeline.files import read_json, write_bytes
+from pipeline.files import read_json
 from pipeline.provenance import provenance
 from pipeline.report.page import TEMPLATES, environment
 from pipeline.report.results import differing
@@ -21,7 +21,7 @@ from pipeline.report.text import NOTHING, TIMES, decimals, digits, interval, num
 from pipeline.search import charts
 from pipeline.search.comparison import Entry, compare, comparison_verdict, unequal
 from pipeline.search.drawing import Drawing
-from pipeline.search.export import images_of, slug, wall_seconds, write, write_comparison
+from pipeline.search.export import images_of, wall_seconds
 from pipeline.search.results import (
     Finalist,
     Results,
@@ -243,8 +243,9 @@ def grids(results: Results) -> list[dict[str, Any]]:
     order = sorted(results.complete, key=lambda trial: (trial.value, trial.number))
     worst = order[max(SHOWN, len(order) - SHOWN) :]
     chosen: dict[int, tuple[FrozenTrial, str]] = {}
-    if results.trials and results.trials[0] in order:
-        chosen[results.trials[0].number] = results.trials[0], "m2"
+    start = results.start_trial
+    if start is not None and state_of(start) == "complete":
+        chosen[start.number] = start, "m2"
     for trial in [*order[:SHOWN], *worst]:
         chosen.setdefault(trial.number, (trial, "m1" if trial is order[0] else "m0"))
     places = decimals(trial.value for trial in order if trial.value is not None)

@@ -18,7 +18,6 @@ from pipeline.search.results import seconds_of, state_of, steps_of
 from pipeline.search.study import FINALS, Place
 from pipeline.tracking import Tracker
 
-
 LONGEST = 100  # letters of a file's name
 
 
@@ -29,12 +28,12 @@ def slug(name: str) -> str:
     ('sagan', True)
     """
     kept = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:LONGEST]
-    return kept if kept == name else f"{kept or 'study'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return kept if kept and kept == name else f"{kept or 'study'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def study_folder(at: Place) -> Path:
     """The spool of a study's own run on this machine; the finals share the study's."""
-    name = at.name.removesuffix(FINALS)
+    name = at.name.partition(FINALS)[0]
     key = hashlib.sha256(f"{at.url} {name}".encode()).hexdigest()[:8]
     return layout.root() / ".work" / "search" / f"{slug(name)}-{key}"
 

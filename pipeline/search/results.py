@@ -141,6 +141,11 @@ class Results:
         )
 
     @property
+    def start_trial(self) -> FrozenTrial | None:
+        """The trial of the recipe as it was; not always the first: it may have been continued by another."""
+        return next((trial for trial in self.trials if trial.number == self.start.trial), None)
+
+    @property
     def best(self) -> FrozenTrial | None:
         """The trial with the lowest value in the study."""
         return min(self.complete, key=lambda trial: (trial.value, trial.number), default=None)
@@ -200,7 +205,7 @@ def results_of(at: Place, params: Params, model: str) -> Results:
         )
         finalists.append(finalist)
     return Results(
-        study.study_name, model, trials, tuple(finalists), params.search.steps, settings, budget, again
+        study.study_name, model, trials, tuple(finalists), settings["steps"], settings, budget, again
     )  # fmt: skip
 
 
