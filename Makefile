@@ -59,7 +59,7 @@ bench: setup  ## speed: training beside a plain DataLoader loop, evaluation besi
 	python -m benchmarks.evaluation_speed
 
 clean:  ## remove all that the pipeline made, checkpoints and MLflow's runs included
-	rm -rf .work data/prepared data/reference runs samples reports/report.html mlflow.db mlruns dvc_plots
+	rm -rf .work data/prepared data/reference runs samples reports/report.html reports/studies mlflow.db mlruns dvc_plots
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -270,7 +270,7 @@ def test_a_study_is_published_and_tracked() -> None:
     assert heard.told["winner"] == "trial 2" and heard.told["winner.n_critic"] == "1"
     assert heard.points["best", 1] == 300 and heard.points["best", 30] == found.best.value  # type: ignore[union-attr]
     assert heard.points["cost/seconds", 30] == 150 and heard.points["trials/diverged", 30] == 3
-    assert heard.points["finals/fd_efficientnet_lite0", 1] == found.winner.mean
+    assert heard.points["finals/winner", 30] == found.winner.mean and heard.points["finals/start", 30] == 252
     names = {name for folder, name in heard.files if folder == "charts"}
     assert {"history.svg", "history_cost.svg", "importances.svg", "parallel_coordinates.svg", "slice_lr_g.svg",
             "contour.svg", "intermediate_values.svg", "finals.svg"} <= names  # fmt: skip

@@ -270,3 +270,11 @@ def test_comparison_with_a_model_that_never_ends(tmp_path: Path) -> None:
     assert [(e.results.settings["model"], e.rank_tuned) for e in entries] == [("dcgan", 1), ("sagan", None)]
     assert comparison_verdict(entries) == ["Fewer than two models have a winner: there is nothing to compare."]
     assert pd.read_csv(write_comparison(entries, tmp_path))["tuned_mean"].isna().tolist() == [False, True]
+
+
+def test_models_that_share_the_lowest_mean() -> None:
+    both = [study(TRIALS, [finalist(0, 1.0, (99, 101))], name, model=name) for name in ("dcgan", "sagan")]
+    assert comparison_verdict(compare(both)) == [
+        "Tuned, dcgan and sagan share the lowest mean (100.00 over 2 fresh seeds) of 2 models.",
+        "Tuning changed no rank.",
+    ]

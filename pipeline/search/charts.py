@@ -193,12 +193,14 @@ def field(results: Results, names: Sequence[str], metric: str) -> Drawing | None
     found = smooth(np.array(centres) / (450, 254)).clip(heights.min(), heights.max())
     shares = (heights.max() - found) / max(heights.max() - heights.min(), TINY)  # 1 = the best
     bands = np.minimum((shares * BANDS).astype(int), BANDS - 1).reshape(CELLS, CELLS)
-    for row, line in enumerate(bands):
+    across = [round(left + index * wide, 1) for index in range(CELLS + 1)]
+    down = [round(34 + index * high, 1) for index in range(CELLS + 1)]
+    for line, (upper, lower) in zip(bands, pairwise(down), strict=True):
         starts = [0, *(np.flatnonzero(np.diff(line)) + 1).tolist(), CELLS]
-        for a, b in pairwise(starts):
+        for a, b in pairwise(starts):  # neighbours of one shade are one box
             opacity = round(0.06 + 0.7 * int(line[a]) / (BANDS - 1), 2)
-            box = (round(left + a * wide, 1), round(34 + row * high, 1), round((b - a) * wide, 1))
-            made.boxes.append(Box(*box, round(high, 1), "m0", opacity))
+            size = round(across[b] - across[a], 1), round(lower - upper, 1)
+            made.boxes.append(Box(across[a], upper, *size, "m0", opacity))
     for trial in results.trials:
         if first in trial.params and second in trial.params and state_of(trial) != "waiting":
             where = x(trial.params[first]), y(trial.params[second])

@@ -59,14 +59,16 @@ def comparison_verdict(entries: Sequence[Entry]) -> list[str]:
     known = [entry for entry in entries if entry.rank_tuned is not None]
     if len(known) < 2:
         return ["Fewer than two models have a winner: there is nothing to compare."]
-    leader, rivals = known[0], known[1:]
+    leader = known[0]
+    first = [entry for entry in known if entry.rank_tuned == 1]
     places = decimals(value for entry in known for value in entry.results.winner.finals)
     best = leader.results.winner
+    names, seeds = listed([entry.results.model for entry in first]), len(best.finals)
     sentences = [
-        f"Tuned, {leader.results.model} has the lowest mean ({number(best.mean, places)} over {len(best.finals)} fresh "
-        f"seed{'s' if len(best.finals) > 1 else ''}) of {len(known)} models."
+        f"Tuned, {names} {'share' if len(first) > 1 else 'has'} the lowest mean ({number(best.mean, places)} over "
+        f"{seeds} fresh seed{'s' if seeds > 1 else ''}) of {len(known)} models."
     ]
-    for rival in rivals:
+    for rival in known[len(first) :]:
         sentences.append(_against(leader.results.model, best, rival.results.model, rival.results.winner, places))
     orders = [(entry.rank_untuned, entry.rank_tuned) for entry in known]
     if all(untuned is not None for untuned, _ in orders):

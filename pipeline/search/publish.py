@@ -38,9 +38,9 @@ def publish_comparison(studies: Sequence[Results]) -> Path:
 def track(tracker: Tracker, results: Results, about: Subject, files: Sequence[Path]) -> None:
     """Log what a study found: its progress, its finals, the winner as tags, and as artifacts `files` and the charts."""
     track_progress(tracker, results.trials)
-    for rank, finalist in enumerate(results.ranked, 1):
+    for name, finalist in (("winner", results.winner), ("start", results.start)):
         if finalist.finals:
-            tracker.metrics(rank, {f"finals/{about.metric}": finalist.mean})
+            tracker.metrics(len(results.trials), {f"finals/{name}": finalist.mean})
     winner = {f"winner.{name}": str(value) for name, value in results.winner.values.items()}
     tracker.tags({"winner": f"trial {results.winner.trial}", "verdict": gain_text(results), **winner})
     for path in files:
