@@ -46,7 +46,11 @@ GRID_SEED, CURVE_SEED = stable_hash("grid"), stable_hash("curve")  # the same la
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training was asked to stop, and its checkpoint is written."""
+    """Training was asked to stop, and its checkpoint is written: after so many steps and seconds."""
+
+    def __init__(self, step: int, seconds: float) -> None:
+        super().__init__(step, seconds)
+        self.step, self.seconds = step, seconds
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,9 @@ class Observer:
         samples = self._samples(state, like_data, CURVE_SEED)
         return self.reference.distance(np.concatenate(list(extract(self.extractor, samples))))
 
+    def resumed(self, history: list[dict[str, float]]) -> None:
+        """Hear of the curves of an earlier process, of which this one goes on; here nothing is to be done."""
+
     def _samples(self, state: TrainState, labels: torch.Tensor, seed: int) -> Iterator[torch.Tensor]:
         network = state.gan.generator if state.ema is None else state.ema
         recipe, size = self.experiment.recipe, self.experiment.params.metrics.batch_size
@@ -186,6 +193,7 @@ def train_experiment(
     if recipe.init_from:
         warm_start(state, recipe.init_from)
     progress = load_checkpoint(work, state)
+    observer.resumed(progress.history)
     if not progress.history:
         _observe(state, progress, observer, {}, last=False)
     bar = progress_bar(None, f"train {experiment.name}", params.train.steps, "steps", state.step)
@@ -209,7 +217,7 @@ def train_experiment(
             progress.seconds, started = progress.seconds + now - started, now
             save_checkpoint(work, state, progress)
         if stop and not last:
-            raise Interrupted
+            raise Interrupted(state.step, progress.seconds)
     bar.close()
     return state, progress
 

@@ -11,6 +11,7 @@ Names that stand in registries (networks, losses, ...) and rules across fields a
 import argparse
 import difflib
 import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -119,6 +120,40 @@ class GenerateParams(Section):
     png_folder: bool
 
 
+def _number(value: Any) -> Any:
+    if value is None or (type(value) in (int, float) and math.isfinite(value)):
+        return value
+    raise ValueError("must be a finite number")
+
+
+def _choice(value: Any) -> Any:
+    if value is None or type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value)):
+        return value
+    raise ValueError("must be a finite number, a text, true, false or null")
+
+
+class Dimension(Section):
+    """What one field of a recipe is varied over, either from `low` to `high` or over `choices`; see pipeline.search."""
+
+    low: Annotated[Any, BeforeValidator(_number)] = None
+    high: Annotated[Any, BeforeValidator(_number)] = None
+    log: bool | None = None
+    step: Annotated[Any, BeforeValidator(_number)] = None
+    choices: Annotated[tuple[Annotated[Any, BeforeValidator(_choice)], ...] | None, Field(strict=False)] = None
+
+
+class SearchParams(Section):
+    space: Annotated[Mapping[str, Dimension], Field(min_length=1)]
+    sampler: Literal["tpe", "gp", "cmaes", "qmc", "random"]
+    pruner: Literal["hyperband", "median", "none"]
+    seed: Seed
+    steps: Count
+    score_every: Count
+    samples: Annotated[int, Field(ge=2)]
+    finalists: Count
+    final_seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)]
+
+
 class RuntimeParams(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|meta|cuda(:\d{1,2})?)$")]
     checkpoint_every: Count
@@ -135,6 +170,7 @@ class Params(Section):
     models: Annotated[Mapping[Name, Recipe], Field(min_length=1)]
     compare: CompareParams
     generate: GenerateParams
+    search: SearchParams
     runtime: RuntimeParams
 
     def override(self, changes: Mapping[str, Any]) -> "Params":

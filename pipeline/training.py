@@ -26,6 +26,14 @@ from pipeline.randomness import generator
 REMEDY = "lower lr_g and lr_d, bound D's slope (norm_d: spectral), or use precision: fp32"
 
 
+class Diverged(PipelineError):
+    """A loss or a weight is NaN or infinite, after `step` steps."""
+
+    def __init__(self, what: str, step: int) -> None:
+        super().__init__(f"{what} at step {step}: {REMEDY}")
+        self.step = step
+
+
 @dataclass
 class TrainState:
     """All that a step changes. `losses` holds D's and G's of the steps since the last report, on the device."""
@@ -187,7 +195,7 @@ def mean_losses(state: TrainState) -> dict[str, float]:
         for name, value in zip(("D", "G"), values, strict=True):
             if value != value or abs(value) == float("inf"):
                 step = state.step - count + row + 1
-                raise PipelineError(f"the loss of {name} is {value} at step {step}: {REMEDY}")
+                raise Diverged(f"the loss of {name} is {value}", step)
     means = rows[:count].mean(dim=0).tolist()
     return {"loss/d": means[0], "loss/g": means[1]}
 
@@ -201,7 +209,7 @@ def require_finite(state: TrainState) -> None:
     mean_losses(state)
     for name, tensor in state.tensors().items():
         if not tensor.isfinite().all():
-            raise PipelineError(f"{name} is not finite after step {state.step}: {REMEDY}")
+            raise Diverged(f"{name} is not finite", state.step)
 
 
 def _set_learning_rates(state: TrainState, recipe: Recipe, budget: TrainParams) -> None:

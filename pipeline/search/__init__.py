@@ -1,0 +1,13 @@
+"""Studies: better settings for a recipe within a stated budget, by Optuna, on one core or on many machines.
+
+    python -m pipeline.search --model sagan --trials 24 --workers 2
+
+space      what is varied: `search.space` of params.yaml as Optuna's distributions
+storage    where a study is kept: opened, made once, and locked
+jobs       its trials as a queue: claimed once, given back when their worker dies
+trial      one trial: a recipe trained and measured, pruned on the way
+study      the budget, the sampler and the pruner; then the finalists, trained anew with fresh seeds
+worker     what each process does until the queue is empty
+
+A trial is an experiment like any other: it has the same fingerprint, checkpoints and tracker.
+"""

@@ -1,0 +1,146 @@
+"""What each process of a study does: claim a trial, train it, tell how it ended, until none is left.
+
+    python -m pipeline.search.worker --storage URL --study NAME --model MODEL      (pipeline.search starts these)
+
+Before it leaves, it waits for the trials of other workers: should one die, its trial is taken over.
+"""
+
+import argparse
+import contextlib
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import optuna
+from optuna.pruners import NopPruner
+from optuna.trial import TrialState
+
+from pipeline import layout
+from pipeline.data import load_description, load_images
+from pipeline.devices import choose_device
+from pipeline.errors import exit_cleanly
+from pipeline.experiment import Experiment, Interrupted
+from pipeline.metrics import load_extractor, load_reference
+from pipeline.params import Params
+from pipeline.search import jobs
+from pipeline.search.space import distributions, draw, with_values
+from pipeline.search.study import FINALS, Place, make_pruner, make_sampler, place
+from pipeline.search.trial import Bench, Outcome, forget, run, trial_params
+from pipeline.stages import begin
+from pipeline.tracking import Tracker
+
+IDLE = 1.0  # seconds between two looks at a queue in which nothing waits
+
+
+def work(at: Place, bench: Bench, model: str, should_stop: Callable[[], bool]) -> None:
+    """Work at a study until all its trials are over.
+
+    Raises:
+        Interrupted: `should_stop` said so; the trial's checkpoint is written, and the trial is back in the queue.
+    """
+    worker = jobs.Worker()
+    with worker.alive():
+        while not should_stop():
+            running = at.storage.get_all_trials(at.study_id, deepcopy=False, states=(TrialState.RUNNING,))
+            for trial in filter(worker.dead, running):
+                jobs.give_back(at.load(), at.storage, trial._trial_id)
+            trial_id = jobs.claim(at.storage, at.study_id)
+            if trial_id is not None:
+                with worker.beating(at.storage, trial_id):
+                    _do(at, bench, model, trial_id, should_stop)
+            elif running:
+                time.sleep(IDLE)
+            else:
+                return
+
+
+def _do(at: Place, bench: Bench, model: str, trial_id: int, should_stop: Callable[[], bool]) -> None:
+    """Do one trial, of a study or of its finals, and tell Optuna how it ended."""
+    search, number = bench.params.search, at.storage.get_trial(trial_id).number
+    final = at.name.endswith(FINALS)
+    study = at.load(make_sampler(search, number), NopPruner() if final else make_pruner(search))
+    trial = optuna.trial.Trial(study, trial_id)
+    if final:
+        finalists = json.loads(study.user_attrs["settings"])["finalists"]
+        finalist = finalists[trial.suggest_int("finalist", 0, len(finalists) - 1)]
+        seed = trial.suggest_categorical("seed", list(search.final_seeds))
+        params, title = with_values(bench.params, model, finalist["values"]), f"final {finalist['trial']}-{seed}"
+    else:
+        values = draw(trial, distributions(bench.params, model))
+        params, seed, title = trial_params(bench.params, model, values), search.seed, f"trial {number}"
+    experiment = Experiment(params, model, seed, bench.description)
+    trial.set_user_attr("work_folder", experiment.work_folder().name)
+    try:
+        outcome = run(
+            bench, params, model, seed, None if final else trial, _tracker_of(at, title), should_stop, full=final
+        )
+    except Interrupted:
+        jobs.give_back(study, at.storage, trial_id)
+        raise
+    _tell(study, trial, outcome)
+    forget(experiment)
+
+
+def _tell(study: optuna.Study, trial: optuna.trial.Trial, outcome: Outcome) -> None:
+    """How the trial ended; nothing, if another worker has taken it over meanwhile."""
+    with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+        trial.set_user_attr("steps", outcome.steps)
+        trial.set_user_attr("seconds", outcome.seconds)
+        if outcome.fault:
+            trial.set_user_attr("fault", outcome.fault)
+        state = TrialState.PRUNED if outcome.value is None else TrialState.COMPLETE
+        study.tell(trial, outcome.value, state, skip_if_finished=True)
+
+
+def _tracker_of(at: Place, title: str) -> Any:
+    """How the tracker of a trial is opened: a run below the study's."""
+
+    def open_tracker(experiment: Experiment) -> Tracker:
+        group = f"{experiment.description['name']}-{experiment.image_shape[1]}px-search"
+        enabled, folder = experiment.params.runtime.tracking, experiment.work_folder() / at.name.replace(" ", "-")
+        tracker = Tracker(folder, group, f"{at.name} {title}", enabled)
+        tracker.params({**experiment.recipe.model_dump(), "seed": experiment.seed})
+        tracker.tags(experiment.tags() | {"study": at.name})
+        return tracker
+
+    return open_tracker
+
+
+def load_bench(params: Params) -> Bench:
+    """The prepared images, the extractor and the reference, on the device."""
+    device = choose_device(params.runtime.device)
+    extractor = load_extractor(params.metrics, device)
+    reference = load_reference(layout.REFERENCE, extractor)
+    return Bench(
+        params, load_description(layout.PREPARED), load_images(layout.PREPARED, "train", device), extractor, reference
+    )
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[list[int]]:
+    """A list that receives the number of a signal that asks this process to stop."""
+    received: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: received.append(number))
+    yield received
+
+
+@exit_cleanly
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.search.worker", description=__doc__.split("\n")[0])
+    for name in ("storage", "study", "model"):
+        parser.add_argument(f"--{name}", required=True)
+    options, params = parser.parse_args(arguments), begin()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with stopping() as received:
+        with contextlib.suppress(Interrupted):
+            work(place(options.storage, options.study), load_bench(params), options.model, lambda: bool(received))
+        if received:
+            sys.exit(128 + received[0])
+
+
+if __name__ == "__main__":
+    main()
