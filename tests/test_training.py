@@ -451,7 +451,7 @@ def test_a_checkpoint_with_a_weight_that_is_not_finite_is_refused() -> None:
     weight = next(state.gan.discriminator.parameters())
     with torch.no_grad():
         weight.view(-1)[0] = float("inf")
-    with pytest.raises(PipelineError, match=r"^d\..* is not finite after step 3: lower lr_g"):
+    with pytest.raises(PipelineError, match=r"^d\..* is not finite at step 3: lower lr_g"):
         training.require_finite(state)
 
 
