@@ -5,10 +5,9 @@ at the same path on every node (a shared disk), and the storage is one that all 
 """
 
 import os
-import sys
 from collections.abc import Callable, Mapping
 
-from pipeline.errors import PipelineError, warn
+from pipeline.errors import PipelineError
 
 WAIT = 1.0  # seconds between two looks at whether to stop
 RETRIES = 20  # of a worker that dies, or whose node does
