@@ -371,6 +371,6 @@ def test_requirements_are_what_is_imported() -> None:
             modules = [node.module] if isinstance(node, ast.ImportFrom) else []
             modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             imported |= {str(module).split(".")[0] for module in modules}
-    foreign = imported - set(sys.stdlib_module_names) - {"pipeline", "ray"}  # ray: requirements-cluster.txt
+    foreign = imported - set(sys.stdlib_module_names) - {"pipeline"}
     behind = {"dvc", "cmaes"}  # a command, and what Optuna imports for us
     assert foreign == {names.get(name, name.replace("-", "_")) for name in required - behind}
