@@ -76,14 +76,37 @@ PATTERNS: dict[str, tuple[list[Any], list[Any]]] = {
         ["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:15"],
         ["gpu", "cuda:", "cuda:x", " cpu", "cpu\n"],
     ),
+    "models.*.init_from": (
+        ["a", "sagan_digits", f"9{'_' * 63}", "a@0123456789abcdef"],
+        [
+            "",
+            "A",
+            "_a",
+            "a-b",
+            "a/b",
+            "../a",
+            "a.b",
+            "a" * 65,
+            "a@",
+            "a@0123456789abcde",
+            "a@0123456789abcdef0",
+            "a@0123456789ABCDEF",
+            "a@0123456789abcdeg",
+            " a",
+            "a\n",
+            "a@0123456789abcdef\n",
+        ],
+    ),
 }
 BOOLEANS = ["train.channels_last", "models.*.spectral_norm_g", "models.*.flip", "models.*.dequantise",
             "models.*.ema_warmup", "metrics.compile", "metrics.infinity", "generate.png_folder", "runtime.tracking",
             "runtime.log_model"]  # fmt: skip
 TEXTS = ["data.dataset", "data.root", "metrics.extractor", "metrics.weights", "models.*.network", "models.*.loss",
          "models.*.penalty", "models.*.optimiser"]  # fmt: skip
+LABELS: list[Any] = ["data", "balanced", 0, 7, 2**31 - 1]  # of generate.labels
 LISTS = ["compare.models", "compare.seeds", "models.*.augment"]
-NULLABLE = ["data.limit", "metrics.weights", "models.*.ema_decay", "models.*.clip", "generate.samples"]
+NULLABLE = ["data.limit", "metrics.weights", "models.*.ema_decay", "models.*.clip", "models.*.init_from",
+            "generate.samples"]  # fmt: skip
 
 
 def leaves(node: Any, name: str = "") -> Iterator[str]:
@@ -165,7 +188,7 @@ def test_params_yaml_holds_what_it_says() -> None:
 
 
 def test_the_tables_of_this_file_cover_every_field() -> None:
-    groups = [*RANGES, *WORDS, *PATTERNS, *BOOLEANS, *TEXTS, *LISTS]
+    groups = [*RANGES, *WORDS, *PATTERNS, *BOOLEANS, *TEXTS, *LISTS, "generate.labels"]
     assert sorted(groups) == sorted(FIELDS)
     assert set(NULLABLE) < set(FIELDS)
 
@@ -257,9 +280,19 @@ def test_words(field: str) -> None:
 def test_patterns(field: str) -> None:
     good, bad = PATTERNS[field]
     for value in good:
-        assert parse(changed(field, value), "file").runtime.device == value
+        section, key = holder(parse(changed(a_name(field), value), "file").model_dump(), a_name(field))
+        assert section[key] == value
     for value in [*bad, 0, True, ["cpu"]]:
-        assert_refused(field, value)
+        assert_refused(a_name(field), value)
+
+
+def test_generate_labels() -> None:
+    for value in LABELS:
+        read = parse(changed("generate.labels", value), "file").generate.labels
+        assert (read, type(read)) == (value, type(value))
+    for bad in ("Data", "all", "", "7", -1, 2**31, True, False, 1.0, NAN, None, [], [7], ["data"]):
+        rule = f"generate.labels: must be data, balanced, or the number of one class, got {bad!r}"
+        assert faults(changed("generate.labels", bad)) == [rule]
 
 
 @pytest.mark.parametrize("field", BOOLEANS)
@@ -614,6 +647,7 @@ def other_value(name: str) -> Any:
         **{f: [True, False] for f in BOOLEANS},
         **{f: ["other"] for f in TEXTS},
         "compare.models": [["dcgan"]],
+        "generate.labels": LABELS,
         "compare.seeds": [[3, 4]],
         "models.*.augment": [["colour", "cutout"]],
     }[field]

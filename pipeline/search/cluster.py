@@ -4,11 +4,12 @@ Ray is an extra: `pip install -r requirements-cluster.txt`. The repository, with
 at the same path on every node (a shared disk), and the storage is one that all nodes reach.
 """
 
+import importlib
 import os
-import sys
 from collections.abc import Callable, Mapping
+from typing import Any
 
-from pipeline.errors import PipelineError, warn
+from pipeline.errors import PipelineError
 
 WAIT = 1.0  # seconds between two looks at whether to stop
 RETRIES = 20  # of a worker that dies, or whose node does
@@ -33,7 +34,7 @@ def run_on_ray(
         PipelineError: Ray is not installed or not reachable, or a task failed again and again.
     """
     try:
-        import ray
+        ray: Any = importlib.import_module("ray")
     except ImportError:
         raise PipelineError("--cluster needs Ray: pip install -r requirements-cluster.txt") from None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
