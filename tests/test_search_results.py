@@ -17,7 +17,7 @@ from pipeline.search.comparison import compare, comparison_verdict, unequal
 from pipeline.search.export import comparison_table, finals_table, trials_table, write, write_comparison
 from pipeline.search.record import slug
 from pipeline.search.results import Results, gain_text, results_of, state_of
-from pipeline.search.study import FINALS, Place
+from pipeline.search.study import Place
 
 PARAMS: Params = load(Path(__file__).resolve().parents[1] / "params.yaml")
 TRIALS = [trial(0, 100.0), trial(1, 50.0), trial(2, 80.0)]
@@ -169,7 +169,7 @@ def stored() -> Place:
     gone = trial(0, None, 20)
     gone.state = TrialState.FAIL
     main.add_trials([trial(0, None, 20), gone, trial(1, 50.0), trial(2, 80.0), trial(3, None, fault="nan")])
-    finals = optuna.create_study(storage=storage, study_name=at.name + FINALS)
+    finals = optuna.create_study(storage=storage, study_name=at.finals().name)
     chosen = [{"trial": 0, "values": START, "proxy": 400.0}, {"trial": 2, "values": START, "proxy": 50.0}]
     budget = {"finalists": chosen, "final_seeds": [102, 101], "train": {"steps": 100}, "samples": 500}
     storage.set_study_user_attr(finals._study_id, "settings", json.dumps(budget))
