@@ -2,12 +2,14 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PORT   ?= 5000
+TRIALS ?= 24
+WORKERS ?= 1
 E2E    := tests/test_pipeline.py
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run compare named test lint ui bench clean
+.PHONY: help setup run compare named search recipe test lint ui bench clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -33,6 +35,13 @@ named:
 	@test -n "$(strip $(MODELS))" || { \
 	  echo 'error: MODELS is missing: name recipes of params.yaml, for example make compare MODELS="dcgan sagan"'; exit 2; }
 
+search: recipe setup  ## tune a recipe by many short trials: make search MODEL=sagan TRIALS=24 WORKERS=2
+	python -m pipeline.search --model $(strip $(MODEL)) --trials $(TRIALS) --workers $(WORKERS)
+
+recipe:
+	@test -n "$(strip $(MODEL))" || { \
+	  echo 'error: MODEL is missing: name a recipe of params.yaml, for example make search MODEL=sagan TRIALS=24'; exit 2; }
+
 test: $(VENV)/installed-dev  ## the tests, on two processes; the end-to-end ones take longest and start first
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(E2E) $(filter-out $(E2E),$(wildcard tests/test_*.py))
 
@@ -50,7 +59,7 @@ bench: setup  ## speed: training beside a plain DataLoader loop, evaluation besi
 	python -m benchmarks.evaluation_speed
 
 clean:  ## remove all that the pipeline made, checkpoints and MLflow's runs included
-	rm -rf .work data/prepared data/reference runs samples reports/report.html mlflow.db mlruns dvc_plots
+	rm -rf .work data/prepared data/reference runs samples reports/report.html reports/studies mlflow.db mlruns dvc_plots
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

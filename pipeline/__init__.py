@@ -15,7 +15,8 @@ checkpoint                    atomic save, verified load, fingerprint, the expor
 warm_start                    a recipe that begins with an earlier run's networks
 sampling                      seeded samples, grids, animations
 metrics/                      EXTRACTORS, METRICS, the real images' reference; `python -m pipeline.metrics`
-spool  tracking               what MLflow is told, and never waited for
+spool  mlflow_model  sender   what MLflow is to be told, kept in a file; how it is sent
+tracking                      Tracker: what a run tells MLflow, and never waits for
 scoring                       metrics.json: all metrics of a model's samples, and their protocol
 provenance                    versions, platform and commit
 experiment                    one recipe with one seed: what a stage and a search trial share

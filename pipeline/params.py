@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, model_serializer
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -140,6 +140,11 @@ class Dimension(Section):
     log: bool | None = None
     step: Annotated[Any, BeforeValidator(_number)] = None
     choices: Annotated[tuple[Annotated[Any, BeforeValidator(_choice)], ...] | None, Field(strict=False)] = None
+
+    @model_serializer
+    def _given(self) -> dict[str, Any]:
+        """What was written: low and high, or choices."""
+        return {name: value for name, value in dict(self).items() if value is not None}
 
 
 class SearchParams(Section):

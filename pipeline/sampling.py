@@ -45,11 +45,12 @@ def labels(choice: str | int, counts: Sequence[int], n: int) -> Tensor:
     """
     if isinstance(choice, int):
         return torch.full((n,), choice)
-    shares = np.ones(len(counts)) if choice == "balanced" else np.asarray(counts, np.float64)
-    shares = shares / shares.sum()
-    numbers = [np.arange(int((n + len(shares) / 2) * share) + 2) for share in shares]  # no class is due more often
-    due = np.concatenate([(number + 0.5) / share for number, share in zip(numbers, shares, strict=True) if share])
-    owner = np.concatenate([np.full(len(number), label) for label, number in enumerate(numbers) if shares[label]])
+    weights = np.ones(len(counts)) if choice == "balanced" else np.asarray(counts, np.float64)
+    most = (n + len(weights) / 2) * weights / weights.sum()  # no class is due more often
+    numbers = [np.arange(int(number) + 2) for number in most]
+    # Of counts, not of shares: equal quotients then round to the same number.
+    due = np.concatenate([(k + 0.5) / weight for k, weight in zip(numbers, weights, strict=True) if weight])
+    owner = np.concatenate([np.full(len(k), label) for label, k in enumerate(numbers) if weights[label]])
     return torch.from_numpy(owner[np.lexsort((owner, due))[:n]])
 
 

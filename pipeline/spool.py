@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.layout import root
+
 BATCH = {"metric": 1000, "param": 100, "tag": 100}  # the most that one request takes; other kinds go one by one
 
 
 class Spool:
     """The file of entries, one JSON object a line, in the order in which they were logged."""
 
-    def __init__(self, folder: Path, experiment: str, run_name: str) -> None:
+    def __init__(self, folder: Path, experiment: str, run_name: str, parent: Path | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path, self._end = folder / "spool.jsonl", 0
         self._path.touch()
@@ -26,7 +28,9 @@ class Spool:
             self._end = end
         os.truncate(self._path, self._end)  # a kill can tear the last line
         if not self._values:
-            self.add("run", experiment, {"name": run_name, "id": uuid.uuid4().hex}, 0)
+            header = {"name": run_name, "id": uuid.uuid4().hex}
+            place = _place(parent, folder) if parent else ""
+            self.add("run", experiment, header | ({"parent": place} if place else {}), 0)
 
     def holds(self, kind: str, key: str) -> bool:
         return (kind, key, 0) in self._values
@@ -44,6 +48,18 @@ class Spool:
                 raise OSError("the disk is full")
         self._end += len(line)
         self._values[kind, key, step] = value
+
+
+def _place(parent: Path, folder: Path) -> str:
+    """What finds `parent` from `folder`: relative within .work/, which can move; "" where they are the same folder."""
+    work, above, here = (os.path.realpath(path) for path in (root() / ".work", parent, folder))
+    inside = all(Path(path).is_relative_to(work) for path in (above, here))
+    return "" if above == here else os.path.relpath(above, here) if inside else above
+
+
+def first(folder: Path) -> dict[str, Any] | None:
+    """The entry that heads the spool in `folder`: experiment, name, mark, and the parent if there is one."""
+    return next(read(folder / "spool.jsonl"), (None, 0))[0]
 
 
 def read(path: Path, start: int = 0) -> Iterator[tuple[dict[str, Any], int]]:

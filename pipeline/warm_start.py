@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from pipeline.params import PARAMS_FILE
 from pipeline.training import TrainState
 
 NETWORKS = ("generator.safetensors", "discriminator.safetensors")
+FILES = (*NETWORKS, "generator.json")
 
 
 def origin(init_from: str) -> dict[str, Any]:
@@ -41,10 +43,10 @@ def origin(init_from: str) -> dict[str, Any]:
         raise PipelineError(f"it must say which weights, write {name}@{found}")
     if wanted != found:
         raise PipelineError(f"the weights in {folder} are {name}@{found}; write that, or bring back those of {wanted}")
-    info = read_json(folder / "generator.json")
     try:
+        info = read_json(folder / "generator.json")
         run = {key: info[key] for key in ("model", "seed", "steps", "data_sha256")}
-    except (KeyError, TypeError):
+    except (PipelineError, KeyError, TypeError):
         raise PipelineError(f"{folder / 'generator.json'} is not of this pipeline: keep the run again") from None
     return {"name": name, "sha256": found, **run}
 
@@ -55,15 +57,22 @@ def warm_start(state: TrainState, init_from: str) -> None:
     G takes the raw weights. Its average, if it has one, takes the averaged ones, or where there are none the raw ones.
 
     Raises:
-        PipelineError: as `origin`, or the networks' tensors are not those of the recipe.
+        PipelineError: as `origin`, or the networks' tensors are not those of the recipe. Nothing is then changed.
     """
     folder = _folder(origin(init_from)["name"])
     generator, discriminator = (_read(folder / name) for name in NETWORKS)
     raw, average = _part(generator, "raw."), _part(generator, "ema.")
-    _copy(state.gan.generator.state_dict(), raw, f"{folder}: the generator")
-    _copy(state.gan.discriminator.state_dict(), discriminator, f"{folder}: the discriminator")
-    if state.ema is not None:
-        _copy(state.ema.state_dict(), average or raw, f"{folder}: the averaged generator")
+    pairs = [
+        ("generator", state.gan.generator, raw),
+        ("discriminator", state.gan.discriminator, discriminator),
+        ("averaged generator", state.ema, average or raw),
+    ]
+    wanted = [(what, network.state_dict(), saved) for what, network, saved in pairs if network is not None]
+    for what, live, saved in wanted:
+        _require_same_shapes(live, saved, f"{folder}: the {what}")
+    for _, live, saved in wanted:
+        for name, tensor in live.items():
+            tensor.copy_(saved[name])
 
 
 def keep(run: str, name: str) -> str:
@@ -75,20 +84,24 @@ def keep(run: str, name: str) -> str:
     source, folder = layout.RUNS / run, _folder(name)
     if not re.fullmatch(r"[a-z0-9][a-z0-9_]{0,63}", name):
         raise PipelineError(f"{name}: a name has up to 64 small letters, digits and underscores")
-    if not (source / NETWORKS[0]).is_file():
-        known = sorted(path.parent.name for path in layout.RUNS.glob(f"*/{NETWORKS[0]}"))
-        raise PipelineError(f"{source} holds no trained networks; there are: {', '.join(known) or 'none'}")
+    if not _holds(source, FILES):
+        known = ", ".join(sorted(path.name for path in layout.RUNS.glob("*") if _holds(path, FILES))) or "none"
+        raise PipelineError(f"{source} holds no trained generator and discriminator; there are: {known}")
     found = _sha256(source)
-    if folder.exists() and _sha256(folder) != found:
+    if folder.exists() and not (_holds(folder, NETWORKS) and _sha256(folder) == found):
         raise PipelineError(f"{folder} holds other weights already: choose another name, or delete it")
     with atomic_folder(folder) as copy:
-        for file in (*NETWORKS, "generator.json"):
+        for file in FILES:
             shutil.copyfile(source / file, copy / file)
     return f"{name}@{found}"
 
 
 def _folder(name: str) -> Path:
     return layout.root() / layout.PRETRAINED / name
+
+
+def _holds(folder: Path, files: Sequence[str]) -> bool:
+    return all((folder / file).is_file() for file in files)
 
 
 def _sha256(folder: Path) -> str:
@@ -113,15 +126,12 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _copy(live: dict[str, Tensor], saved: dict[str, Tensor], what: str) -> None:
-    """Copy `saved` into the tensors `live`, which must have the same names and shapes."""
+def _require_same_shapes(live: dict[str, Tensor], saved: dict[str, Tensor], what: str) -> None:
     remedy = "network, widths, latent_dim, norm, image size and classes must be those of the origin"
     for name in sorted(live.keys() | saved.keys()):
         here, there = (tuple(tensors[name].shape) if name in tensors else "nothing" for tensors in (live, saved))
         if here != there:
             raise PipelineError(f"{what} has {there} as {name}, the recipe builds {here}: {remedy}")
-    for name, tensor in live.items():
-        tensor.copy_(saved[name])
 
 
 @exit_cleanly

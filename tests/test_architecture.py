@@ -18,12 +18,12 @@ FILES = sorted(SOURCE.rglob("*.py"))
 DVC: dict[str, Any] = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
 # What a stage imports and need not name: it can refuse, or report to MLflow, but shapes nothing that is written.
-SHAPES_NOTHING = {"pipeline.check", "pipeline.tracking", "pipeline.spool"}
+SHAPES_NOTHING = {"pipeline.check", "pipeline.tracking", "pipeline.sender", "pipeline.mlflow_model", "pipeline.spool"}
 # What is not imported and shapes what is written: by the unit that reads it.
 READ_AS_FILES = {"pipeline.report": "pipeline/templates"}
 # Sections of params.yaml of which nothing changes a result.
 UNDECLARED_SECTIONS = {"runtime"}
-LONG_FILES = {"pipeline/tracking.py": (450, "all that knows MLflow: client, sender, sync, export")}
+LONG_FILES: dict[str, tuple[int, str]] = {}  # a file above 350 lines: its own limit, and the reason
 UNDOCUMENTED = {"main", "forward"}  # the module's docstring and the network's class say it
 
 
@@ -364,7 +364,7 @@ def test_requirements_are_what_is_imported() -> None:
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     required = {re.split("[<>=]", line)[0] for line in lines if line and not line.startswith("#")}
     assert all(re.fullmatch(r"[\w.-]+>=[\d.]+,<\d+", line) for line in lines if not line.startswith("#"))
-    names = {"pillow": "PIL", "scikit-learn": "sklearn", "ruamel.yaml": "ruamel"}
+    names = {"pillow": "PIL", "scikit-learn": "sklearn", "ruamel.yaml": "ruamel", "grpcio": "grpc"}
     imported = set()
     for path in (ROOT / "pipeline").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -1,5 +1,6 @@
 """Faults of params that do parse: each is told, all are told, and sound params have none."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 
 from pipeline import check
 from pipeline.augment import AUGMENTATIONS
+from pipeline.checkpoint import export_networks, generator_tensors
 from pipeline.data import DATASETS
 from pipeline.errors import PipelineError
 from pipeline.losses import LOSSES
@@ -16,6 +18,8 @@ from pipeline.models import NETWORKS
 from pipeline.optimisers import OPTIMISERS
 from pipeline.params import Params, load
 from pipeline.penalties import PENALTIES
+from pipeline.training import create_state
+from pipeline.warm_start import keep
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = "must be 4, 5, 6 or 7 times a power of two (16, 28, 32, 48, 64, ...), got"
@@ -26,7 +30,7 @@ def cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same machine everywhere: no CUDA, no MPS."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", functools.cache(lambda: False))  # cached, as torch's is
 
 
 def params(**changes: Any) -> Params:
@@ -265,3 +269,79 @@ def test_a_conditional_network_needs_classes_if_it_is_compared(tmp_path: Path) -
     assert list(check.problems(flat)) == []
     assert list(check.problems(flat.override({"data.root": str(tmp_path / "missing")}))) == []  # `prepare` says that
     assert list(check.problems(flat.override({"data.dataset": "digits"}))) == []
+
+
+# One class: it must exist, and every compared model must take labels.
+
+
+def test_one_class_must_be_one_of_the_data() -> None:
+    conditional = {"compare__models": ["dcgan_conditional", "projection"], "data__dataset": "digits"}
+    for choice in ("data", "balanced", 0, 9):
+        assert problems(**conditional, generate__labels=choice) == []
+    for choice in (10, 2**31 - 1):
+        assert problems(**conditional, generate__labels=choice) == [
+            f"generate.labels: must be data, balanced or a class below 10, got {choice}"
+        ]
+
+
+def test_one_class_needs_models_that_take_labels() -> None:
+    rule = "must be data or balanced, since {} of compare.models takes no labels"
+    compared = ["dcgan_conditional", "dcgan", "sagan"]
+    assert problems(compare__models=compared, generate__labels=3) == [
+        f"generate.labels: {rule.format(name)}" for name in ("dcgan", "sagan")
+    ]
+    for choice in ("data", "balanced"):
+        assert problems(compare__models=compared, generate__labels=choice) == []
+    unknown = problems(compare__models=["dcgan_conditional", "nope"], generate__labels=3)
+    assert unknown == [f"compare.models: unknown name 'nope'; {choices(params().models)}"]
+
+
+# The networks that a recipe begins with.
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What init_from must say for networks of the recipe dcgan, for grey images of 16 x 16."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    recipe = params(models__dcgan__width_g=4, models__dcgan__width_d=4).models["dcgan"]
+    state = create_state(recipe, params().train, (1, 16, 16), 10, 0, torch.device("cpu"))
+    info = {"model": "dcgan", "seed": 0, "steps": 0, "data_sha256": "d" * 64}
+    Path("runs/old-0").mkdir(parents=True)
+    export_networks(Path("runs/old-0"), state, generator_tensors(state), info)
+    return keep("old-0", "kept")
+
+
+def test_networks_that_a_recipe_can_begin_with(kept: str) -> None:
+    narrow = {"models__dcgan__width_g": 4, "models__dcgan__width_d": 4}
+    assert problems(models__dcgan__init_from=kept, **narrow) == []
+    check.require(params(models__dcgan__init_from=kept, **narrow))
+
+
+def test_networks_that_a_recipe_cannot_begin_with(kept: str, tmp_path: Path) -> None:
+    folder, narrow = tmp_path / "pretrained/kept", {"models__dcgan__width_g": 4, "models__dcgan__width_d": 4}
+    place, found = "models.dcgan.init_from", kept.split("@")[1]
+    assert problems(models__dcgan__init_from="kept", **narrow) == [
+        f"{place}: it must say which weights, write kept@{found}"
+    ]
+    assert problems(models__dcgan__init_from=f"kept@{'0' * 16}", **narrow) == [
+        f"{place}: the weights in {folder} are kept@{found}; write that, or bring back those of {'0' * 16}"
+    ]
+    (sentence,) = problems(models__dcgan__init_from=kept, models__dcgan__width_g=8, models__dcgan__width_d=4)
+    assert sentence.startswith(f"{place}: {folder}: the generator has (") and "must be those of the origin" in sentence
+    (sentence,) = problems(models__dcgan__init_from=kept, data__image_size=32, **narrow)
+    assert sentence.startswith(f"{place}: {folder}: the generator has (")
+
+
+def test_the_networks_of_a_recipe_that_is_not_compared_are_not_looked_at() -> None:
+    assert problems(compare__models=["dcgan"], models__resnet__init_from="nothing_here") == []
+    (sentence,) = problems(compare__models=["resnet"], models__resnet__init_from="nothing_here")
+    assert sentence.startswith("models.resnet.init_from: ") and "pretrained/nothing_here does not exist" in sentence
+
+
+def test_a_recipe_that_cannot_be_built_is_told_once(kept: str) -> None:
+    """Not once more by what it would begin with."""
+    found = problems(models__dcgan__init_from=kept, models__dcgan__network="resnt")
+    assert found == [f"models.dcgan.network: unknown name 'resnt'; did you mean 'resnet'? {choices(NETWORKS)}"]
+    found = problems(models__dcgan__init_from=kept, models__dcgan__optimiser="adma")
+    assert found == [f"models.dcgan.optimiser: unknown name 'adma'; did you mean 'adam'? {choices(OPTIMISERS)}"]

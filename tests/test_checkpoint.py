@@ -41,7 +41,7 @@ RECIPE = {
     "beta1": 0.5, "beta2": 0.9, "lr_decay": "linear", "ema_decay": 0.9, "flip": True, "dequantise": True,
     "label_smoothing": 0.0, "penalty": "none",
     "penalty_weight": 10.0, "clip": None, "optimiser": "adam", "ema_warmup": False, "augment": [],
-    "instance_noise": 0.0,
+    "instance_noise": 0.0, "init_from": None,
 }  # fmt: skip
 BUDGET = TrainParams.model_validate(
     {"steps": 6, "precision": "fp32", "channels_last": True, "report_every": 4, "grid_every": 9, "score_every": 9}
@@ -326,7 +326,7 @@ def test_code_version_covers_what_shapes_a_result_and_nothing_else(
         path.write_bytes(content + b"# changed\n")
         covered |= {str(path.relative_to(tmp_path))} if code_version(recipe) != original else set()
         path.write_bytes(content)
-    needed = {"data.py", "devices.py", "randomness.py", "sampling.py", "training.py", "experiment.py"}
+    needed = {"data.py", "devices.py", "randomness.py", "sampling.py", "training.py", "experiment.py", "warm_start.py"}
     needed |= {"models/layers.py", "models/build.py", "metrics/features.py", "metrics/frechet.py", "metrics/fast.py"}
     assert covered >= needed | {f"models/{name}" for name in sources}
     foreign = {"models/dcgan.py", "models/resnet.py"} - {f"models/{name}" for name in sources}
@@ -399,10 +399,11 @@ def test_an_exported_generator_comes_back(network: str, weights: str, tmp_path: 
     assert (outputs["raw"] - outputs["ema"]).abs().max() > 1e-3  # so that the one cannot pass for the other
 
 
-def test_an_export_holds_the_generator_alone(tmp_path: Path) -> None:
+def test_each_network_has_its_own_export(tmp_path: Path) -> None:
     state = exported(tmp_path)
     names = list(state.gan.generator.state_dict())
     assert set(load_file(tmp_path / "generator.safetensors")) == {f"{p}.{n}" for p in ("raw", "ema") for n in names}
+    assert equal(load_file(tmp_path / "discriminator.safetensors"), state.gan.discriminator.state_dict())
 
 
 def test_missing_ema_weights_are_said_in_a_sentence(tmp_path: Path) -> None:

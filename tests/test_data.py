@@ -300,6 +300,7 @@ def test_class_folders(tmp_path: Path) -> None:
         save(folder / "bee" / f"{i}.WebP", 200 + i, lossless=True)
     description, arrays = prepared(folder, test_fraction=0.2)
     assert description["classes"] == ["ant", "bee", "cat"]
+    assert description["class_counts"] == [arrays["train_labels"].tolist().count(label) for label in range(3)]
     assert (description["train"], description["test"]) == (7, 2)  # round(0.2 * 9) = 2
     labels = np.concatenate([arrays["train_labels"], arrays["test_labels"]])
     by_label = {label: sorted(all_images(arrays)[labels == label, 0, 0, 0].tolist()) for label in range(3)}
@@ -315,6 +316,7 @@ def test_a_flat_folder_is_unlabelled(tmp_path: Path) -> None:
     (tmp_path / "images" / "notes" / "a.txt").write_text("x")
     description, arrays = prepared(tmp_path / "images")
     assert description["classes"] == [] and description["skipped"] == {"other_files": 1}
+    assert description["class_counts"] == [6]  # all have label 0
     assert not arrays["train_labels"].any() and not arrays["test_labels"].any()
     assert arrays["train"].shape == (6, 3, 8, 8) and arrays["train"].dtype == np.uint8
     assert arrays["test"].shape == (2, 3, 8, 8) and arrays["test_labels"].dtype == np.int64
@@ -423,7 +425,7 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
 
     tally, settings = data._Tally(), params(image_size=256)
     tracemalloc.start()
-    assert data._write_split(tmp_path, "train", Many(), list(range(300)), settings, tally) == 300
+    assert data._write_split(tmp_path, "train", Many(), list(range(300)), settings, tally).tolist() == [0] * 300
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 6e6
@@ -504,6 +506,7 @@ def test_digits(tmp_path: Path) -> None:
     assert (description["train"], description["test"]) == (1438, 359)  # round(0.2 * 1797) = 359
     assert description["classes"] == list("0123456789") and description["image_shape"] == [1, 8, 8]
     train, test = load_images(out, "train", "cpu"), load_images(out, "test", "cpu")
+    assert description["class_counts"] == torch.bincount(train.labels).tolist()
     counts = torch.bincount(torch.cat([train.labels, test.labels]))
     assert counts.tolist() == np.bincount(load_digits().target).tolist()
     images = torch.cat([train.images, test.images])

@@ -98,8 +98,8 @@ def images(elsewhere: Path) -> dict[str, np.ndarray]:
     for folder, name in [("data/prepared", "train"), ("data/prepared", "test"), ("samples/dcgan-0", "images")]:
         (elsewhere / folder).mkdir(parents=True, exist_ok=True)
         np.save(elsewhere / folder / f"{name}.npy", made[name])
-    keys = {"name": "x", "train": 24, "test": 24, "image_shape": [1, 16, 16], "classes": [], "source_size": {},
-            "skipped": {}, "sha256": "0"}  # fmt: skip
+    keys = {"name": "x", "train": 24, "test": 24, "image_shape": [1, 16, 16], "classes": [], "class_counts": [24],
+            "source_size": {}, "skipped": {}, "sha256": "0"}  # fmt: skip
     (elsewhere / "data/prepared/dataset.json").write_text(json.dumps(keys))
     settings = params.load().metrics
     extractor = load_extractor(settings, torch.device("cpu"))

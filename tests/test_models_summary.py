@@ -179,7 +179,7 @@ def test_classes_are_those_of_the_prepared_data(
     folder = project / "data" / "prepared"
     folder.mkdir(parents=True)
     description = {"name": name, "train": 2, "test": 2, "image_shape": [1, 16, 16], "source_size": {}, "skipped": {}}
-    description |= {"classes": [str(label) for label in range(classes)], "sha256": ""}
+    description |= {"classes": [str(label) for label in range(classes)], "class_counts": [1] * classes, "sha256": ""}
     (folder / "dataset.json").write_text(json.dumps(description))
     __main__.main([])
     assert capsys.readouterr().out.startswith(f"params.yaml: 1x16x16, {told} classes\n")

@@ -60,6 +60,11 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "generate.samples": ([10, 10**7], [9, 0, -10]),
     "generate.seed": SEED,
     "generate.batch_size": COUNT,
+    "search.seed": SEED,
+    "search.steps": COUNT,
+    "search.score_every": COUNT,
+    "search.samples": ([2, 10**6], [1, 0, -2]),
+    "search.finalists": COUNT,
     "runtime.checkpoint_every": COUNT,
 }
 WORDS: dict[str, list[str]] = {
@@ -70,11 +75,34 @@ WORDS: dict[str, list[str]] = {
     "models.*.init": ["normal", "xavier", "orthogonal"],
     "models.*.lr_decay": ["none", "linear"],
     "generate.weights": ["ema", "raw"],
+    "search.sampler": ["tpe", "gp", "cmaes", "qmc", "random"],
+    "search.pruner": ["hyperband", "median", "none"],
 }
 PATTERNS: dict[str, tuple[list[Any], list[Any]]] = {
     "runtime.device": (
         ["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:15"],
         ["gpu", "cuda:", "cuda:x", " cpu", "cpu\n"],
+    ),
+    "models.*.init_from": (
+        ["a", "sagan_digits", f"9{'_' * 63}", "a@0123456789abcdef"],
+        [
+            "",
+            "A",
+            "_a",
+            "a-b",
+            "a/b",
+            "../a",
+            "a.b",
+            "a" * 65,
+            "a@",
+            "a@0123456789abcde",
+            "a@0123456789abcdef0",
+            "a@0123456789ABCDEF",
+            "a@0123456789abcdeg",
+            " a",
+            "a\n",
+            "a@0123456789abcdef\n",
+        ],
     ),
 }
 BOOLEANS = ["train.channels_last", "models.*.spectral_norm_g", "models.*.flip", "models.*.dequantise",
@@ -82,12 +110,16 @@ BOOLEANS = ["train.channels_last", "models.*.spectral_norm_g", "models.*.flip", 
             "runtime.log_model"]  # fmt: skip
 TEXTS = ["data.dataset", "data.root", "metrics.extractor", "metrics.weights", "models.*.network", "models.*.loss",
          "models.*.penalty", "models.*.optimiser"]  # fmt: skip
-LISTS = ["compare.models", "compare.seeds", "models.*.augment"]
-NULLABLE = ["data.limit", "metrics.weights", "models.*.ema_decay", "models.*.clip", "generate.samples"]
+LABELS: list[Any] = ["data", "balanced", 0, 7, 2**31 - 1]  # of generate.labels
+LISTS = ["compare.models", "compare.seeds", "models.*.augment", "search.final_seeds"]
+NULLABLE = ["data.limit", "metrics.weights", "models.*.ema_decay", "models.*.clip", "models.*.init_from",
+            "generate.samples"]  # fmt: skip
 
 
 def leaves(node: Any, name: str = "") -> Iterator[str]:
-    """The dotted names of all values that are not sections."""
+    """The dotted names of all values that are not sections, without those of search.space: its keys are free."""
+    if name == "search.space":
+        return
     if isinstance(node, dict):
         for key, value in node.items():
             yield from leaves(value, f"{name}.{key}".lstrip("."))
@@ -98,8 +130,8 @@ def leaves(node: Any, name: str = "") -> Iterator[str]:
 def sections(node: Any, name: str = "") -> Iterator[str]:
     for key, value in node.items():
         if isinstance(value, dict):
-            yield f"{name}.{key}".lstrip(".")
-            yield from sections(value, f"{name}.{key}".lstrip("."))
+            yield (inner := f"{name}.{key}".lstrip("."))
+            yield from () if inner == "search.space" else sections(value, f"{name}.{key}".lstrip("."))
 
 
 def general(name: str) -> str:
@@ -165,7 +197,7 @@ def test_params_yaml_holds_what_it_says() -> None:
 
 
 def test_the_tables_of_this_file_cover_every_field() -> None:
-    groups = [*RANGES, *WORDS, *PATTERNS, *BOOLEANS, *TEXTS, *LISTS]
+    groups = [*RANGES, *WORDS, *PATTERNS, *BOOLEANS, *TEXTS, *LISTS, "generate.labels"]
     assert sorted(groups) == sorted(FIELDS)
     assert set(NULLABLE) < set(FIELDS)
 
@@ -257,9 +289,19 @@ def test_words(field: str) -> None:
 def test_patterns(field: str) -> None:
     good, bad = PATTERNS[field]
     for value in good:
-        assert parse(changed(field, value), "file").runtime.device == value
+        section, key = holder(parse(changed(a_name(field), value), "file").model_dump(), a_name(field))
+        assert section[key] == value
     for value in [*bad, 0, True, ["cpu"]]:
-        assert_refused(field, value)
+        assert_refused(a_name(field), value)
+
+
+def test_generate_labels() -> None:
+    for value in LABELS:
+        read = parse(changed("generate.labels", value), "file").generate.labels
+        assert (read, type(read)) == (value, type(value))
+    for bad in ("Data", "all", "", "7", -1, 2**31, True, False, 1.0, NAN, None, [], [7], ["data"]):
+        rule = f"generate.labels: must be data, balanced, or the number of one class, got {bad!r}"
+        assert faults(changed("generate.labels", bad)) == [rule]
 
 
 @pytest.mark.parametrize("field", BOOLEANS)
@@ -278,11 +320,32 @@ def test_texts(field: str) -> None:
         assert assert_refused(name, bad) == f"must be a text, got {bad!r}"
 
 
-@pytest.mark.parametrize("name", ["compare.models", "compare.seeds"])
+@pytest.mark.parametrize("name", ["compare.models", "compare.seeds", "search.final_seeds"])
 def test_lists(name: str) -> None:
     for bad in ("dcgan", 1, True, 1.5):
         assert assert_refused(name, bad) == f"must be a list, got {bad!r}"
     assert faults(changed(name, [])) == [f"{name}: must not be empty"]
+
+
+def test_dimensions_of_the_search() -> None:
+    def read(dimension: dict[str, Any]) -> dict[str, Any]:
+        return parse(changed("search.space", {"lr_g": dimension}), "file").search.space["lr_g"].model_dump()
+
+    for good in ({"low": 1, "high": 5}, {"low": 0.5, "high": 2.0, "log": True}, {"choices": (None, True, 1, 0.5, "a")}):
+        assert read(good) == good
+        assert [type(x) for x in read(good).values()] == [type(x) for x in good.values()]
+    place = "search.space.lr_g"
+    for key in ("low", "high", "step"):
+        for bad in ("1", True, NAN, INF, [1]):
+            told = faults(changed("search.space", {"lr_g": {key: bad}}))
+            assert told == [f"{place}.{key}: must be a finite number, got {bad!r}"]
+    for bad in (NAN, [1], {"a": 1}):
+        told = faults(changed("search.space", {"lr_g": {"choices": [1, bad]}}))
+        assert told == [f"{place}.choices.1: must be a finite number, a text, true, false or null, got {bad!r}"]
+    assert faults(changed("search.space", {"lr_g": {"log": 1}})) == [f"{place}.log: must be true or false, got 1"]
+    assert faults(changed("search.space", {"lr_g": {"lo": 1}}))[0].startswith(f"{place}.lo: unknown key; did you mean")
+    assert faults(changed("search.space", {"lr_g": 3})) == [f"{place}: must be a section of `key: value` lines, got 3"]
+    assert faults(changed("search.space", {})) == ["search.space: must not be empty"]
 
 
 def test_a_list_of_augmentations_may_be_empty() -> None:
@@ -472,7 +535,7 @@ def test_aliases_that_multiply(tmp_path: Path) -> None:
 
 
 def test_a_value_that_holds_itself(tmp_path: Path) -> None:
-    message = yaml_error(tmp_path, re.sub(r"seeds: \[.*\]", "seeds: &s [*s]", TEXT))
+    message = yaml_error(tmp_path, re.sub(r" seeds: \[.*\]", " seeds: &s [*s]", TEXT))
     assert message.startswith(": compare.seeds.0: must be a whole number, got [") and "\n" not in message
 
 
@@ -570,7 +633,7 @@ def test_override_gives_a_copy() -> None:
         ("models.dcgna.lr_g", "models.dcgna: no such parameter; did you mean 'dcgan'? Choices: "),
         ("train.steps.x", "train.steps.x: no such parameter"),
         ("compare.seeds.0", "compare.seeds.0: no such parameter"),
-        ("", ": no such parameter; Choices: compare, data, generate, metrics, models, runtime, train"),
+        ("", ": no such parameter; Choices: compare, data, generate, metrics, models, runtime, search, train"),
         ("train.", "train.: no such parameter; Choices: channels_last, "),
     ],
 )
@@ -614,7 +677,9 @@ def other_value(name: str) -> Any:
         **{f: [True, False] for f in BOOLEANS},
         **{f: ["other"] for f in TEXTS},
         "compare.models": [["dcgan"]],
+        "generate.labels": LABELS,
         "compare.seeds": [[3, 4]],
+        "search.final_seeds": [[3, 4]],
         "models.*.augment": [["colour", "cutout"]],
     }[field]
     return next(choice for choice in choices if choice != now)
@@ -725,7 +790,7 @@ def test_set(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["train.steps"], "train.steps: write it as name=value, for example train.steps=500\n"),
         (["train.steps="], "params: train.steps: must be a whole number, got None\n"),
         (["train.steps=many"], "params: train.steps: must be a whole number, got 'many'\n"),
-        (["=5"], ": no such parameter; Choices: compare, data, generate, metrics, models, runtime, train\n"),
+        (["=5"], ": no such parameter; Choices: compare, data, generate, metrics, models, runtime, search, train\n"),
         (["train.steps=["], "train.steps: line 1, column 2: expected the node content, but found '<stream end>'\n"),
         (["train.steps=5", "x.y=1"], "x: no such parameter; Choices: compare, "),
         (["train=5"], "params: train: must be a section of `key: value` lines, got 5\n"),
@@ -807,7 +872,7 @@ def test_use_of_a_broken_preset(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "presets").mkdir()
-    (here / "presets" / "bad.yaml").write_text(re.sub(r"  steps: \d+", "  steps: 0", TEXT))
+    (here / "presets" / "bad.yaml").write_text(re.sub(r"  steps: \d+", "  steps: 0", TEXT, count=1))
     monkeypatch.setattr(params, "PRESETS", here / "presets")
     code, out, error = run(capsys, "use", "bad")
     assert (code, out) == (2, "")

@@ -153,7 +153,9 @@ def test_wgan_is_elsewhere_the_papers(preset: str) -> None:
 
 
 @pytest.mark.parametrize("preset", ["mnist", "fashion_mnist", "folder"])
-@pytest.mark.parametrize("name", ["sn_dcgan", "wgan_gp_resnet", "sngan", "projection", "sagan", "sagan_conditional"])
+@pytest.mark.parametrize(
+    "name", ["sn_dcgan", "wgan_gp_resnet", "sngan", "resnet", "projection", "sagan", "sagan_conditional"]
+)
 def test_other_data_change_widths_and_flips_alone(preset: str, name: str) -> None:
     changed = differences(PRESETS[preset].models[name], PRESETS["cifar10"].models[name])
     assert changed <= {"width_g", "width_d", "flip"}

@@ -1,17 +1,31 @@
 """Samples: a function of (seed, i) alone, quantised as a PNG would hold them; grids and animations."""
 
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from networks import randomise
 from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.models import NETWORKS, build_gan
 from pipeline.params import Recipe
-from pipeline.sampling import BLOCK, grid, labels, latents, picture, sample, save_animation, save_picture, to_uint8
+from pipeline.sampling import (
+    BLOCK,
+    grid,
+    labels,
+    latents,
+    picture,
+    rows_of_classes,
+    sample,
+    save_animation,
+    save_picture,
+    to_uint8,
+)
 
 RECIPE = {
     "network": "dcgan", "loss": "hinge", "width_g": 4, "width_d": 4, "latent_dim": 5, "norm_d": "none",
@@ -19,7 +33,7 @@ RECIPE = {
     "beta1": 0.5, "beta2": 0.9, "lr_decay": "none", "ema_decay": None, "flip": False, "dequantise": False,
     "label_smoothing": 0.0, "penalty": "none",
     "penalty_weight": 10.0, "clip": None, "optimiser": "adam", "ema_warmup": False, "augment": [],
-    "instance_noise": 0.0,
+    "instance_noise": 0.0, "init_from": None,
 }  # fmt: skip
 
 
@@ -35,8 +49,8 @@ def build(network: str, channels: int = 1) -> nn.Module:
     return generator
 
 
-def drawn(network: nn.Module, n: int, batch: int, start: int = 0, seed: int = 3) -> Tensor:
-    return torch.cat(list(sample(network, n, seed, batch, 5, 3, start)))
+def drawn(network: nn.Module, n: int, batch: int, seed: int = 3) -> Tensor:
+    return torch.cat(list(sample(network, torch.arange(n) % 3, seed, batch, 5)))
 
 
 def same(first: Tensor, second: Tensor) -> bool:
@@ -55,16 +69,28 @@ def test_sample_i_depends_on_seed_and_i_alone(name: str) -> None:
     assert images.float().std(dim=0).mean() > 5
     for batch in (1, 7, 256):
         assert same(drawn(network, 70, batch), images), batch
-    for start, n in ((1, 5), (17, 53), (63, 2)):
-        assert same(drawn(network, n, 8, start), images[start : start + n])
+    for n in (1, 53, 65):
+        assert same(drawn(network, n, 64), images[:n]), n
     assert not torch.equal(drawn(network, 70, 64, seed=4), images)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_sample_i_depends_on_its_own_label_alone(name: str) -> None:
+    network = randomise(build(name))
+    chosen = torch.arange(12) % 3
+    first = torch.cat(list(sample(network, chosen, 3, 8, 5)))
+    others = torch.where(torch.arange(12) % 2 == 0, chosen, (chosen + 1) % 3)  # the even samples keep theirs
+    second = torch.cat(list(sample(network, others, 3, 8, 5)))
+    assert same(first[::2], second[::2])
+    changed = (first[1::2] != second[1::2]).flatten(1).any(dim=1)
+    assert changed.tolist() == [NETWORKS[name].conditional] * 6
 
 
 def test_samples_cross_the_blocks_of_latents() -> None:
     network = build("dcgan")
     images = drawn(network, BLOCK + 20, 100)
-    assert torch.equal(drawn(network, 30, 7, start=BLOCK - 15), images[BLOCK - 15 : BLOCK + 15])
-    assert torch.equal(drawn(network, 20, 32, start=BLOCK), images[BLOCK:])
+    assert torch.equal(drawn(network, BLOCK + 15, 100), images[: BLOCK + 15])
+    assert same(drawn(network, BLOCK + 20, 7), images)
     assert not torch.equal(images[:20], images[BLOCK:])
 
 
@@ -79,10 +105,10 @@ def test_latents() -> None:
 
 
 def test_the_last_batch_may_be_short() -> None:
-    network = build("dcgan")
-    assert [len(images) for images in sample(network, 10, 0, 4, 5, 3)] == [4, 4, 2]
-    assert [len(images) for images in sample(network, 3, 0, 64, 5, 3)] == [3]
-    assert [len(images) for images in sample(network, 8, 0, 4, 5, 3, start=3)] == [4, 4]
+    network, zeros = build("dcgan"), torch.zeros(10, dtype=torch.int64)
+    assert [len(images) for images in sample(network, zeros, 0, 4, 5)] == [4, 4, 2]
+    assert [len(images) for images in sample(network, zeros[:3], 0, 64, 5)] == [3]
+    assert [len(images) for images in sample(network, zeros[:8], 0, 4, 5)] == [4, 4]
 
 
 class Spy(nn.Module):
@@ -98,24 +124,126 @@ class Spy(nn.Module):
         return (y / 127.5 - 1)[:, None, None, None].expand(-1, 1, 2, 2) + self.weight
 
 
-def test_labels_cycle_and_reach_the_generator() -> None:
-    assert labels(4, 12, 5).tolist() == [4, 0, 1, 2, 3, 4, 0, 1]
-    assert labels(2, 5, 0).tolist() == [0, 0, 0]
-    assert labels(0, 3, 1).dtype == torch.int64
-    shown = torch.cat(list(sample(Spy(), 7, 0, 3, 2, 4, start=2)))
-    assert shown[:, 0, 0, 0].tolist() == [2, 3, 0, 1, 2, 3, 0]
+def test_labels_reach_the_generator_in_their_order() -> None:
+    chosen = [3, 0, 2, 2, 1, 3, 0]
+    for batch in (1, 3, 7, 16):
+        shown = torch.cat(list(sample(Spy(), torch.tensor(chosen), 0, batch, 2)))
+        assert shown[:, 0, 0, 0].tolist() == chosen
+
+
+# Which labels are asked for.
+
+
+def webster(counts: list[int], n: int) -> list[int]:
+    """Seat by seat, in exact fractions: to the class with the greatest count / (2 * seats + 1), the first of equals."""
+    seats, order = [0] * len(counts), list[int]()
+    for _ in range(n):
+        quotients = [Fraction(count, 2 * held + 1) for count, held in zip(counts, seats, strict=True)]
+        order.append(quotients.index(max(quotients)))
+        seats[order[-1]] += 1
+    return order
+
+
+def test_balanced_labels_take_turns() -> None:
+    for counts in ([1, 1, 1], [7, 1, 90], [0, 5, 5]):  # what the data have does not matter
+        assert labels("balanced", counts, 8).tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert labels("balanced", [4] * 10, 25).tolist() == [*range(10), *range(10), *range(5)]
+    assert labels("balanced", [9, 1], 1).tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        # 30/1 30/3 | 10/1 = 30/3: the first of equals | 30/5 30/7 | 10/3 = 30/9
+        ([10, 30], [1, 0, 1, 1, 1, 0, 1, 1]),
+        # 5/1 3/1 2/1 5/3 | 5/5 = 3/3: the first | 5/7 2/3 3/5
+        ([5, 3, 2], [0, 1, 2, 0, 0, 1, 0, 2, 1, 0]),
+        # 6/1 6/3 6/5 | 1/1 comes after 6/5, before 6/7
+        ([6, 1], [0, 0, 0, 1, 0, 0, 0, 0]),
+        ([2, 2, 2], [0, 1, 2, 0, 1, 2, 0]),
+    ],
+)
+def test_labels_like_the_data_by_hand(counts: list[int], expected: list[int]) -> None:
+    assert labels("data", counts, len(expected)).tolist() == expected == webster(counts, len(expected))
+
+
+@pytest.mark.parametrize(
+    "counts", [[10, 30], [5, 3, 2], [178, 182, 177, 183, 181, 182, 181, 179, 174, 180], [400, 300, 200, 100], [9, 1]]
+)
+def test_every_first_few_labels_are_shared_out_like_the_data(counts: list[int]) -> None:
+    total = sum(counts)
+    found = labels("data", counts, 3 * total).numpy()
+    assert np.bincount(found).tolist() == [3 * count for count in counts]  # whole numbers of samples: exactly
+    heads = np.cumsum(found[:, None] == np.arange(len(counts)), axis=0)
+    due = np.arange(1, 3 * total + 1)[:, None] * np.array(counts) / total
+    assert np.abs(heads - due).max() < 1
+    shorter = labels("data", counts, total).numpy()
+    assert np.array_equal(shorter, found[:total])  # to ask for more changes nothing of what comes first
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 10, 24, 25, 26, 60, 75, 76, 99, 100, 101, 150, 200])
+def test_many_tiny_classes(n: int) -> None:
+    counts = [50] + [1] * 50
+    found = labels("data", counts, n).tolist()
+    assert len(found) == n
+    assert found == webster(counts, n)
+    # 0's 25th is due after 24.5 / 0.5 = 49 images, its 26th at 51, and the first of each other class at 0.5 / 0.01 = 50
+    assert found[:76] == [*[0] * 25, *range(1, 51), 0][:n]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_order_is_websters(seed: int) -> None:
+    source = np.random.default_rng(seed)
+    counts = source.integers(0, 60, source.integers(1, 30)).tolist()
+    counts[source.integers(len(counts))] += 1  # never all of them 0
+    for n in (1, 7, 50, 200):
+        assert labels("data", counts, n).tolist() == webster(counts, n), (counts, n)
+
+
+def test_a_class_without_images_is_not_asked_for_like_the_data() -> None:
+    assert labels("data", [0, 3, 0, 3, 0], 5).tolist() == [1, 3, 1, 3, 1]
+    assert labels("balanced", [0, 3], 4).tolist() == [0, 1, 0, 1]
+
+
+def test_one_class() -> None:
+    assert labels(7, [1] * 10, 4).tolist() == [7, 7, 7, 7]
+    assert labels(0, [1] * 10, 3).tolist() == [0, 0, 0]
+    assert labels("data", [12], 4).tolist() == [0, 0, 0, 0]  # as of images without labels
+    assert labels("balanced", [12], 4).tolist() == [0, 0, 0, 0]
+
+
+def test_labels_are_int64() -> None:
+    assert {labels(choice, [3, 1], 5).dtype for choice in ("data", "balanced", 1)} == {torch.int64}
+
+
+@pytest.mark.parametrize(
+    ("classes", "rows", "columns", "expected"),
+    [
+        ([0], 3, 2, [0, 0, 0]),
+        ([5], 1, 10, [5]),
+        ([0, 1], 4, 3, [0, 0, 1, 1]),
+        ([3, 7], 5, 1, [3, 3, 3, 7, 7]),  # one row more for the first
+        ([0, 1, 2, 3], 10, 10, [0, 0, 0, 1, 1, 1, 2, 2, 3, 3]),
+        (range(10), 10, 10, list(range(10))),
+        (range(4), 4, 10, [0, 1, 2, 3]),
+    ],
+)
+def test_rows_of_classes(classes: Sequence[int], rows: int, columns: int, expected: list[int]) -> None:
+    found = rows_of_classes(classes, rows, columns)
+    assert (found.shape, found.dtype) == ((rows * columns,), torch.int64)
+    assert found.view(rows, columns).tolist() == [[label] * columns for label in expected]
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_mode_is_evaluation_and_is_given_back(training: bool) -> None:
     spy = Spy().train(training)
-    batches = sample(spy, 5, 0, 2, 2, 0)
+    batches = sample(spy, torch.zeros(5, dtype=torch.int64), 0, 2, 2)
     next(batches)
     assert not torch.is_inference_mode_enabled()  # between two batches the caller may train
     list(batches)
     assert spy.training is training
     assert spy.calls == [(False, True, 2)] * 3  # equal sizes: the short last batch is filled up
-    broken = sample(spy, 5, 0, 2, 2, 0)
+    broken = sample(spy, torch.zeros(5, dtype=torch.int64), 0, 2, 2)
     next(broken)
     broken.close()
     assert spy.training is training

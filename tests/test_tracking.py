@@ -1,5 +1,6 @@
 """Tracking against a real sqlite store and against servers that refuse, fail and dawdle."""
 
+import contextlib
 import http.server
 import json
 import logging
@@ -16,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline import spool, tracking
+from pipeline import sender, spool, tracking
 from pipeline.tracking import Tracker
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,7 +28,7 @@ PASSWORD = "s3cr3t-pa55"
 def empty_store(tmp_path_factory):
     """A sqlite store without experiments: to make one takes seconds."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    tracking._open_client(f"sqlite:///{path}").search_experiments()
+    sender.open_client(f"sqlite:///{path}").search_experiments()
     return path
 
 
@@ -43,7 +44,7 @@ def root(tmp_path, monkeypatch, empty_store):
     monkeypatch.setattr(tracking, "INTERVAL", 0.1)
     monkeypatch.setattr(tracking, "RETRY", 0.2)
     monkeypatch.setattr(tracking, "CLOSE_WAIT", dict.fromkeys(tracking.CLOSE_WAIT, 60.0))  # a busy machine is slow
-    tracking._warned.clear()
+    sender.warned.clear()
     return root
 
 
@@ -57,7 +58,7 @@ def opened(folder, **options):
 
 
 def client():
-    return tracking._open_client(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+    return sender.open_client(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
 
 
 def runs():
@@ -157,6 +158,18 @@ def test_a_later_stage_continues_the_same_run(folder):
     assert run.info.run_id == first.info.run_id and run.info.status == "FINISHED"
     assert history("loss/d") == [(1, 1.0)] and history("fid") == [(1, 12.5)]
     assert run.data.params == {"samples": "100"} and run.info.end_time >= first.info.end_time
+
+
+@pytest.mark.parametrize("raised", [None, ValueError])
+def test_a_status_that_was_given_stands_however_the_block_ends(folder, raised):
+    """As of a trial that is pruned."""
+    with contextlib.suppress(ValueError), opened(folder) as tracker:
+        tracker.metrics(1, {"loss/d": 1.0})
+        tracker.close("KILLED")
+        if raised:
+            raise raised
+    assert runs()[0].info.status == "KILLED" and history("loss/d") == [(1, 1.0)]
+    assert [entry["value"] for entry in entries(folder, "status")] == ["RUNNING", "KILLED"]
 
 
 @pytest.mark.parametrize(
@@ -269,6 +282,22 @@ def test_a_changed_artifact_replaces_the_former_one(root, folder):
     assert Path(client().download_artifacts(run, "scores/m.json", str(root))).read_text() == "two"
 
 
+def test_any_file_is_an_artifact_and_its_last_content_stands(root, folder):
+    names = ["study.html", "trials.csv", "étude #1 100%.html", "README", ".hidden", "a.tar.gz"]
+    with opened(folder) as tracker:
+        for content in (b"<html>\xff\x00", b"", b"two", b"<html>\xff\x00", b"two", b"last"):
+            for name, place in [(name, "search") for name in names] + [("a.csv", "search/deep/"), ("top.csv", "")]:
+                (root / name).write_bytes(content)
+                tracker.artifact(root / name, place)
+                tracker.artifact(root / name, place)
+        tracker.metrics(1, {"loss/d": 1.0})
+    assert len(entries(folder, "artifact")) == 6 * 8 and history("loss/d") == [(1, 1.0)]
+    assert files("search") == sorted(f"search/{name}" for name in [*names, "deep"])
+    kept = root / "mlruns" / runs()[0].info.run_id / "artifacts"
+    found = {str(path.relative_to(kept)): path.read_bytes() for path in kept.rglob("*") if path.is_file()}
+    assert found == dict.fromkeys([f"search/{name}" for name in names] + ["search/deep/a.csv", "top.csv"], b"last")
+
+
 def test_a_deleted_run_is_made_again(folder):
     with opened(folder) as tracker:
         tracker.metrics(1, {"loss/d": 1.0})
@@ -287,7 +316,7 @@ def test_another_tracking_uri_gets_everything(root, folder, monkeypatch, empty_s
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'other.db'}")
     with opened(folder) as tracker:
         tracker.metrics(2, {"loss/d": 2.0})
-    other = tracking._open_client(f"sqlite:///{root / 'other.db'}")
+    other = sender.open_client(f"sqlite:///{root / 'other.db'}")
     (run,) = other.search_runs([other.get_experiment_by_name("digits").experiment_id])
     points = [(metric.step, metric.value) for metric in other.get_metric_history(run.info.run_id, "loss/d")]
     assert points == [(1, 1.0), (2, 2.0)] and history("loss/d") == [(1, 1.0)]
@@ -299,7 +328,7 @@ def test_another_tracking_uri_gets_everything(root, folder, monkeypatch, empty_s
 @pytest.mark.parametrize("kind", ["refused", "500", "slow", "nonsense"])
 def test_a_bad_server_costs_one_warning_and_no_time(root, folder, server, monkeypatch, caplog, kind):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    tracking._open_client("sqlite://")  # the import is not what is timed
+    sender.open_client("sqlite://")  # the import is not what is timed
     host = {"refused": lambda: "127.0.0.1:9", "500": lambda: server(500), "slow": lambda: server(200, 5),
             "nonsense": lambda: server(200)}[kind]()  # fmt: skip
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{PASSWORD}@{host}")
@@ -394,6 +423,221 @@ def test_four_processes_open_a_new_store_at_once(root):
     assert outputs == [""] * 4 and [process.returncode for process in processes] == [0] * 4
     assert sorted(run.info.run_name for run in runs()) == [f"tiny-{seed}" for seed in range(4)]
     assert all(run.data.metrics == {"a": 2.0} and run.info.status == "FINISHED" for run in runs())
+
+
+# Nested runs.
+
+
+@pytest.fixture
+def study(root):
+    """The folder of a parent of which no server knows: its spool has a header and no sender."""
+    folder = root / ".work" / "study"
+    spool.Spool(folder, "digits", "study")
+    return folder
+
+
+def named(name):
+    """The only active run of that name."""
+    (run,) = (run for run in runs() if run.info.run_name == name)
+    return run
+
+
+def parent_of(run):
+    return run.data.tags.get("mlflow.parentRunId")
+
+
+def below(run):
+    """The names of the runs that MLflow's UI shows below a run."""
+    found = client().search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
+    return sorted(run.info.run_name for run in found)
+
+
+def test_runs_are_nested_in_the_parents(root, folder):
+    study = root / ".work" / "study"
+    with Tracker(study, "digits", "study") as parent:
+        for trial in range(2):
+            with Tracker(folder / f"{trial}", "digits", f"trial-{trial}", parent=study) as tracker:
+                tracker.metrics(1, {"loss/d": float(trial)})
+                tracker.close("KILLED" if trial else "FINISHED")
+        parent.metrics(1, {"best": 0.0})
+    assert below(named("study")) == ["trial-0", "trial-1"] and len(runs()) == 3
+    assert parent_of(named("study")) is None and history("best", named("study")) == [(1, 0.0)]
+    assert [named(name).info.status for name in ("study", "trial-0", "trial-1")] == ["FINISHED", "FINISHED", "KILLED"]
+    assert "parent" not in entries(study, "run")[0]["value"]
+
+
+def test_a_child_makes_the_parents_run_and_sends_nothing_else_of_it(folder, study, capsys):
+    waiting = spool.Spool(study, "digits", "study")
+    for step in (1, 2):
+        waiting.add("metric", "best", step / 2, step)
+    waiting.add("status", "", "KILLED", 0)
+    with opened(folder, parent=study):
+        pass
+    made = named("study")
+    assert below(made) == ["tiny-0"] and made.data.metrics == {} and made.info.status == "RUNNING"
+    tracking.sync()
+    tracking.sync()
+    assert capsys.readouterr().out.count("study: 4 entries sent") == 1  # the header is among them
+    assert named("study").info.run_id == made.info.run_id and history("best", made) == [(1, 0.5), (2, 1.0)]
+    assert named("study").info.status == "KILLED" and below(made) == ["tiny-0"] and len(runs()) == 2
+
+
+def test_children_of_two_processes_make_one_parents_run(root, study):
+    code = (
+        "import sys, time; from pathlib import Path; from mlflow.tracking.client import MlflowClient\n"
+        "from pipeline.tracking import CLOSE_WAIT, Tracker\n"
+        "CLOSE_WAIT['FINISHED'], make = 240.0, MlflowClient.create_run\n"
+        "def slow(self, experiment, moment, tags, name):\n"
+        "    time.sleep(2 * (name == 'study'))\n"
+        "    return make(self, experiment, moment, tags, name)\n"
+        "MlflowClient.create_run = slow\n"
+        "Path(sys.argv[1]).touch()\n"
+        "while not Path('go').exists(): time.sleep(0.01)\n"
+        "with Tracker(Path('.work') / sys.argv[1], 'digits', sys.argv[1], parent=Path('.work/study')) as tracker:\n"
+        "    tracker.metrics(1, {'a': 2.0})"
+    )
+    names = ["trial-0", "trial-1"]
+    processes = [
+        subprocess.Popen([sys.executable, "-W", "error::UserWarning", "-c", code, name], text=True,
+                         env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for name in names
+    ]  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not all((root / name).exists() for name in names) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (root / "go").touch()
+    assert [process.communicate(timeout=300)[0] for process in processes] == ["", ""]
+    assert sorted(run.info.run_name for run in runs()) == ["study", *names] and below(named("study")) == names
+
+
+def test_a_lost_answer_makes_no_second_parents_run(folder, study, monkeypatch):
+    from mlflow.tracking.client import MlflowClient
+
+    make, lost = MlflowClient.create_run, []
+
+    def create_run(self, experiment, moment, tags, name):
+        run = make(self, experiment, moment, tags, name)
+        if not lost:
+            lost.append(name)
+            raise ConnectionError("the answer was lost")
+        return run
+
+    monkeypatch.setattr(MlflowClient, "create_run", create_run)
+    tracker = opened(folder, parent=study)
+    deadline = time.monotonic() + 30
+    while not (folder / "mlflow.json").exists() and time.monotonic() < deadline:  # written when a round succeeds
+        time.sleep(0.01)
+    tracker.close()
+    assert lost == ["study"] and below(named("study")) == ["tiny-0"] and len(runs()) == 2
+
+
+@pytest.mark.parametrize("kind", ["refused", "500", "nonsense"])
+def test_nested_runs_survive_a_dead_server_and_a_move(root, server, monkeypatch, caplog, kind):
+    host = {"refused": lambda: "127.0.0.1:9", "500": lambda: server(500), "nonsense": lambda: server(200)}[kind]()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{host}")
+    with Tracker(root / ".work" / "study", "digits", "study") as parent:
+        parent.metrics(1, {"best": 1.0})
+        for trial in range(2):  # the first sorts before the study, the second after it
+            folder = root / ".work" / f"{'az'[trial]}-0-abc" / "study"
+            with Tracker(folder, "digits", f"trial-{trial}", parent=root / ".work" / "study") as tracker:
+                tracker.metrics(1, {"loss/d": 1.0})
+    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(warnings) == 1 and "pipeline.tracking sync" in caplog.text
+
+    moved = root.parent / "moved"
+    root.rename(moved)
+    monkeypatch.chdir(moved)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    for _ in range(2):
+        tracking.sync()
+        assert below(named("study")) == ["trial-0", "trial-1"] and len(runs()) == 3
+        assert history("best", named("study")) == [(1, 1.0)] and history("loss/d", named("trial-1")) == [(1, 1.0)]
+        assert {run.info.status for run in runs()} == {"FINISHED"}
+
+
+def test_another_server_gets_its_own_parent(root, folder, study, monkeypatch, empty_store):
+    with opened(folder, parent=study):
+        pass
+    first = named("study").info.run_id
+    (root / "mlflow.db").rename(root / "first.db")
+    shutil.copyfile(empty_store, root / "mlflow.db")  # client() looks here
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/./mlflow.db")
+    sender.open_client(f"sqlite:///{root}/./mlflow.db")
+    tracking.sync()
+    states = json.loads((study / "mlflow.json").read_text())
+    assert len(states) == 2 and first in {state["run_id"] for state in states.values()}
+    other = sender.open_client(f"sqlite:///{root}/./mlflow.db")
+    found = other.search_runs([other.get_experiment_by_name("digits").experiment_id])
+    made = {run.info.run_name: run for run in found}
+    assert len(found) == 2 and parent_of(made["tiny-0"]) == made["study"].info.run_id != first
+
+
+def test_the_parent_is_made_on_the_server_of_the_child(folder, study, monkeypatch):
+    spool.Spool(folder, "digits", "tiny-0", study)
+    sending = sender.Sender(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert sending.send() == 1 and below(named("study")) == ["tiny-0"]
+
+
+def test_a_deleted_parent_is_made_anew_under_its_open_tracker(folder, root, caplog):
+    study = root / ".work" / "study"
+    with Tracker(study, "digits", "study") as parent:
+        parent.metrics(1, {"best": 1.0})
+        with opened(folder, parent=study):
+            pass
+        gone = named("study").info.run_id
+        deadline = time.monotonic() + 30
+        while history("best", named("study")) != [(1, 1.0)] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        client().delete_run(gone)
+        with opened(folder, parent=study) as tracker:  # the same run, another parent
+            tracker.metrics(1, {"loss/d": 1.0})
+        assert named("study").info.run_id != gone and below(named("study")) == ["tiny-0"] and len(runs()) == 2
+        parent.metrics(2, {"best": 2.0})
+    assert history("best", named("study")) == [(1, 1.0), (2, 2.0)] and len(runs()) == 2
+    assert named("study").info.status == "FINISHED" and caplog.messages == []
+
+
+def test_a_child_stays_nested_when_another_stage_continues_it(root, folder, study):
+    with opened(folder, parent=study):
+        pass
+    before = named("tiny-0").info.run_id
+    client().set_tag(before, "mlflow.parentRunId", "of a run that is gone")
+    with opened(folder) as tracker:
+        tracker.metrics(1, {"fid": 1.0})
+    assert named("tiny-0").info.run_id == before and below(named("study")) == ["tiny-0"] and len(runs()) == 2
+
+
+def test_a_parent_without_a_spool_holds_nothing_up_and_can_come_later(root, folder, caplog):
+    study = root / ".work" / "study"
+    with opened(folder, parent=study), opened(root / ".work" / "own", parent=root / ".work" / "own"):
+        pass
+    assert [parent_of(run) for run in runs()] == [None, None] and not study.exists() and caplog.messages == []
+    spool.Spool(study, "digits", "study")
+    tracking.sync()
+    assert len(below(named("study"))) == 1 and len(runs()) == 3
+
+
+def test_a_busy_parent_that_the_server_has_makes_no_child_wait(folder, study):
+    with opened(folder / "0", parent=study):
+        pass
+    with spool.lock(study / "spool.lock", wait=False), Tracker(folder / "1", "digits", "1", parent=study) as tracker:
+        tracker.close()
+        assert below(named("study")) == ["1", "tiny-0"]
+
+
+def test_where_the_parent_lies_is_kept_relative_within_work(root, tmp_path):
+    work, outside = root / ".work", tmp_path / "outside"
+    (root / "link").symlink_to(work)
+    for child, parent, place in [
+        (work / "a", Path(".work/study"), "../study"),
+        (work / "b" / "study", root / "link" / "study", "../../study"),
+        (work / "c", outside, str(outside)),
+        (tmp_path / "d", work / "study", str(work / "study")),
+        (work / "e", Path("link/e"), None),
+    ]:
+        spool.Spool(child, "digits", "trial", parent)
+        assert spool.first(child)["value"].get("parent") == place
 
 
 class Generator(torch.nn.Module):

@@ -30,7 +30,7 @@ BASE = {
     "beta1": 0.5, "beta2": 0.999, "lr_decay": "none", "ema_decay": 0.9, "flip": True, "dequantise": True,
     "label_smoothing": 0.0, "penalty": "none",
     "penalty_weight": 10.0, "clip": None, "optimiser": "adam", "ema_warmup": False, "augment": [],
-    "instance_noise": 0.0,
+    "instance_noise": 0.0, "init_from": None,
 }  # fmt: skip
 BUDGET = {"steps": 4, "precision": "fp32", "channels_last": False, "report_every": 2, "grid_every": 9,
           "score_every": 9, "score_samples": 2}  # fmt: skip
@@ -190,9 +190,10 @@ def test_critic_updates_count_batches(monkeypatch: pytest.MonkeyPatch) -> None:
         assert rest == (recipe.batch_size, 7, recipe.flip, recipe.dequantise)
         return take(images, index, *rest)
 
-    def spied_draw(recipe: Recipe, n: int, device: torch.device, seed: int, stream: str, index: int) -> Any:
+    def spied_draw(recipe: Recipe, images: ImageSet, seed: int, stream: str, index: int) -> Any:
         draws.append((stream, index))
-        return draw(recipe, n, device, seed, stream, index)
+        assert seed == 7
+        return draw(recipe, images, seed, stream, index)
 
     monkeypatch.setattr(training, "batch", spied_batch)
     monkeypatch.setattr(training, "draw_inputs", spied_draw)
@@ -204,20 +205,38 @@ def test_critic_updates_count_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_inputs_are_named_draws() -> None:
-    recipe, cpu = recipe_of(batch_size=4096, latent_dim=8), torch.device("cpu")
-    latents, labels = draw_inputs(recipe, 3, cpu, 0, "g", 5)
+    recipe, images = recipe_of(batch_size=4096, latent_dim=8), image_set()
+    latents, labels = draw_inputs(recipe, images, 0, "g", 5)
     assert latents.shape == (4096, 8)
     assert latents.mean().item() == pytest.approx(0, abs=5 / math.sqrt(latents.numel()))
     assert latents.std().item() == pytest.approx(1, abs=5 / math.sqrt(2 * latents.numel()))
-    counts = torch.bincount(labels, minlength=3)
-    assert len(counts) == 3
-    assert (counts.float() / 4096 - 1 / 3).abs().max() < 5 * math.sqrt(2 / 9 / 4096)
-    again = draw_inputs(recipe, 3, cpu, 0, "g", 5)
+    assert (labels.shape, labels.dtype) == ((4096,), torch.int64)
+    again = draw_inputs(recipe, images, 0, "g", 5)
     assert torch.equal(latents, again[0])
     assert torch.equal(labels, again[1])
     for other in [(1, "g", 5), (0, "d", 5), (0, "g", 6)]:
-        assert not torch.equal(latents, draw_inputs(recipe, 3, cpu, *other)[0])
-    assert (draw_inputs(recipe, 0, cpu, 0, "g", 5)[1] == 0).all()  # unlabelled data
+        drawn = draw_inputs(recipe, images, *other)
+        assert not torch.equal(latents, drawn[0])
+        assert not torch.equal(labels, drawn[1])
+
+
+@pytest.mark.parametrize("counts", [[8, 8, 8], [1, 20, 3], [0, 24, 0], [5, 0, 19]])
+def test_the_labels_of_fakes_come_as_often_as_in_the_data(counts: list[int]) -> None:
+    labels = torch.repeat_interleave(torch.arange(3), torch.tensor(counts))
+    images, n = ImageSet(image_set().images, labels, 3), 4096
+    drawn = draw_inputs(recipe_of(batch_size=n), images, 0, "d", 0)[1]
+    found = torch.bincount(drawn, minlength=3)
+    assert len(found) == 3
+    for count, times in zip(counts, found.tolist(), strict=True):
+        share = count / 24
+        assert times / n == pytest.approx(share, abs=5 * math.sqrt(share * (1 - share) / n))
+    halves = [half.float().mean().item() for half in drawn.chunk(2)]
+    assert halves[0] == pytest.approx(halves[1], abs=0.1)  # in no order
+
+
+def test_fakes_of_unlabelled_data_have_label_0() -> None:
+    images = ImageSet(image_set().images, torch.zeros(24, dtype=torch.int64), 0)
+    assert draw_inputs(recipe_of(batch_size=64), images, 0, "g", 5)[1].tolist() == [0] * 64
 
 
 @pytest.mark.parametrize(("decay", "factors"), [("linear", [1, 0.75, 0.5, 0.25]), ("none", [1, 1, 1, 1])])
@@ -417,7 +436,7 @@ def test_generated_images_move_towards_the_data(brightness: int) -> None:
     state = start(recipe, budget)
 
     def mean() -> float:
-        return torch.cat(list(sample(state.gan.generator, 32, 0, 32, 8, 3))).float().mean().item()
+        return torch.cat(list(sample(state.gan.generator, torch.arange(32) % 3, 0, 32, 8))).float().mean().item()
 
     assert mean() == pytest.approx(128, abs=15)
     for _ in train(state, ImageSet(images, torch.zeros(64, dtype=torch.int64), 3), LOSSES["hinge"], recipe, budget):
@@ -432,7 +451,7 @@ def test_a_checkpoint_with_a_weight_that_is_not_finite_is_refused() -> None:
     weight = next(state.gan.discriminator.parameters())
     with torch.no_grad():
         weight.view(-1)[0] = float("inf")
-    with pytest.raises(PipelineError, match=r"^d\..* is not finite after step 3: lower lr_g"):
+    with pytest.raises(PipelineError, match=r"^d\..* is not finite at step 3: lower lr_g"):
         training.require_finite(state)
 
 
@@ -657,7 +676,7 @@ def test_options_that_are_off_change_no_bit(network: str, norm: str) -> None:
     g, d, loss = plain.gan.generator, plain.gan.discriminator, LOSSES["hinge"]
     for step in range(3):
         real, real_labels = batch(images, step, 4, 0, True, True)
-        latents, labels = draw_inputs(recipe, 3, torch.device("cpu"), 0, "d", step)
+        latents, labels = draw_inputs(recipe, images, 0, "d", step)
         with torch.no_grad():
             fake = g(latents, labels)
         with parametrize.cached():
@@ -666,7 +685,7 @@ def test_options_that_are_off_change_no_bit(network: str, norm: str) -> None:
         plain.optimiser_d.zero_grad()
         loss_d.backward()
         plain.optimiser_d.step()
-        latents, labels = draw_inputs(recipe, 3, torch.device("cpu"), 0, "g", step)
+        latents, labels = draw_inputs(recipe, images, 0, "g", step)
         d.requires_grad_(False)
         loss_g = loss.generator(d(g(latents, labels), labels))
         d.requires_grad_(True)

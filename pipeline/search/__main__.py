@@ -24,6 +24,8 @@ from pipeline import check, layout
 from pipeline.data import load_description
 from pipeline.errors import PipelineError, exit_cleanly, warn
 from pipeline.params import PARAMS_FILE, load, save
+from pipeline.search.publish import publish, publish_comparison
+from pipeline.search.record import open_study
 from pipeline.search.results import Results, results_of
 from pipeline.search.space import problems
 from pipeline.search.storage import locked
@@ -52,13 +54,17 @@ def main(arguments: list[str] | None = None) -> None:
     found = []
     with stopping() as received:
         for model in models:
-            at = place(url, options.study or model)
-            make_study(at, params, model, load_description(layout.PREPARED)["sha256"], options.trials)
-            _run_workers(at, model, options.workers, received)
-            make_finals(at, params)
-            _run_workers(at.finals(), model, options.workers, received)
-            found.append(results_of(at, params, model))
-            print(found[-1].summary())
+            at, description = place(url, options.study or model), load_description(layout.PREPARED)
+            make_study(at, params, model, description["sha256"], options.trials)
+            with open_study(at, params, description) as tracker:
+                _run_workers(at, model, options.workers, received)
+                make_finals(at, params)
+                _run_workers(at.finals(), model, options.workers, received)
+                found.append(results_of(at, params, model))
+                page = publish(found[-1], tracker)
+            print(f"{found[-1].summary()}\nsee {page}")
+    if len(found) > 1:
+        print(f"the models compared: see {publish_comparison(found)}")
     if options.apply:
         _apply(found[0])
 

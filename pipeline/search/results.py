@@ -1,15 +1,23 @@
-"""What a study found: its winner by the finals, how much of its best value was luck, and what pruning saved."""
+"""What a study found: its winner by the finals, how much of its best value was luck, and what it cost.
+
+Values of the study and values of the finals are never subtracted from each other: their budgets differ.
+"""
 
 import json
+import math
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
+from scipy import stats
 
 from pipeline.params import Params
-from pipeline.report.uncertainty import mean_interval
+from pipeline.report.uncertainty import mean_interval, welch_interval
 from pipeline.search.study import Place
+
+FEWEST_RANKED = 3  # the order of two says nothing: it is right in half of all cases
 
 
 @dataclass(frozen=True)
@@ -21,10 +29,60 @@ class Finalist:
     proxy: float | None
     finals: tuple[float, ...]  # of the final seeds that did not diverge, at the full budget
     seeds: tuple[int, ...]
+    diverged: tuple[int, ...] = ()  # the final seeds that did
 
     @property
     def mean(self) -> float:
-        return statistics.fmean(self.finals) if self.finals else float("inf")
+        return statistics.fmean(self.finals) if self.finals else math.inf
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95% interval of the mean; None for less than two seeds."""
+        return mean_interval(self.finals)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How far one finalist's mean lies below another's: above 0 is better. The interval needs two seeds of each."""
+
+    gap: float
+    ratio: float  # of the two means: 0.9 is a tenth less
+    interval: tuple[float, float] | None
+
+    @property
+    def certain(self) -> bool:
+        """Whether the 95% interval leaves out 0."""
+        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+
+
+@dataclass(frozen=True)
+class Optimism:
+    """How well the study's cheap values foretold the finals.
+
+    spearman, kendall: correlations between the order of the finalists in the study and anew; None for less than 3.
+    best: the finalist with the lowest value in the study, and `place` its place anew, from 1.
+    in_study, anew: its value as a ratio to that of the recipe as it was; None where one of the two has none, or where
+        it is the recipe as it was.
+    """
+
+    count: int
+    spearman: float | None
+    kendall: float | None
+    best: Finalist
+    place: int
+    in_study: float | None
+    anew: float | None
+
+    @property
+    def kept(self) -> float | None:
+        """The part of the advantage that remains anew: 1 = all, 0 = none, below 0 = it is a disadvantage.
+
+        >>> Optimism(3, None, None, Finalist(1, {}, 50.0, (90.0,), (1,)), 1, in_study=0.5, anew=0.9).kept
+        0.2
+        """
+        if self.in_study is None or self.anew is None or self.in_study >= 1:
+            return None
+        return round((1 - self.anew) / (1 - self.in_study), 12)
 
 
 @dataclass(frozen=True)
@@ -36,25 +94,78 @@ class Results:
     trials: tuple[FrozenTrial, ...]  # without those that another one continued
     finalists: tuple[Finalist, ...]  # the first is the recipe as it was
     steps: int  # of a trial that is not pruned
+    settings: Mapping[str, Any]  # space, recipe, budget, sampler, pruner, seed
+    budget: Mapping[str, Any]  # of the finals
+    finals: tuple[FrozenTrial, ...] = ()
+
+    @property
+    def start(self) -> Finalist:
+        """The recipe as it was."""
+        return self.finalists[0]
+
+    @property
+    def ranked(self) -> list[Finalist]:
+        """The finalists by their mean, the lowest first; behind them those that diverged with some seed, then all."""
+        return sorted(self.finalists, key=_order)
 
     @property
     def winner(self) -> Finalist:
         """The finalist with the lowest mean; one that diverged with a seed only where all did."""
-        full = max(len(finalist.finals) for finalist in self.finalists)
-        return min((f for f in self.finalists if len(f.finals) == full), key=lambda finalist: finalist.mean)
+        return self.ranked[0]
+
+    @property
+    def gain(self) -> Gain | None:
+        """The winner against the recipe as it was; None where they are the same, or one has no final value."""
+        return None if self.winner is self.start else gain(self.start, self.winner)
+
+    @property
+    def optimism(self) -> Optimism | None:
+        """None where no finalist has a value in the study."""
+        known = [finalist for finalist in self.finalists if finalist.proxy is not None]
+        if not known:
+            return None
+        orders = sorted({_order(finalist) for finalist in known})
+        before, anew = [f.proxy for f in known], [orders.index(_order(f)) for f in known]
+        best = min(known, key=lambda finalist: finalist.proxy or 0.0)
+        ranks = len(known) >= FEWEST_RANKED and len(set(before)) > 1 and len(orders) > 1
+        place = 1 + sum(_order(finalist) < _order(best) for finalist in self.finalists)
+        start, other = self.start, best is not self.start
+        return Optimism(
+            len(known),
+            float(stats.spearmanr(before, anew).statistic) if ranks else None,
+            float(stats.kendalltau(before, anew).statistic) if ranks else None,
+            best,
+            place,
+            best.proxy / start.proxy if other and best.proxy is not None and start.proxy else None,
+            best.mean / start.mean if other and best.finals and start.finals and start.mean > 0 else None,
+        )
+
+    @property
+    def start_trial(self) -> FrozenTrial | None:
+        """The trial of the recipe as it was; not always the first: it may have been continued by another."""
+        return next((trial for trial in self.trials if trial.number == self.start.trial), None)
+
+    @property
+    def best(self) -> FrozenTrial | None:
+        """The trial with the lowest value in the study."""
+        return min(self.complete, key=lambda trial: (trial.value, trial.number), default=None)
+
+    @property
+    def complete(self) -> list[FrozenTrial]:
+        return [trial for trial in self.trials if state_of(trial) == "complete"]
 
     @property
     def diverged(self) -> list[FrozenTrial]:
-        return [trial for trial in self.trials if "fault" in trial.user_attrs]
+        return [trial for trial in self.trials if state_of(trial) == "diverged"]
 
     @property
     def pruned(self) -> list[FrozenTrial]:
-        return [t for t in self.trials if t.state == TrialState.PRUNED and "fault" not in t.user_attrs]
+        return [trial for trial in self.trials if state_of(trial) == "pruned"]
 
     @property
     def cost(self) -> float:
         """The steps that were trained, as a share of those of all trials without pruning."""
-        return sum(trial.user_attrs["steps"] for trial in self.trials) / (len(self.trials) * self.steps)
+        return steps_of(self.trials) / (len(self.trials) * self.steps)
 
     def summary(self) -> str:
         """The finals as a table of text, and what the study cost."""
@@ -63,37 +174,103 @@ class Results:
             f"{self.cost:.0%} of the steps without pruning",
             f"{'trial':>8}{'in the study':>14}{'anew: mean':>12}{'95% interval':>20}  values",
         ]
-        for finalist in sorted(self.finalists, key=lambda finalist: finalist.mean):
+        for finalist in self.ranked:
             proxy = "-" if finalist.proxy is None else f"{finalist.proxy:.2f}"
-            values = ", ".join(f"{name}={_short(value)}" for name, value in finalist.values.items())
-            mark = " <- the recipe as it was" if finalist is self.finalists[0] else ""
-            lines.append(
-                f"{finalist.trial:>8}{proxy:>14}{finalist.mean:>12.2f}{_interval(finalist):>20}  {values}{mark}"
-            )
-        return "\n".join(lines)
+            mean = f"{finalist.mean:.2f}" if finalist.finals else "-"
+            values = ", ".join(f"{name}={short(value)}" for name, value in finalist.values.items())
+            mark = f"; diverged with {', '.join(map(str, finalist.diverged))}" if finalist.diverged else ""
+            mark += " <- the recipe as it was" if finalist is self.start else ""
+            lines.append(f"{finalist.trial:>8}{proxy:>14}{mean:>12}{_interval(finalist):>20}  {values}{mark}")
+        return "\n".join([*lines, gain_text(self)])
 
 
 def results_of(at: Place, params: Params, model: str) -> Results:
     """What the study and its finals hold."""
     study, finals = at.load(), at.finals().load()
-    told = json.loads(finals.user_attrs["settings"])
-    done = [trial for trial in finals.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
-    finalists = []
-    for index, finalist in enumerate(told["finalists"]):
-        own = sorted((t.params["seed"], t.value) for t in done if t.params["finalist"] == index and t.value is not None)
-        values, seeds = tuple(value for _, value in own), tuple(seed for seed, _ in own)
-        finalists.append(Finalist(finalist["trial"], finalist["values"], finalist["proxy"], values, seeds))
+    settings, budget = json.loads(study.user_attrs["settings"]), json.loads(finals.user_attrs["settings"])
     trials = tuple(trial for trial in study.get_trials() if trial.state != TrialState.FAIL)
-    return Results(study.study_name, model, trials, tuple(finalists), params.search.steps)
+    complete = {trial.number for trial in trials if state_of(trial) == "complete"}
+    again = tuple(trial for trial in finals.get_trials() if trial.state != TrialState.FAIL)
+    finalists = []
+    for index, told in enumerate(budget["finalists"]):
+        own = sorted((t for t in again if t.params.get("finalist") == index), key=lambda trial: trial.params["seed"])
+        done = [(float(t.value), t.params["seed"]) for t in own if state_of(t) == "complete" and t.value is not None]
+        finalist = Finalist(
+            told["trial"],
+            told["values"],
+            told["proxy"] if told["trial"] in complete else None,  # Optuna gives a pruned trial the value it had then
+            tuple(value for value, _ in done),
+            tuple(seed for _, seed in done),
+            tuple(trial.params["seed"] for trial in own if state_of(trial) == "diverged"),
+        )
+        finalists.append(finalist)
+    return Results(
+        study.study_name, model, trials, tuple(finalists), settings["steps"], settings, budget, again
+    )  # fmt: skip
+
+
+def state_of(trial: FrozenTrial) -> str:
+    """complete, pruned or diverged; running or waiting where the study is not over."""
+    if "fault" in trial.user_attrs:
+        return "diverged"
+    return trial.state.name.lower()
+
+
+def steps_of(trials: tuple[FrozenTrial, ...]) -> int:
+    """The steps that these trials were trained for."""
+    return sum(trial.user_attrs.get("steps", 0) for trial in trials)
+
+
+def seconds_of(trials: tuple[FrozenTrial, ...]) -> float:
+    """The seconds that these trials were trained for, on all devices together, without measuring."""
+    return sum(trial.user_attrs.get("seconds", 0.0) for trial in trials)
+
+
+def gain(start: Finalist, winner: Finalist) -> Gain | None:
+    """How far the mean of `winner` lies below that of `start`; None where one of them has none."""
+    if not start.finals or not winner.finals:
+        return None
+    enough = len(start.finals) > 1 and len(winner.finals) > 1
+    interval = welch_interval(winner.finals, start.finals) if enough else None
+    ratio = winner.mean / start.mean if start.mean else math.nan
+    return Gain(start.mean - winner.mean, ratio, interval)
+
+
+def gain_text(results: Results) -> str:
+    """The winner against the recipe as it was, in words.
+
+    "better by 23.00 .. 61.00", "within noise", or why neither can be said.
+    """
+    found, winner, start = results.gain, results.winner, results.start
+    if not winner.finals:
+        return "every finalist diverged with every final seed: there is no winner"
+    if winner is start:
+        return "the recipe as it was is the winner: nothing that was tried is better"
+    if found is None:
+        return f"the winner is trial {winner.trial}; the recipe as it was diverged with every final seed"
+    against = f"trial {winner.trial} against the recipe as it was"
+    if found.interval is None:
+        side = "better" if found.gap > 0 else "worse"
+        return f"{against}: {side} by {abs(found.gap):.2f}; of noise one final seed says nothing"
+    low, high = found.interval
+    if not found.certain:
+        return f"{against}: within noise ({low:.2f} .. {high:.2f}, 95% interval)"
+    side, ends = ("better", (low, high)) if low > 0 else ("worse", (-high, -low))
+    return f"{against}: {side} by {ends[0]:.2f} .. {ends[1]:.2f} (95% interval)"
+
+
+def short(value: Any) -> str:
+    """A value of a recipe as text: floats to three digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _order(finalist: Finalist) -> tuple[int, float]:
+    """What finalists are ranked by."""
+    return -len(finalist.finals), finalist.mean
 
 
 def _interval(finalist: Finalist) -> str:
-    interval = mean_interval(finalist.finals)
-    if interval is None:
+    if finalist.interval is None:
         return "one seed" if finalist.finals else "diverged"
-    low, high = interval
+    low, high = finalist.interval
     return f"{low:.2f} .. {high:.2f}"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

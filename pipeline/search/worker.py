@@ -29,6 +29,7 @@ from pipeline.files import InUse, exclusive
 from pipeline.metrics import load_extractor, load_reference
 from pipeline.params import Params
 from pipeline.search import jobs
+from pipeline.search.record import group_of, study_folder
 from pipeline.search.space import distributions, draw, with_values
 from pipeline.search.storage import PATIENCE
 from pipeline.search.study import FINALS, Place, make_pruner, make_sampler, place
@@ -127,9 +128,9 @@ def _tracker_of(at: Place, title: str) -> Any:
     """How the tracker of a trial is opened: a run below the study's."""
 
     def open_tracker(experiment: Experiment) -> Tracker:
-        group = f"{experiment.description['name']}-{experiment.image_shape[1]}px-search"
+        group = group_of(experiment.description)
         enabled, folder = experiment.params.runtime.tracking, experiment.work_folder() / at.name.replace(" ", "-")
-        tracker = Tracker(folder, group, f"{at.name} {title}", enabled)
+        tracker = Tracker(folder, group, f"{at.name} {title}", enabled, parent=study_folder(at))
         tracker.params({**experiment.recipe.model_dump(), "seed": experiment.seed})
         tracker.tags(experiment.tags() | {"study": at.name})
         return tracker

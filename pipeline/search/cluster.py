@@ -1,0 +1,77 @@
+"""Workers of a study on a Ray cluster: each is a task with its CPUs and its GPU, started again where its node dies.
+
+Ray is an extra: `pip install -r requirements-cluster.txt`. The repository, with its environment and prepared data, lies
+at the same path on every node (a shared disk), and the storage is one that all nodes reach.
+"""
+
+import importlib
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pipeline.errors import PipelineError
+
+WAIT = 1.0  # seconds between two looks at whether to stop
+RETRIES = 20  # of a worker that dies, or whose node does
+
+
+def run_on_ray(
+    address: str,
+    command: list[str],
+    count: int,
+    needs: Mapping[str, float],
+    should_stop: Callable[[], bool],
+    tell: Callable[[], None],
+) -> None:
+    """Run `command` in `count` tasks at once until all end well.
+
+    Args:
+        address: ray://HOST:10001, a cluster's address, or "auto" on one of its nodes.
+        needs: what each task takes of a node: num_cpus, num_gpus.
+        tell: called about once a second.
+
+    Raises:
+        PipelineError: Ray is not installed or not reachable, or a task failed again and again.
+    """
+    try:
+        ray: Any = importlib.import_module("ray")
+    except ImportError:
+        raise PipelineError("--cluster needs Ray: pip install -r requirements-cluster.txt") from None
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        raise PipelineError(f"{address}: no Ray cluster answers there ({str(error).splitlines()[0]})") from None
+    try:
+        task = ray.remote(max_retries=RETRIES, retry_exceptions=True, **needs)(_task)
+        threads = str(max(1, int(needs["num_cpus"])))
+        left = [task.remote(command, os.getcwd(), threads) for _ in range(count)]
+        while left and not should_stop():
+            done, left = ray.wait(left, timeout=WAIT)
+            tell()
+            for reference in done:
+                try:
+                    ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    raise PipelineError(f"a worker on the cluster failed: {str(error).splitlines()[-1]}") from None
+        for reference in left:
+            ray.cancel(reference)  # KeyboardInterrupt in the task, which asks the worker to write its checkpoint
+    finally:
+        ray.shutdown()
+
+
+def _task(command: list[str], folder: str, threads: str) -> None:
+    """Runs on a node, which may not import this package: Ray sends the function itself."""
+    import os
+    import subprocess
+
+    told = {"OMP_NUM_THREADS": threads, "PIPELINE_PARENT": str(os.getpid())}
+    worker = subprocess.Popen(command, cwd=folder, env={**os.environ, **told})
+    try:
+        code = worker.wait()
+    except BaseException:
+        worker.terminate()
+        worker.wait()
+        raise
+    if code:
+        raise RuntimeError(f"{' '.join(command[1:4])} ended with status {code}")

@@ -1,0 +1,69 @@
+"""A study in MLflow: a run of its own, in which its trials' runs are nested.
+
+The sequence of values and costs is of trials in the order in which they ended.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from pipeline import layout
+from pipeline.params import Params
+from pipeline.search.results import seconds_of, state_of, steps_of
+from pipeline.search.study import FINALS, Place
+from pipeline.tracking import Tracker
+
+LONGEST = 100  # letters of a file's name
+
+
+def slug(name: str) -> str:
+    """A study's name as a file's: letters, digits, "_" and "-"; a changed one gets a hash, so that no two meet.
+
+    >>> slug("sagan"), slug("../a b").startswith("a-b-")
+    ('sagan', True)
+    """
+    kept = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:LONGEST]
+    return kept if kept and kept == name else f"{kept or 'study'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def study_folder(at: Place) -> Path:
+    """The spool of a study's own run on this machine; the finals share the study's."""
+    name = at.name.partition(FINALS)[0]
+    key = hashlib.sha256(f"{at.url} {name}".encode()).hexdigest()[:8]
+    return layout.root() / ".work" / "search" / f"{slug(name)}-{key}"
+
+
+def open_study(at: Place, params: Params, description: Mapping[str, Any]) -> Tracker:
+    """The run of a study, new or reopened: its params are the study's settings and its recipe."""
+    tracker = Tracker(study_folder(at), group_of(description), f"study {at.name}", params.runtime.tracking)
+    told = json.loads(at.load().user_attrs["settings"])
+    space, recipe = told.pop("space"), told.pop("recipe")
+    tracker.params(told | {f"space.{name}": json.dumps(value) for name, value in space.items()})
+    tracker.params({f"recipe.{name}": value for name, value in recipe.items()})
+    tracker.tags({"study": at.name, "model": told["model"], "data_sha256": told["data_sha256"]})
+    return tracker
+
+
+def group_of(description: Mapping[str, Any]) -> str:
+    """The MLflow experiment of studies and their trials: one for each data set and image size."""
+    return f"{description['name']}-{description['image_shape'][1]}px-search"
+
+
+def track_progress(tracker: Tracker, trials: tuple[FrozenTrial, ...]) -> None:
+    """Log the best value and the cost after every trial that is over; what was logged before is not logged twice."""
+    over = [trial for trial in trials if trial.state.is_finished()]
+    over.sort(key=lambda trial: (trial.datetime_complete, trial.number))
+    best: float | None = None
+    for count, trial in enumerate(over, 1):
+        if state_of(trial) == "complete" and trial.value is not None:
+            best = trial.value if best is None else min(best, trial.value)
+        done = tuple(over[:count])
+        told = {"cost/steps": float(steps_of(done)), "cost/seconds": seconds_of(done)}
+        for state in ("complete", "pruned", "diverged"):
+            told[f"trials/{state}"] = float(sum(state_of(each) == state for each in done))
+        tracker.metrics(count, told | ({} if best is None else {"best": best}))

@@ -1,0 +1,94 @@
+"""Studies for tests, made by hand: a search space of five parameters, trials and finals with given values."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from pipeline.search.results import Finalist, Results
+
+SPACE: dict[str, dict[str, Any]] = {
+    "lr_g": {"low": 1e-4, "high": 1e-2, "log": True},
+    "beta1": {"choices": [0.0, 0.5]},
+    "n_critic": {"low": 1, "high": 3},
+}
+DISTRIBUTIONS: dict[str, BaseDistribution] = {
+    "lr_g": FloatDistribution(1e-4, 1e-2, log=True),
+    "beta1": CategoricalDistribution([0.0, 0.5]),
+    "n_critic": IntDistribution(1, 3),
+}
+START = {"lr_g": 0.002, "beta1": 0.0, "n_critic": 1}
+RECIPE = {"network": "dcgan", "batch_size": 10, "lr_d": 0.002, **START}
+BEGIN = datetime(2026, 1, 1)
+
+
+def trial(number: int, value: float | None, steps: int = 60, **told: Any) -> FrozenTrial:
+    """A trial that took 5 seconds of training, 8 in all; value None = pruned at `steps`, or diverged with fault=...
+
+    Its curve falls from 1000 to its value in points 20 steps apart.
+    """
+    values = {**START, **{key: told.pop(key) for key in START if key in told}}
+    end = 400.0 if value is None else value
+    curve = {step: end + (1000 - end) * (1 - step / steps) for step in range(20, steps + 1, 20)}
+    made = create_trial(
+        state=TrialState.PRUNED if value is None else TrialState.COMPLETE,
+        value=value,
+        params=values,
+        distributions=DISTRIBUTIONS,
+        user_attrs={"steps": steps, "seconds": 5.0, **told},
+        intermediate_values=curve,
+    )
+    made.number = number
+    made.datetime_start, made.datetime_complete = BEGIN, BEGIN + timedelta(seconds=8)
+    return made
+
+
+def study(
+    trials: Sequence[FrozenTrial], finalists: Sequence[Finalist], name: str = "dcgan", **settings: Any
+) -> Results:
+    """Results of trials of 60 steps, and finals of 100."""
+    told = {"space": SPACE, "model": "dcgan", "recipe": RECIPE, "data_sha256": "d" * 64, "sampler": "tpe",
+            "pruner": "median", "seed": 100, "steps": 60, "score_every": 20, "samples": 50,
+            "extractor": "efficientnet_lite0", "weights": "auto", **settings}  # fmt: skip
+    seeds = sorted({seed for finalist in finalists for seed in (*finalist.seeds, *finalist.diverged)})
+    budget = {"final_seeds": seeds, "train": {"steps": 100}, "samples": 500, "finalists": []}
+    finals = [trial(i, v, 100) for i, v in enumerate(v for finalist in finalists for v in finalist.finals)]
+    return Results(name, str(told["model"]), tuple(trials), tuple(finalists), 60, told, budget, tuple(finals))
+
+
+def finalist(
+    number: int, proxy: float | None, finals: Sequence[float], diverged: Sequence[int] = (), **values: Any
+) -> Finalist:
+    """A finalist whose final seeds are 101, 102, .., those that diverged last."""
+    values = {**START, **values}
+    return Finalist(number, values, proxy, tuple(finals), tuple(range(101, 101 + len(finals))), tuple(diverged))
+
+
+def lively(count: int = 30, name: str = "dcgan", shift: float = 0.0) -> Results:
+    """A study with all that can happen: complete, pruned and diverged trials, a winner that is not the study's best."""
+    draws = np.random.default_rng(3)
+    trials = [trial(0, 300.0 + shift)]
+    for number in range(1, count):
+        values: Mapping[str, Any] = {
+            "lr_g": float(10 ** draws.uniform(-4, -2)),
+            "beta1": float(draws.choice([0.0, 0.5])),
+            "n_critic": int(draws.integers(1, 4)),
+        }
+        away = abs(np.log10(values["lr_g"]) + 3) + 0.4 * (values["beta1"] > 0)
+        value = float(200 + shift + 150 * away + draws.normal(0, 8))
+        if number % 9 == 4:
+            trials.append(trial(number, None, 20, fault="the loss of D is nan at step 37", **values))
+        elif away > 0.7:
+            trials.append(trial(number, None, 20 if number % 2 else 40, **values))
+        else:
+            trials.append(trial(number, value, **values))
+    done = sorted((t for t in trials[1:] if t.value is not None), key=lambda t: t.value)
+    finals = [(180.0, 186.0, 190.0), (170.0, 176.0, 175.0), (210.0, 214.0)]
+    finalists = [finalist(0, 300.0 + shift, (250.0, 262.0, 244.0))] + [
+        finalist(t.number, t.value, [v + shift for v in own], (103,) if len(own) < 3 else (), **t.params)
+        for t, own in zip(done, finals, strict=False)
+    ]
+    return study(trials, finalists, name, model=name)
