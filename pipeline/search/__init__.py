@@ -8,6 +8,7 @@ jobs       its trials as a queue: claimed once, given back when their worker die
 trial      one trial: a recipe trained and measured, pruned on the way
 study      the budget, the sampler and the pruner; then the finalists, trained anew with fresh seeds
 worker     what each process does until the queue is empty
+processes  cluster        where the workers run: on this machine, on a Ray cluster
 results    the winner, how much of it was luck, what it cost
 record     a study's own run in MLflow, in which its trials' runs are nested
 comparison                tuned models side by side

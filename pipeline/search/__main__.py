@@ -5,25 +5,24 @@
     python -m pipeline.search --models dcgan,sagan --trials 24           tune each, and compare the winners
 
 The same command continues a study that was stopped, whatever stopped it; the same command on other machines, with
---storage URL, takes part in it.
+--storage URL, takes part in it. --cluster ray://HOST:10001 starts the workers on a Ray cluster.
 """
 
 import argparse
-import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 import optuna
-import torch
 from optuna.trial import TrialState
 
 from pipeline import check, layout
 from pipeline.data import load_description
-from pipeline.errors import PipelineError, exit_cleanly, warn
+from pipeline.errors import PipelineError, exit_cleanly
 from pipeline.params import PARAMS_FILE, load, save
+from pipeline.search.cluster import run_on_ray
+from pipeline.search.processes import run_here
 from pipeline.search.publish import publish, publish_comparison
 from pipeline.search.record import open_study
 from pipeline.search.results import Results, results_of
@@ -31,10 +30,6 @@ from pipeline.search.space import problems
 from pipeline.search.storage import locked
 from pipeline.search.study import Place, make_finals, make_study, place
 from pipeline.search.worker import stopping
-
-POLL = 0.5  # seconds between two looks at the workers
-GRACE = 60.0  # seconds for a worker to end when it is asked to
-SHORT_LIFE, LIVES = 20.0, 5  # a worker that ends within so many seconds, so many times in a row, is not started again
 
 
 @exit_cleanly
@@ -57,9 +52,9 @@ def main(arguments: list[str] | None = None) -> None:
             at, description = place(url, options.study or model), load_description(layout.PREPARED)
             make_study(at, params, model, description["sha256"], options.trials)
             with open_study(at, params, description) as tracker:
-                _run_workers(at, model, options.workers, received)
+                _work(at, model, options, received)
                 make_finals(at, params)
-                _run_workers(at.finals(), model, options.workers, received)
+                _work(at.finals(), model, options, received)
                 found.append(results_of(at, params, model))
                 page = publish(found[-1], tracker)
             print(f"{found[-1].summary()}\nsee {page}")
@@ -79,10 +74,15 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=_positive, default=1, help="processes on this machine (1)")
     parser.add_argument("--storage", help="where the studies are kept (a journal file in .work/search)")
     parser.add_argument("--study", help="the study's name (the recipe's)")
+    parser.add_argument("--cluster", help="a Ray cluster's address, such as ray://HOST:10001: the workers run there")
+    parser.add_argument("--cpus", type=_share, default=1.0, help="of a node that each worker on a cluster takes (1)")
+    parser.add_argument("--gpus", type=_share, default=0.0, help="likewise; 0.5 puts two workers on a GPU (0)")
     parser.add_argument("--apply", action="store_true", help=f"write the winner into {PARAMS_FILE}")
     options = parser.parse_args(arguments)
     if options.study and "," in options.models:
         parser.error("--study names one study: give one --model")
+    if options.cluster and not options.storage:
+        parser.error("--cluster needs --storage: a URL, or a file on a disk that all nodes share")
     if options.study and not re.fullmatch(r"\w[\w.-]{0,63}", options.study):
         parser.error(f"--study: must be letters, digits, _ . and -, got {options.study}")
     return options
@@ -94,6 +94,16 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1024:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1024, got {text}")
+    return value
+
+
 def _prepare() -> None:
     """Bring the prepared data and their reference up to date."""
     with locked(str(layout.root() / ".work" / "search" / "prepare")):  # DVC refuses to run twice at once
@@ -102,68 +112,28 @@ def _prepare() -> None:
         raise PipelineError("the reference could not be made: see what `dvc repro reference` says above")
 
 
-def _run_workers(at: Place, model: str, count: int, received: list[int]) -> None:
-    """Keep `count` workers at a study until it is over: one that dies is started again.
+def _work(at: Place, model: str, options: argparse.Namespace, received: list[int]) -> None:
+    """Have workers do the trials of a study, here or on a cluster, until it is over.
 
     Raises:
-        PipelineError: a worker said so, or dies again and again.
+        PipelineError: the workers cannot go on.
     """
     command = [sys.executable, "-m", "pipeline.search.worker"]
     command += ["--storage", at.url, "--study", at.name, "--model", model]
-    count = max(1, min(count, len(_trials(at, TrialState.WAITING, TrialState.RUNNING))))
-    workers: dict[int, subprocess.Popen[bytes]] = {}
-    started, short = dict.fromkeys(range(count), 0.0), 0
-    tell = _teller(at)
-    try:
-        while _trials(at, TrialState.WAITING, TrialState.RUNNING) and not received:
-            for index in range(count):
-                worker = workers.get(index)
-                if worker is not None and worker.poll() is None:
-                    continue
-                if worker is not None and worker.returncode == 2:
-                    raise PipelineError("a worker cannot go on: see above")
-                if worker is not None and worker.returncode != 0:
-                    short = short + 1 if time.monotonic() - started[index] < SHORT_LIFE else 0
-                    if short >= LIVES:
-                        raise PipelineError(f"workers died {LIVES} times in a row: see above what they say")
-                    warn(f"a worker of study {at.name} died ({worker.returncode}); its trial goes on in another")
-                workers[index] = subprocess.Popen(command, env=_environment(index, count))
-                started[index] = time.monotonic()
-            tell()
-            time.sleep(POLL)
-        tell()
-    finally:
-        _end(list(workers.values()))
+
+    def left() -> int:
+        return len(_trials(at, TrialState.WAITING, TrialState.RUNNING))
+
+    tell, count = _teller(at), min(options.workers, left())
+    if options.cluster and count:
+        needs = {"num_cpus": options.cpus, "num_gpus": options.gpus}
+        run_on_ray(options.cluster, command, count, needs, lambda: bool(received), tell)
+    else:
+        run_here(command, count, lambda: not left(), lambda: bool(received), tell)
+    tell()
     if received:
         print("stopped: run the same command again to continue", file=sys.stderr)
         sys.exit(128 + received[0])
-
-
-def _end(workers: list[subprocess.Popen[bytes]]) -> None:
-    """Ask workers to stop, which write their checkpoints first; kill one that has not within `GRACE`."""
-    for worker in workers:
-        worker.terminate()
-    deadline = time.monotonic() + GRACE
-    for worker in workers:
-        try:
-            worker.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            worker.kill()
-            worker.wait()
-
-
-def _environment(index: int, count: int) -> dict[str, str]:
-    """What a worker is told: its share of the cores, its GPU, and whose child it is."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    told = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // count)))}
-    if torch.cuda.device_count() > 1:
-        told["CUDA_VISIBLE_DEVICES"] = _gpus()[index % torch.cuda.device_count()]
-    return {**os.environ, **told, "PIPELINE_PARENT": str(os.getpid())}
-
-
-def _gpus() -> list[str]:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
 
 
 def _trials(at: Place, *states: TrialState) -> list[optuna.trial.FrozenTrial]:

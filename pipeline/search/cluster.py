@@ -6,12 +6,14 @@ at the same path on every node (a shared disk), and the storage is one that all 
 
 import importlib
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipeline.errors import PipelineError
 
 WAIT = 1.0  # seconds between two looks at whether to stop
+GRACE = 30.0  # seconds that the workers have to write their checkpoints
 RETRIES = 20  # of a worker that dies, or whose node does
 
 
@@ -39,11 +41,13 @@ def run_on_ray(
         raise PipelineError("--cluster needs Ray: pip install -r requirements-cluster.txt") from None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters comes as an error
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise PipelineError(f"{address}: no Ray cluster answers there ({str(error).splitlines()[0]})") from None
     try:
-        task = ray.remote(max_retries=RETRIES, retry_exceptions=True, **needs)(_task)
+        task = ray.remote(max_retries=RETRIES, retry_exceptions=True, **needs)(_make_task())
         threads = str(max(1, int(needs["num_cpus"])))
         left = [task.remote(command, os.getcwd(), threads) for _ in range(count)]
         while left and not should_stop():
@@ -56,22 +60,30 @@ def run_on_ray(
                     raise PipelineError(f"a worker on the cluster failed: {str(error).splitlines()[-1]}") from None
         for reference in left:
             ray.cancel(reference)  # KeyboardInterrupt in the task, which asks the worker to write its checkpoint
+        if left:
+            ray.wait(left, num_returns=len(left), timeout=GRACE)
     finally:
         ray.shutdown()
 
 
-def _task(command: list[str], folder: str, threads: str) -> None:
-    """Runs on a node, which may not import this package: Ray sends the function itself."""
-    import os
-    import subprocess
+def _make_task() -> Callable[[list[str], str, str], None]:
+    """What runs on a node. Its Ray process cannot import this package; a function in a function is sent as a whole."""
 
-    told = {"OMP_NUM_THREADS": threads, "PIPELINE_PARENT": str(os.getpid())}
-    worker = subprocess.Popen(command, cwd=folder, env={**os.environ, **told})
-    try:
-        code = worker.wait()
-    except BaseException:
-        worker.terminate()
-        worker.wait()
-        raise
-    if code:
-        raise RuntimeError(f"{' '.join(command[1:4])} ended with status {code}")
+    def task(command: list[str], folder: str, threads: str) -> None:
+        import os
+        import subprocess
+        import time
+
+        told = {"OMP_NUM_THREADS": threads, "PIPELINE_PARENT": str(os.getpid())}
+        worker = subprocess.Popen(command, cwd=folder, env={**os.environ, **told})
+        try:
+            while (code := worker.poll()) is None:
+                time.sleep(0.2)  # Ray's interruption comes between two looks, not into a wait
+        except BaseException:
+            worker.terminate()
+            worker.wait()
+            raise
+        if code:
+            raise RuntimeError(f"{' '.join(command[1:3])} ended with status {code}")
+
+    return task
