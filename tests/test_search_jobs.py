@@ -390,7 +390,7 @@ def test_a_study_is_the_same_twice_and_when_it_is_killed_halfway(
     assert [trial.params for trial in trials_of(another)][1:] != [params for params, _, _ in found[0]][1:]
 
 
-def test_a_kill_before_the_values_are_drawn_takes_no_point_of_the_sequence(tmp_path: Path) -> None:
+def test_a_kill_while_the_values_are_drawn_takes_no_point_of_the_sequence(tmp_path: Path) -> None:
     search, found = PARAMS.override({"search.sampler": "qmc"}).search, []
     for asks in (1, 3):
         at = a_study(tmp_path / str(asks), 3)
@@ -400,6 +400,7 @@ def test_a_kill_before_the_values_are_drawn_takes_no_point_of_the_sequence(tmp_p
         at.load().tell(0, 1.0)  # from here on there is a space to draw points of
         for _ in range(asks):
             trial = optuna.trial.Trial(at.load(worker.make_sampler(search, 1)), second or 0)
+            worker.draw(trial, {"lr_g": space["lr_g"]})
         found.append(worker.draw(trial, space))
     assert found[0] == found[1]
 
