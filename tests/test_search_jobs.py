@@ -123,6 +123,7 @@ def test_a_trial_that_is_given_back_is_claimed_first_and_keeps_all_it_has(tmp_pa
     assert not jobs.give_back(at.url, at.storage, trial_id, "another", died=True)
     assert jobs.give_back(at.url, at.storage, trial_id, "me", died=True)
     assert not jobs.give_back(at.url, at.storage, trial_id, "me", died=True)
+    assert not jobs.give_back(at.url, at.storage, trial_id, "", died=True)  # it waits already
     first = trials_of(at)[0]
     assert (first.state, first.params, first.intermediate_values) == (TrialState.WAITING, {"lr_g": lr}, {60: 5.0})
     assert (first.user_attrs["worker"], jobs.deaths(first)) == ("", 1)
@@ -387,6 +388,21 @@ def test_a_study_is_the_same_twice_and_when_it_is_killed_halfway(
     another = a_study(tmp_path / "another", trials, **changes, **{"search.seed": 99})
     work(another, pretend(0), monkeypatch, **changes, **{"search.seed": 99})
     assert [trial.params for trial in trials_of(another)][1:] != [params for params, _, _ in found[0]][1:]
+
+
+def test_a_kill_while_the_values_are_drawn_takes_no_point_of_the_sequence(tmp_path: Path) -> None:
+    search, found = PARAMS.override({"search.sampler": "qmc"}).search, []
+    for asks in (1, 3):
+        at = a_study(tmp_path / str(asks), 3)
+        first, second = (jobs.claim(at.url, at.storage, at.study_id) for _ in range(2))
+        space = worker.distributions(PARAMS, "dcgan")
+        worker.draw(optuna.trial.Trial(at.load(worker.make_sampler(search, 0)), first or 0), space)
+        at.load().tell(0, 1.0)  # from here on there is a space to draw points of
+        for _ in range(asks):
+            trial = optuna.trial.Trial(at.load(worker.make_sampler(search, 1)), second or 0)
+            worker.draw(trial, {"lr_g": space["lr_g"]})
+        found.append(worker.draw(trial, space))
+    assert found[0] == found[1]
 
 
 def work_until(at: Place, number: int, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> None:

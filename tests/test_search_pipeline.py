@@ -100,6 +100,7 @@ def test_killed_workers_and_a_killed_parent_change_no_value(clone: Path, tmp_pat
     while alive(second):
         assert time.monotonic() < deadline, "a worker outlived its parent"
         time.sleep(0.05)
+    assert not all(trial.state.is_finished() for trial in trials(folder)), "a worker went on without its parent"
     run(folder, *STUDY, "--workers", "2")
 
     whole, again = trials(clone), trials(folder)
