@@ -1,0 +1,235 @@
+"""Does each recipe of presets/mnist.yaml learn real MNIST in minutes on one CPU core, and which bound on D is steady?
+
+    python -m benchmarks.mnist_recipes --root DIR [--jobs 2]
+
+DIR holds MNIST as torchvision lays it out (DIR/MNIST/raw). Two experiments, on 10,000 training images of 16 x 16:
+every recipe once, made smaller by `SMALL`; and the plain CNN under each of `BOUNDS`, at all `RATES` and `SEEDS`.
+A distance is measured before training and at its end, of samples of the same latents, under one protocol.
+
+It writes docs/mnist.csv and docs/mnist.png and prints docs/mnist.md's tables. A killed run continues when it is
+started again: what is done stands in .work/, and what was not is taken up at its newest checkpoint.
+"""
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from PIL import Image, ImageDraw
+
+from pipeline.data import load_description, load_images, prepare
+from pipeline.devices import make_deterministic
+from pipeline.errors import exit_cleanly
+from pipeline.experiment import Experiment, Observer, train_experiment
+from pipeline.files import read_json, write_bytes, write_json
+from pipeline.metrics import load_extractor, load_reference, measure_reference
+from pipeline.params import PRESETS, Params, load
+from pipeline.provenance import provenance
+from pipeline.report.uncertainty import mean_interval, welch_interval
+from pipeline.sampling import save_picture
+
+WORK, DOCS = Path(".work/mnist-recipes"), Path("docs")
+COMMON = {
+    "data.image_size": 16,
+    "data.limit": 10_000,
+    "metrics.extractor": "efficientnet_lite0",
+    "metrics.bootstrap": 0,
+    "train.score_samples": 2000,
+    "train.score_every": 2**31,  # at step 0 and at the end
+    "train.grid_every": 2**31,
+    "train.report_every": 50,
+    "runtime.device": "cpu",
+    "runtime.checkpoint_every": 250,
+    "runtime.tracking": False,
+}
+
+# What every recipe is given beside its own changes: a small network and batch, and an average over the last steps.
+NARROW = {"width_g": 16, "width_d": 16, "batch_size": 32, "n_critic": 1}
+SMALL: dict[str, dict[str, Any]] = {
+    "gan": {"steps": 8000, "width_g": 128, "width_d": 512, "batch_size": 64},
+    "dcgan": {"steps": 5000, "lr_g": 1e-3, "lr_d": 1e-3},
+    "dcgan_conditional": {"steps": 5000, "lr_g": 1e-3, "lr_d": 1e-3},
+    "sn_dcgan": {"steps": 5000, "lr_g": 1e-3, "lr_d": 1e-3},
+    "wgan": {"steps": 2500, "n_critic": 2, "clip": 0.05, "lr_g": 1e-3, "lr_d": 1e-3},
+    "wgan_gp": {"steps": 2000, "lr_g": 1e-3, "lr_d": 1e-3, "beta1": 0.0},
+    "wgan_gp_resnet": {"steps": 2000, "lr_g": 1e-3, "lr_d": 1e-3},
+    "sngan": {"steps": 2000, "lr_g": 1e-3, "lr_d": 1e-3},
+    "resnet": {"steps": 2000, "lr_g": 1e-3, "lr_d": 1e-3},
+    "sagan": {"steps": 2000, "lr_g": 1e-3, "lr_d": 1e-3, "beta1": 0.0, "beta2": 0.9},
+    "projection": {"steps": 2000, "lr_g": 1e-3, "lr_d": 1e-3, "beta1": 0.0, "beta2": 0.9},
+    "sagan_conditional": {"steps": 2000, "lr_g": 1e-3, "lr_d": 1e-3, "beta1": 0.0, "beta2": 0.9},
+}
+AVERAGED = {"ema_decay": 0.99, "ema_warmup": True, "lr_decay": "linear"}
+
+# The second experiment: the recipe sngan with another bound on D; no average, no decay: they would hide noise.
+BOUNDS: dict[str, dict[str, Any]] = {
+    "clip 0.01": {"loss": "wasserstein", "norm_d": "none", "clip": 0.01},
+    "clip 0.05": {"loss": "wasserstein", "norm_d": "none", "clip": 0.05},
+    "gradient penalty": {"loss": "wasserstein", "norm_d": "none", "penalty": "gradient"},
+    "spectral norm": {"loss": "wasserstein"},
+    "spectral norm, hinge": {},
+}
+RATES, SEEDS, BOUND_STEPS = (2e-4, 1e-3), (0, 1, 2), 800
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a recipe of the preset with changes, for so many steps."""
+
+    part: str
+    name: str
+    recipe: str
+    changes: dict[str, Any]
+    steps: int
+    seed: int = 0
+
+    def params(self) -> Params:
+        changes = {f"models.{self.recipe}.{key}": value for key, value in self.changes.items()}
+        return load(PRESETS / "mnist.yaml").override(COMMON | changes | {"train.steps": self.steps})
+
+
+def runs() -> Iterator[Run]:
+    """All trainings of both experiments."""
+    for recipe, changes in SMALL.items():
+        changes = NARROW | AVERAGED | changes
+        yield Run("recipes", recipe, recipe, changes, changes.pop("steps"))
+    for name, bound in BOUNDS.items():
+        for rate in RATES:
+            for seed in SEEDS:
+                changes = NARROW | bound | {"lr_g": rate, "lr_d": rate}
+                yield Run("bounds", name, "sngan", changes, BOUND_STEPS, seed)
+
+
+def prepare_data(root: str) -> None:
+    """The images and the real side of every distance, measured once."""
+    params = load(PRESETS / "mnist.yaml").override(COMMON | {"data.root": root})
+    if not (WORK / "prepared").exists():
+        prepare(params.data, WORK / "prepared")
+    if not (WORK / "reference").exists():
+        extractor = load_extractor(params.metrics, torch.device("cpu"))
+        description = load_description(WORK / "prepared")
+        measure_reference(WORK / "prepared", description, extractor, params.metrics, WORK / "reference")
+
+
+def measure(run: Run) -> dict[str, Any]:
+    """Train `run` on one thread, unless that is done already, and return its row of docs/mnist.csv."""
+    torch.set_num_threads(1)
+    make_deterministic()
+    params, device = run.params(), torch.device("cpu")
+    experiment = Experiment(params, run.recipe, run.seed, load_description(WORK / "prepared"))
+    work = experiment.work_folder()
+    if not (work / "result.json").exists():
+        extractor = load_extractor(params.metrics, device)
+        reference, images = (
+            load_reference(WORK / "reference", extractor),
+            load_images(WORK / "prepared", "train", device),
+        )
+        observer = Observer(experiment, extractor, reference, experiment.open_tracker(), work / "grids")
+        spent = work / "cpu_seconds"
+        before = float(spent.read_text()) if spent.exists() else 0.0
+        started = time.process_time()
+
+        def account() -> bool:  # after every step, so that a killed run's time counts too
+            spent.write_text(str(before + time.process_time() - started))
+            return False
+
+        _, progress = train_experiment(experiment, images, observer, account)
+        first, last = progress.history[0]["distance"], progress.history[-1]["distance"]
+        result = {"untrained": first, "trained": last, "cpu_minutes": float(spent.read_text()) / 60}
+        write_json(work / "result.json", result)
+    recipe = experiment.recipe
+    row = {"part": run.part, "name": run.name, "lr_g": recipe.lr_g, "lr_d": recipe.lr_d, "seed": run.seed}
+    result = {key: round(value, 2) for key, value in read_json(work / "result.json").items()}
+    return row | {"steps": run.steps} | result | {"grid": str(work / "grids" / f"{run.steps:08d}.png")}
+
+
+def tables(rows: pd.DataFrame) -> str:
+    """The Markdown tables of docs/mnist.md."""
+    return "\n\n".join("\n".join(lines) for lines in (_recipes(rows), _bounds(rows), _differences(rows)))
+
+
+def _recipes(rows: pd.DataFrame) -> Iterator[str]:
+    yield "| recipe | changed beside the above | steps | CPU minutes | untrained | trained | ratio |"
+    yield "|---|---|---|---|---|---|---|"
+    for row in rows[rows["part"] == "recipes"].itertuples():
+        changes = ", ".join(f"{key} {value:g}" for key, value in SMALL[row.name].items() if key != "steps")
+        ratio = row.untrained / row.trained
+        yield (
+            f"| {row.name} | {changes} | {row.steps} | {row.cpu_minutes:.1f} | {row.untrained:.0f} | {row.trained:.0f} "
+            f"| {ratio:.1f} |"
+        )
+
+
+def _bounds(rows: pd.DataFrame) -> Iterator[str]:
+    yield "| bound on D | learning rate | mean | 95% interval | worst seed | CPU minutes a run |"
+    yield "|---|---|---|---|---|---|"
+    for (name, rate), values in _by_bound(rows).items():
+        trained, minutes = values["trained"].tolist(), values["cpu_minutes"].mean()
+        low, high = mean_interval(trained) or (float("nan"),) * 2
+        mean, worst = statistics.fmean(trained), max(trained)
+        yield f"| {name} | {rate:g} | {mean:.0f} | {low:.0f} to {high:.0f} | {worst:.0f} | {minutes:.1f} |"
+
+
+def _differences(rows: pd.DataFrame) -> Iterator[str]:
+    yield "| learning rate | first | second | second - first, 95% (Welch) | beyond noise |"
+    yield "|---|---|---|---|---|"
+    groups = {key: values["trained"].tolist() for key, values in _by_bound(rows).items()}
+    for rate in RATES:
+        for first, second in combinations(BOUNDS, 2):
+            low, high = welch_interval(groups[first, rate], groups[second, rate])
+            verdict = "no" if low <= 0 <= high else "yes"
+            yield f"| {rate:g} | {first} | {second} | {low:.0f} to {high:.0f} | {verdict} |"
+
+
+def _by_bound(rows: pd.DataFrame) -> dict[tuple[str, float], pd.DataFrame]:
+    bounds = rows[rows["part"] == "bounds"]
+    return {
+        (name, rate): bounds[(bounds["name"] == name) & (bounds["lr_d"] == rate)] for name in BOUNDS for rate in RATES
+    }
+
+
+def draw(rows: Iterable[dict[str, Any]], out: Path) -> None:
+    """The first ten final samples of each recipe beside its name: the first row of each grid."""
+    strips = []
+    for row in rows:
+        with Image.open(row["grid"]) as grid:
+            strips.append((row["name"], grid.crop((0, 0, grid.width, 36))))
+    page = Image.new("L", (120 + strips[0][1].width, 36 * len(strips)), 255)
+    for index, (name, strip) in enumerate(strips):
+        ImageDraw.Draw(page).text((4, 36 * index + 12), name, fill=0)
+        page.paste(strip, (120, 36 * index))
+    save_picture(page, out)
+
+
+@exit_cleanly
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", required=True, help="the folder that holds MNIST/raw")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at once, one thread each")
+    options = parser.parse_args()
+    prepare_data(options.root)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes below, numpy's threads among them
+    planned = list(runs())
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(measure, run) for run in planned]
+        for future in as_completed(futures):
+            print({key: value for key, value in future.result().items() if key != "grid"}, flush=True)
+    rows = [future.result() for future in futures]
+    draw([row for row in rows if row["part"] == "recipes"], DOCS / "mnist.png")
+    frame = pd.DataFrame(rows).drop(columns="grid")
+    write_bytes(DOCS / "mnist.csv", frame.to_csv(index=False).encode())
+    print(f"\n{tables(frame)}\n")
+    print("\n".join(f"{key}: {value}" for key, value in provenance().items()))
+
+
+if __name__ == "__main__":
+    main()
