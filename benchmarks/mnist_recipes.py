@@ -54,7 +54,7 @@ COMMON = {
 
 # What every recipe is given: small networks and batches; and for a short budget large steps, which end in small ones,
 # and an average. `SMALL` has each one's steps, and what it changes beside.
-NARROW = {"width_g": 16, "width_d": 16, "batch_size": 32, "n_critic": 1}
+NARROW: dict[str, Any] = {"width_g": 16, "width_d": 16, "batch_size": 32, "n_critic": 1}
 SHORT = {"lr_g": 1e-3, "lr_d": 1e-3, "lr_decay": "linear", "ema_decay": 0.99, "ema_warmup": True}
 SMALL: dict[str, dict[str, Any]] = {
     "gan": {
@@ -172,12 +172,12 @@ def tables(rows: pd.DataFrame) -> str:
 def _recipes(rows: pd.DataFrame) -> Iterator[str]:
     yield "| recipe | its own changes | steps | CPU minutes | untrained | trained | ratio |"
     yield "|---|---|---|---|---|---|---|"
-    for row in rows[rows["part"] == "recipes"].itertuples():
-        changes = ", ".join(f"{key} {value}" for key, value in SMALL[row.name].items() if key != "steps")
-        ratio = row.untrained / row.trained
+    for row in rows[rows["part"] == "recipes"].to_dict("records"):
+        changes = ", ".join(f"{key} {value}" for key, value in SMALL[row["name"]].items() if key != "steps")
+        before, after, minutes = row["untrained"], row["trained"], row["cpu_minutes"]
         yield (
-            f"| {row.name} | {changes} | {row.steps} | {row.cpu_minutes:.1f} | {row.untrained:.0f} | {row.trained:.0f} "
-            f"| {ratio:.2f} |"
+            f"| {row['name']} | {changes} | {row['steps']} | {minutes:.1f} | {before:.0f} | {after:.0f} "
+            f"| {before / after:.2f} |"
         )
 
 
