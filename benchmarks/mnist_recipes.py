@@ -38,6 +38,7 @@ from pipeline.report.uncertainty import mean_interval, welch_interval
 from pipeline.sampling import save_picture
 
 WORK, DOCS = Path(".work/mnist-recipes"), Path("docs")
+DRAWN = ["grid", "conditional"]  # what of a row is for the picture alone
 COMMON = {
     "data.image_size": 16,
     "data.limit": 10_000,
@@ -74,8 +75,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "sngan": {"steps": 1200},
     "resnet": {"steps": 1200},
     "sagan": {"steps": 1200, "beta1": 0.0, "beta2": 0.9},
-    "projection": {"steps": 1200, "beta1": 0.0, "beta2": 0.9},
-    "sagan_conditional": {"steps": 1200, "beta1": 0.0, "beta2": 0.9},
+    "projection": {"steps": 2800, "beta1": 0.0, "beta2": 0.9},
+    "sagan_conditional": {"steps": 2800, "beta1": 0.0, "beta2": 0.9},
 }
 
 # The second experiment: the recipe sngan with another bound on D; no average, no decay: they would hide noise.
@@ -141,7 +142,8 @@ def measure(run: Run) -> dict[str, Any]:
             write_json(work / "result.json", _train(experiment))
     row = {"part": run.part, "name": run.name, "seed": run.seed, "lr_g": recipe.lr_g, "lr_d": recipe.lr_d}
     result = {key: round(value, 2) for key, value in read_json(work / "result.json").items()}
-    return row | {"steps": run.steps} | result | {"grid": str(work / "grids" / f"{run.steps:08d}.png")}
+    drawn = {"grid": str(work / "grids" / f"{run.steps:08d}.png"), "conditional": experiment.conditional}
+    return row | {"steps": run.steps} | result | drawn
 
 
 def _train(experiment: Experiment) -> dict[str, float]:
@@ -209,15 +211,20 @@ def _by_bound(rows: pd.DataFrame) -> dict[tuple[str, float], pd.DataFrame]:
 
 
 def draw(rows: Iterable[dict[str, Any]], out: Path) -> None:
-    """The first ten final samples of each recipe beside its name: the first row of each grid."""
-    strips = []
+    """Ten final samples of each recipe beside its name: of a conditional one, of each class in turn."""
+    cell, strips = 34, []
     for row in rows:
-        with Image.open(row["grid"]) as grid:
-            strips.append((row["name"], grid.crop((0, 0, grid.width, 36))))
-    page = Image.new("L", (120 + strips[0][1].width, 36 * len(strips)), 255)
+        conditional = row["conditional"]
+        with Image.open(row["grid"]) as grid:  # has one class a row, if conditional
+            cells = [(0, i) if conditional else (i, 0) for i in range(10)]
+            strips.append(
+                (row["name"], [grid.crop((cell * x, cell * y, cell * x + 36, cell * y + 36)) for x, y in cells])
+            )
+    page = Image.new("L", (120 + 10 * cell + 2, cell * len(strips) + 2), 255)
     for index, (name, strip) in enumerate(strips):
-        ImageDraw.Draw(page).text((4, 36 * index + 12), name, fill=0)
-        page.paste(strip, (120, 36 * index))
+        ImageDraw.Draw(page).text((4, cell * index + 12), name, fill=0)
+        for place, sample in enumerate(strip):
+            page.paste(sample, (120 + cell * place, cell * index))
     save_picture(page, out)
 
 
@@ -233,10 +240,10 @@ def main() -> None:
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
         futures = [pool.submit(measure, run) for run in planned]
         for future in as_completed(futures):
-            print({key: value for key, value in future.result().items() if key != "grid"}, flush=True)
+            print({key: value for key, value in future.result().items() if key not in DRAWN}, flush=True)
     rows = [future.result() for future in futures]
     draw([row for row in rows if row["part"] == "recipes"], DOCS / "mnist.png")
-    frame = pd.DataFrame(rows).drop(columns="grid")
+    frame = pd.DataFrame(rows).drop(columns=DRAWN)
     write_bytes(DOCS / "mnist.csv", frame.to_csv(index=False).encode())
     print(f"\n{tables(frame)}\n\nreal test images: {floor:.0f}")
     print("\n".join(f"{key}: {value}" for key, value in provenance().items()))
