@@ -4,7 +4,7 @@ VENV   ?= .venv
 PORT   ?= 5000
 TRIALS ?= 24
 WORKERS ?= 1
-E2E    := tests/test_pipeline.py
+E2E    := tests/test_pipeline.py tests/test_search_storage.py tests/test_search_pipeline.py tests/test_search_jobs.py
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
