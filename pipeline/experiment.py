@@ -1,4 +1,4 @@
-"""One experiment: one recipe trained with one seed, then sampled and scored. A stage and a search trial share it."""
+"""One experiment: one recipe trained with one seed, watched on the way. A stage and a search trial share it."""
 
 import functools
 import hashlib
@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
-from torch import nn
 
 from pipeline import layout
 from pipeline.checkpoint import (
@@ -27,7 +25,7 @@ from pipeline.checkpoint import (
 )
 from pipeline.data import ImageSet
 from pipeline.errors import PipelineError, suggest
-from pipeline.files import ArrayWriter, atomic_folder, write_bytes
+from pipeline.files import atomic_folder, write_bytes
 from pipeline.losses import LOSSES
 from pipeline.metrics import Extractor, Reference, extract
 from pipeline.models import NETWORKS
@@ -36,7 +34,7 @@ from pipeline.params import Params, Recipe
 from pipeline.progress import progress as progress_bar
 from pipeline.provenance import commit
 from pipeline.randomness import stable_hash
-from pipeline.sampling import grid, labels, picture, rows_of_classes, sample, save_animation, save_picture
+from pipeline.sampling import grid, labels, rows_of_classes, sample, save_picture
 from pipeline.tracking import Tracker
 from pipeline.training import TrainState, create_state, require_finite, train
 from pipeline.warm_start import origin, warm_start
@@ -284,42 +282,3 @@ def write_run(experiment: Experiment, state: TrainState, progress: Progress, obs
 
 def _grid_steps(steps: int, every: int) -> list[int]:
     return sorted({*range(0, steps, every), steps})
-
-
-def generate_samples(
-    generators: dict[str, nn.Module], labels: torch.Tensor, info: dict[str, Any], params: Params, grids: Path, out: Path
-) -> None:
-    """Write samples of each generator to the folder `out`, one for each label, all of the same latents.
-
-    `generators` holds the final one as "images", whose samples are also written as grid.png, progress.gif, final/ and
-    png/, and perhaps others: to <name>.npy each, uint8 (n, C, S, S), and their labels to labels.npy. The grid of a
-    conditional generator has one class a row.
-    """
-    settings = (params.generate.seed, params.generate.batch_size, info["recipe"]["latent_dim"])
-    if NETWORKS[info["recipe"]["network"]].conditional:
-        shown = rows_of_classes(labels.unique().tolist()[:COLUMNS], COLUMNS, COLUMNS)
-    else:
-        shown = labels[: COLUMNS**2]
-    with atomic_folder(out) as folder:
-        for name, generator in generators.items():
-            png = folder / "png" if params.generate.png_folder and name == "images" else None
-            bar = progress_bar(None, f"{name} of {out.name}", len(labels), "images")
-            with ArrayWriter(folder / f"{name}.npy", tuple(info["image_shape"]), np.uint8) as rows:
-                for images in sample(generator, labels, *settings):
-                    if png:
-                        _write_singles(images.numpy(), png, rows.count, digits=6)
-                    rows.append(images.numpy())
-                    bar.update(len(images))
-            bar.close()
-        np.save(folder / "labels.npy", labels.numpy())
-        images = torch.cat(list(sample(generators["images"], shown, *settings)))
-        save_picture(grid(images, COLUMNS), folder / "grid.png")
-        first = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)[:10]
-        _write_singles(np.array(first), folder / "final", 0, digits=2)
-        save_animation([Image.open(path) for path in sorted(grids.glob("*.png"))], folder / "progress.gif")
-
-
-def _write_singles(images: np.ndarray, folder: Path, first: int, digits: int) -> None:
-    folder.mkdir(exist_ok=True)
-    for index, image in enumerate(images, start=first):
-        picture(image).save(folder / f"{index:0{digits}d}.png")

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline import params
-from pipeline.experiment import COLUMNS, CURVE_SEED, GRID_SEED, Experiment, Observer, generate_samples
+from pipeline.experiment import COLUMNS, CURVE_SEED, GRID_SEED, Experiment, Observer
+from pipeline.generation import generate_samples
 from pipeline.models import build_gan
 from pipeline.sampling import latents
 

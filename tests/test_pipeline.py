@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from clones import environment, make_clone, run
 
 from pipeline import params
 
@@ -28,34 +29,11 @@ TINY = {
 }  # fmt: skip
 
 
-def run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    command = (sys.executable, "-m", *command)
-    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
-    assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done
-
-
-def environment() -> dict[str, str]:
-    # The tests' own interpreter comes first: dvc.yaml says `python`. OMP_NUM_THREADS is kept as it is.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": "", "DVC_NO_ANALYTICS": "1"}
-
-
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The repository as it would be committed now, cloned, with tiny params; `dvc repro` has run once."""
     folder = tmp_path_factory.mktemp("clone") / "repo"
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "clone"]):
-        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-        subprocess.run(["git", *identity, *arguments], cwd=folder, check=True)
-    params.save(TINY, folder / "params.yaml")
+    make_clone(folder, TINY)
     run(folder, "dvc", "repro")
     yield folder
 

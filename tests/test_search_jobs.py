@@ -22,6 +22,7 @@ from pipeline.search import jobs, worker
 from pipeline.search.storage import locked
 from pipeline.search.study import Place, choose_finalists, make_finals, make_study, place
 from pipeline.search.trial import Outcome
+from pipeline.stages import stop_signals
 
 ROOT = Path(__file__).resolve().parent.parent
 TREE = load(ROOT / "params.yaml").model_dump(mode="json")
@@ -308,11 +309,11 @@ def a_worker(url: str, folder: str, seconds: float, changes: dict[str, Any]) -> 
     os.chdir(folder)
     os.environ.pop("DVC_ROOT", None)
     worker.run, worker.IDLE = pretend(seconds), 0.05  # type: ignore[assignment]
-    with worker.stopping() as received:
-        try:
-            worker.work(place(url, "s", 60.0), a_bench(**changes), "dcgan", lambda: bool(received))
-        except Interrupted:
-            os._exit(143)
+    received = stop_signals()
+    try:
+        worker.work(place(url, "s", 60.0), a_bench(**changes), "dcgan", lambda: bool(received))
+    except Interrupted:
+        os._exit(143)
 
 
 def storm(at: Place, folder: Path, seed: int, workers: int, kills: int, changes: dict[str, Any]) -> int:

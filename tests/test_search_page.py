@@ -19,10 +19,10 @@ from PIL import Image
 from studies import finalist, lively, study, trial
 
 from pipeline.params import Params, load
-from pipeline.search import charts, publish, record
+from pipeline.search import charts, page, publish, record
 from pipeline.search.comparison import compare
 from pipeline.search.drawing import Drawing, axis, choice_axis, steps
-from pipeline.search.page import Subject, grids, render, render_comparison, svg_file
+from pipeline.search.page import Subject, grids, render_comparison, svg_file
 from pipeline.search.results import Results
 from pipeline.search.study import FINALS, Place
 from pipeline.tracking import Tracker
@@ -37,6 +37,10 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     return tmp_path
+
+
+def render(results: Results, about: Subject) -> str:
+    return page.render(results, about, charts.drawings(results, about.metric))
 
 
 def words(html: str) -> str:
@@ -116,7 +120,7 @@ def test_every_kind_of_study_has_a_page(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_chart_is_a_whole_picture(kind: Any) -> None:
-    for name, drawn in publish.drawings(kind(), "fd").items():
+    for name, drawn in charts.drawings(kind(), "fd").items():
         root = ElementTree.fromstring(svg_file(drawn))
         assert root.tag == "{http://www.w3.org/2000/svg}svg", name
         for element in root.iter():

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from clones import environment, make_clone, run
 from optuna.trial import FrozenTrial
 
 from pipeline import params
@@ -28,34 +29,11 @@ TINY = {
 STUDY = ("pipeline.search", "--model", "dcgan", "--trials", "4")
 
 
-def environment() -> dict[str, str]:
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": "", "DVC_NO_ANALYTICS": "1"}
-
-
-def run(folder: Path, *command: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=folder, env=environment(), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The repository as it would be committed now, with tiny params; the study has run, undisturbed, on one worker."""
     folder = tmp_path_factory.mktemp("clone") / "repo"
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "clone"]):
-        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-        subprocess.run(["git", *identity, *arguments], cwd=folder, check=True)
-    params.save(TINY, folder / "params.yaml")
+    make_clone(folder, TINY)
     run(folder, *STUDY)
     yield folder
 
@@ -117,7 +95,7 @@ def test_apply_writes_the_winner_and_dvc_trains_it(clone: Path, tmp_path: Path) 
     folder = tmp_path / "repo"
     shutil.copytree(clone, folder, symlinks=True)
     before = (folder / "params.yaml").read_text().splitlines()
-    told = run(folder, *STUDY, "--apply")  # all is done already: nothing is trained
+    told = run(folder, *STUDY, "--apply").stdout  # all is done already: nothing is trained
     after = (folder / "params.yaml").read_text().splitlines()
     values = dict(item.split("=") for item in told.splitlines()[-1].removeprefix("wrote ").split(" to ")[0].split(", "))
     assert {name.rpartition(".")[0] for name in values} == {"models.dcgan"}

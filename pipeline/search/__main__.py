@@ -29,7 +29,7 @@ from pipeline.search.results import Results, results_of
 from pipeline.search.space import problems
 from pipeline.search.storage import locked
 from pipeline.search.study import Place, make_finals, make_study, place
-from pipeline.search.worker import stopping
+from pipeline.stages import stop_signals
 
 
 @exit_cleanly
@@ -47,17 +47,17 @@ def main(arguments: list[str] | None = None) -> None:
     _prepare()
     url = options.storage or str(layout.root() / ".work" / "search" / "studies.journal")
     found = []
-    with stopping() as received:
-        for model in models:
-            at, description = place(url, options.study or model), load_description(layout.PREPARED)
-            make_study(at, params, model, description["sha256"], options.trials)
-            with open_study(at, params, description) as tracker:
-                _work(at, model, options, received)
-                make_finals(at, params)
-                _work(at.finals(), model, options, received)
-                found.append(results_of(at, params, model))
-                page = publish(found[-1], tracker)
-            print(f"{found[-1].summary()}\nsee {page}")
+    received = stop_signals()
+    for model in models:
+        at, description = place(url, options.study or model), load_description(layout.PREPARED)
+        make_study(at, params, model, description["sha256"], options.trials)
+        with open_study(at, params, description) as tracker:
+            _work(at, model, options, received)
+            make_finals(at, params)
+            _work(at.finals(), model, options, received)
+            found.append(results_of(at, params, model))
+            page = publish(found[-1], tracker)
+        print(f"{found[-1].summary()}\nsee {page}")
     if len(found) > 1:
         print(f"the models compared: see {publish_comparison(found)}")
     if options.apply:

@@ -228,6 +228,23 @@ def comparison_chart(entries: Sequence[Entry], metric: str) -> Drawing:
     return intervals("Models untuned and tuned", "Every final seed, the mean and its 95% interval", rows, metric)
 
 
+def drawings(results: Results, metric: str) -> dict[str, Chart | Drawing]:
+    """The charts of a study's page by name, those that there are."""
+    shares = importances(results)
+    found: dict[str, Chart | Drawing | None] = {
+        "history": history(results, "trials", metric),
+        "history_cost": history(results, "steps", metric),
+        "intermediate_values": curves(results, metric),
+        "finals": finals_chart(results, metric),
+        "importances": importance_bars(shares) if shares else None,
+        "contour": field(results, list(shares or results.settings["space"]), metric),
+        "parallel_coordinates": parallel(results, metric),
+    }
+    named = zip(results.settings["space"], slices(results, metric), strict=True)
+    found |= {f"slice_{name}": drawn for name, drawn in named}
+    return {name: drawn for name, drawn in found.items() if drawn is not None}
+
+
 def typical_seconds(results: Results) -> float | None:
     """The median training seconds of a trial that was not pruned."""
     known = [trial.user_attrs["seconds"] for trial in results.complete if "seconds" in trial.user_attrs]

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.report.text import decimals, interval, listed, number
 from pipeline.report.uncertainty import welch_interval
-from pipeline.search.results import Finalist, Results
+from pipeline.search.results import Finalist, Results, order
 
 EQUAL = {  # what of a study's settings must agree: how the page calls it
     "space": "the space",
@@ -89,8 +89,7 @@ def _against(leader: str, best: Finalist, rival: str, other: Finalist, places: i
 
 
 def _ranks(finalists: Sequence[Finalist]) -> list[int | None]:
-    orders = [(-len(f.finals), f.mean) for f in finalists]
-    return [1 + sum(o < own for o in orders) if f.finals else None for f, own in zip(finalists, orders, strict=True)]
+    return [1 + sum(order(other) < order(f) for other in finalists) if f.finals else None for f in finalists]
 
 
 def _differ(values: Sequence[Any]) -> bool:

@@ -1,6 +1,6 @@
 """The pages of studies: Results -> HTML, by pipeline/search/templates and the look of the report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -60,10 +60,8 @@ def templates() -> jinja2.Environment:
     return environment().overlay(loader=jinja2.FileSystemLoader([OWN_TEMPLATES, TEMPLATES]))
 
 
-def render(results: Results, about: Subject) -> str:
-    """The page of one study."""
-    shares = charts.importances(results)
-    names = list(shares or results.settings["space"])
+def render(results: Results, about: Subject, drawn: Mapping[str, Chart | Drawing]) -> str:
+    """The page of one study, with its charts as `charts.drawings` gives them."""
     recipe = {**results.settings["recipe"], **results.winner.values}
     settings = {k: v for k, v in results.settings.items() if k not in ("space", "recipe", "data_sha256")}
     pictures = grids(results)
@@ -74,17 +72,17 @@ def render(results: Results, about: Subject) -> str:
         "seeds": results.budget["final_seeds"],
         "final_steps": results.budget["train"]["steps"],
         "final_samples": results.budget["samples"] or "as many as training images",
-        "finals_chart": charts.finals_chart(results, about.metric),
+        "finals_chart": drawn["finals"],
         "finals": finals_table(results, about),
         "luck": luck(results),
         "cost": cost_text(results),
-        "histories": [charts.history(results, over, about.metric) for over in ("trials", "steps")],
-        "curves": charts.curves(results, about.metric),
-        "shares": charts.importance_bars(shares) if shares else None,
+        "histories": [drawn["history"], drawn["history_cost"]],
+        "curves": drawn["intermediate_values"],
+        "shares": drawn.get("importances"),
         "fewest": charts.FEWEST_IMPORTANCES,
-        "slices": charts.slices(results, about.metric),
-        "field": charts.field(results, names, about.metric),
-        "parallel": charts.parallel(results, about.metric),
+        "slices": [drawn[f"slice_{name}"] for name in results.settings["space"]],
+        "field": drawn.get("contour"),
+        "parallel": drawn.get("parallel_coordinates"),
         "unequal_images": " and ".join(n for n in ("n_critic", "batch_size") if n in results.settings["space"]),
         "pictures": pictures,
         "tile": min(max([_width(p["path"]) for p in pictures if p["path"]], default=WIDEST), WIDEST),

@@ -91,7 +91,7 @@ class Results:
 
     study: str
     model: str
-    trials: tuple[FrozenTrial, ...]  # without those that another one continued
+    trials: tuple[FrozenTrial, ...]  # without those that were set aside
     finalists: tuple[Finalist, ...]  # the first is the recipe as it was
     steps: int  # of a trial that is not pruned
     settings: Mapping[str, Any]  # space, recipe, budget, sampler, pruner, seed
@@ -106,7 +106,7 @@ class Results:
     @property
     def ranked(self) -> list[Finalist]:
         """The finalists by their mean, the lowest first; behind them those that diverged with some seed, then all."""
-        return sorted(self.finalists, key=_order)
+        return sorted(self.finalists, key=order)
 
     @property
     def winner(self) -> Finalist:
@@ -124,11 +124,11 @@ class Results:
         known = [finalist for finalist in self.finalists if finalist.proxy is not None]
         if not known:
             return None
-        orders = sorted({_order(finalist) for finalist in known})
-        before, anew = [f.proxy for f in known], [orders.index(_order(f)) for f in known]
+        orders = sorted({order(finalist) for finalist in known})
+        before, anew = [f.proxy for f in known], [orders.index(order(f)) for f in known]
         best = min(known, key=lambda finalist: finalist.proxy or 0.0)
         ranks = len(known) >= FEWEST_RANKED and len(set(before)) > 1 and len(orders) > 1
-        place = 1 + sum(_order(finalist) < _order(best) for finalist in self.finalists)
+        place = 1 + sum(order(finalist) < order(best) for finalist in self.finalists)
         start, other = self.start, best is not self.start
         return Optimism(
             len(known),
@@ -142,7 +142,7 @@ class Results:
 
     @property
     def start_trial(self) -> FrozenTrial | None:
-        """The trial of the recipe as it was; not always the first: it may have been continued by another."""
+        """The trial of the recipe as it was."""
         return next((trial for trial in self.trials if trial.number == self.start.trial), None)
 
     @property
@@ -264,7 +264,7 @@ def short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _order(finalist: Finalist) -> tuple[int, float]:
+def order(finalist: Finalist) -> tuple[int, float]:
     """What finalists are ranked by."""
     return -len(finalist.finals), finalist.mean
 

@@ -8,11 +8,9 @@ Before it leaves, it waits for the trials of other workers: should one die, its 
 import argparse
 import contextlib
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -34,7 +32,7 @@ from pipeline.search.space import distributions, draw, with_values
 from pipeline.search.storage import PATIENCE
 from pipeline.search.study import FINALS, Place, make_pruner, make_sampler, place
 from pipeline.search.trial import Bench, Outcome, forget, run, trial_params
-from pipeline.stages import begin
+from pipeline.stages import begin, stop_signals
 from pipeline.tracking import Tracker
 
 IDLE = 1.0  # seconds between two looks at a queue in which nothing waits
@@ -124,7 +122,7 @@ def _tell(study: optuna.Study, trial: optuna.trial.Trial, outcome: Outcome) -> N
     study.tell(trial, outcome.value, state, skip_if_finished=True)
 
 
-def _tracker_of(at: Place, title: str) -> Any:
+def _tracker_of(at: Place, title: str) -> Callable[[Experiment], Tracker]:
     """How the tracker of a trial is opened: a run below the study's."""
 
     def open_tracker(experiment: Experiment) -> Tracker:
@@ -148,15 +146,6 @@ def load_bench(params: Params) -> Bench:
     )
 
 
-@contextlib.contextmanager
-def stopping() -> Iterator[list[int]]:
-    """A list that receives the number of a signal that asks this process to stop."""
-    received: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: received.append(number))
-    yield received
-
-
 @exit_cleanly
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.search.worker", description=__doc__.split("\n")[0])
@@ -164,16 +153,12 @@ def main(arguments: list[str] | None = None) -> None:
         parser.add_argument(f"--{name}", required=True)
     options, params = parser.parse_args(arguments), begin()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with stopping() as received:
-        with contextlib.suppress(Interrupted):
-            work(
-                place(options.storage, options.study, PATIENCE),
-                load_bench(params),
-                options.model,
-                lambda: bool(received),
-            )
-        if received:
-            sys.exit(128 + received[0])
+    received = stop_signals()
+    with contextlib.suppress(Interrupted):
+        at = place(options.storage, options.study, PATIENCE)
+        work(at, load_bench(params), options.model, lambda: bool(received))
+    if received:
+        sys.exit(128 + received[0])
 
 
 if __name__ == "__main__":

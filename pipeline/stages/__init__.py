@@ -23,6 +23,14 @@ def begin() -> Params:
     return params
 
 
+def stop_signals() -> list[int]:
+    """A list that from now on receives the number of each signal that asks this process to stop."""
+    received: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: received.append(number))
+    return received
+
+
 def experiment_options(arguments: list[str] | None) -> argparse.Namespace:
     """`--model NAME --seed N`, which say what a leg of the comparison is about."""
     parser = argparse.ArgumentParser()

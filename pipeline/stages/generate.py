@@ -5,7 +5,8 @@ from pipeline.checkpoint import load_generator
 from pipeline.data import load_description
 from pipeline.devices import choose_device
 from pipeline.errors import exit_cleanly
-from pipeline.experiment import Experiment, generate_samples
+from pipeline.experiment import Experiment
+from pipeline.generation import generate_samples
 from pipeline.sampling import labels
 from pipeline.stages import begin, experiment_options
 

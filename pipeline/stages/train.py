@@ -1,6 +1,5 @@
 """Stage train: one recipe with one seed, from its newest checkpoint if there is one."""
 
-import signal
 import sys
 
 from pipeline import layout
@@ -11,15 +10,13 @@ from pipeline.experiment import Experiment, Interrupted, Observer, train_experim
 from pipeline.files import exclusive
 from pipeline.metrics import load_extractor, load_reference
 from pipeline.params import Params
-from pipeline.stages import begin, experiment_options
+from pipeline.stages import begin, experiment_options, stop_signals
 
 
 @exit_cleanly
 def main(arguments: list[str] | None = None) -> None:
     options, params = experiment_options(arguments), begin()
-    received: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: received.append(number))
+    received = stop_signals()
     experiment = Experiment(params, options.model, options.seed, load_description(layout.PREPARED))
     with exclusive(experiment.work_folder(), experiment.name):
         try:
