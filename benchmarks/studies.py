@@ -1,0 +1,89 @@
+"""Do studies keep their promises on the digits? Two workers, Hyperband, and tuned against untuned with fresh seeds.
+
+    python -m benchmarks.studies [--part workers|pruning]
+
+workers: the same 24 trials (random, none pruned), by one worker and by two, each on one thread: wall time of the whole
+command, and whether exactly 24 trials were finished.
+pruning: 24 trials under tpe without pruning and with Hyperband, for each of `SEEDS`: the best value and the steps
+trained. The first Hyperband study has real finals: its best trials and the recipe as it was, with fresh seeds.
+
+Everything runs in a clone of the commit, in .work/studies-benchmark, by the commands that users type. It prints the
+tables of docs/studies.md and writes docs/studies.csv. A killed run continues when it is started again.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.errors import exit_cleanly
+from pipeline.files import read_json, write_bytes, write_json
+from pipeline.params import save
+
+MODEL, TRIALS, SEEDS = "sn_dcgan", 24, (100, 200, 300)
+WORK, TABLE = Path(".work/studies-benchmark"), Path("docs/studies.csv")
+SHORT_FINALS = {"search.finalists": 1, "search.final_seeds": [901], "train.steps": 50}
+REAL_FINALS = {"search.finalists": 3, "search.final_seeds": [901, 902, 903, 904, 905], "train.steps": 1500}
+WORKERS = {"search.sampler": "random", "search.pruner": "none", "search.steps": 270, "search.score_every": 90}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies", description=__doc__.split("\n")[0])
+    parser.add_argument("--part", choices=["workers", "pruning"], help="one of the two (both)")
+    part = parser.parse_args(arguments).part
+    if not (WORK / "clone").exists():
+        WORK.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["git", "clone", "--quiet", ".", str(WORK / "clone")], check=True)
+    rows = []
+    if part != "pruning":
+        rows += [measure(f"workers-{count}", count, WORKERS | SHORT_FINALS) for count in (1, 2)]
+    if part != "workers":
+        for seed in SEEDS:
+            for pruner in ("none", "hyperband"):
+                finals = REAL_FINALS if (pruner, seed) == ("hyperband", SEEDS[0]) else SHORT_FINALS
+                changes = {"search.pruner": pruner, "search.seed": seed} | finals
+                rows.append(measure(f"{pruner}-{seed}", 2, changes))
+    table = pd.DataFrame(rows)
+    write_bytes(TABLE, table.to_csv(index=False, lineterminator="\n").encode())
+    print(table.to_string(index=False))
+
+
+def measure(name: str, workers: int, changes: dict[str, Any]) -> dict[str, Any]:
+    """Run one study, unless it was run before, and return what became of it."""
+    done = WORK / f"{name}.json"
+    if done.exists():
+        return read_json(done)
+    clone, study = WORK / "clone", f"{MODEL}-{name}"
+    subprocess.run(["git", "checkout", "--quiet", "params.yaml"], cwd=clone, check=True)
+    save({"runtime.tracking": False} | changes, clone / "params.yaml")
+    subprocess.run([sys.executable, "-m", "dvc", "repro", "--quiet", "reference"], cwd=clone, check=True)
+    command = [sys.executable, "-m", "pipeline.search", "--model", MODEL, "--study", study]
+    command += ["--trials", str(TRIALS), "--workers", str(workers)]
+    started = time.perf_counter()
+    subprocess.run(command, cwd=clone, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
+    wall = time.perf_counter() - started
+    folder = clone / "reports" / "studies" / study
+    result, trials = read_json(folder / "result.json"), pd.read_csv(folder / "trials.csv")
+    row = {
+        "study": name,
+        "workers": workers,
+        "trials": len(trials),
+        "finished": int(trials["state"].isin(["complete", "pruned", "diverged"]).sum()),
+        "pruned": result["cost"]["pruned"],
+        "best": trials["value"].min(),
+        "steps": result["cost"]["steps"],
+        "train_seconds": round(result["cost"]["seconds"], 1),
+        "wall_seconds": round(wall, 1),
+        "verdict": result["verdict"] if changes["train.steps"] > 50 else "",
+    }
+    write_json(done, row)
+    return row
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)()
