@@ -29,13 +29,15 @@ from PIL import Image, ImageDraw
 from pipeline.data import load_description, load_images, prepare
 from pipeline.devices import make_deterministic
 from pipeline.errors import exit_cleanly
-from pipeline.experiment import Experiment, Observer, train_experiment
+from pipeline.experiment import Experiment
 from pipeline.files import exclusive, read_json, write_bytes, write_json
 from pipeline.metrics import load_extractor, load_reference, measure_reference
+from pipeline.observer import Observer
 from pipeline.params import PRESETS, Params, load
 from pipeline.provenance import provenance
 from pipeline.report.uncertainty import mean_interval, welch_interval
 from pipeline.sampling import save_picture
+from pipeline.trainer import train_experiment
 
 WORK, DOCS = Path(".work/mnist-recipes"), Path("docs")
 DRAWN = ["grid", "conditional"]  # what of a row is for the picture alone

@@ -12,6 +12,7 @@ tables of docs/studies.md and writes docs/studies.csv. A killed run continues wh
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -23,7 +24,6 @@ import pandas as pd
 
 from pipeline.errors import exit_cleanly
 from pipeline.files import read_json, write_bytes, write_json
-from pipeline.params import save
 
 MODEL, TRIALS, SEEDS = "sn_dcgan", 24, (100, 200, 300)
 WORK, TABLE = Path(".work/studies-benchmark"), Path("docs/studies.csv")
@@ -60,9 +60,11 @@ def measure(name: str, workers: int, changes: dict[str, Any]) -> dict[str, Any]:
         return read_json(done)
     clone, study = WORK / "clone", f"{MODEL}-{name}"
     subprocess.run(["git", "checkout", "--quiet", "params.yaml"], cwd=clone, check=True)
-    save({"runtime.tracking": False} | changes, clone / "params.yaml")
-    subprocess.run([sys.executable, "-m", "dvc", "repro", "--quiet", "reference"], cwd=clone, check=True)
-    command = [sys.executable, "-m", "pipeline.search", "--model", MODEL, "--study", study]
+    told = [f"{key}={json.dumps(value)}" for key, value in {"runtime.tracking": False, **changes}.items()]
+    python = [sys.executable, "-m"]
+    subprocess.run([*python, "pipeline.params", "set", *told], cwd=clone, check=True)
+    subprocess.run([*python, "dvc", "repro", "--quiet", "reference"], cwd=clone, check=True)
+    command = [*python, "pipeline.search", "--model", MODEL, "--study", study]
     command += ["--trials", str(TRIALS), "--workers", str(workers)]
     started = time.perf_counter()
     subprocess.run(command, cwd=clone, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)

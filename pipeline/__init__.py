@@ -20,6 +20,7 @@ tracking                      Tracker: what a run tells MLflow, and never waits 
 scoring                       metrics.json: all metrics of a model's samples, and their protocol
 provenance                    versions, platform and commit
 experiment                    one recipe with one seed: what a stage and a search trial share
+observer  trainer             what is looked at while it trains; its training, from checkpoint to checkpoint
 generation                    samples of a trained generator, and pictures of them
 charts  report/               leaderboard.csv and report.html
 check                         what is wrong with params that do parse

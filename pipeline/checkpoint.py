@@ -39,6 +39,7 @@ class Progress:
 
     history, timing: the rows of history.csv and timing.csv so far; seconds: the time spent.
     best_step: the step of the lowest distance so far; best: the generator's tensors at that step.
+    rollbacks: each return from a diverged state: what had diverged, at which step, and the step gone back to.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
@@ -46,10 +47,15 @@ class Progress:
     seconds: float = 0.0
     best_step: int | None = None
     best: dict[str, Tensor] = field(default_factory=dict)
+    rollbacks: list[dict[str, Any]] = field(default_factory=list)
 
     def best_distance(self) -> float:
         """The lowest distance so far, inf before the first."""
         return min((row["distance"] for row in self.history if "distance" in row), default=math.inf)
+
+    def diversity(self) -> float:
+        """Of the last grid: how much its images differ, as a share of real images' differences; 1 before the first."""
+        return next((row["diversity"] for row in reversed(self.history) if "diversity" in row), 1.0)
 
 
 def fingerprint(recipe: Recipe, **parts: Any) -> str:
@@ -68,8 +74,8 @@ def code_version(recipe: Recipe) -> str:
     so that adding another restarts nothing.
     """
     package, network, loss = Path(__file__).parent, NETWORKS[recipe.network], LOSSES[recipe.loss]
-    names = ["data.py", "devices.py", "experiment.py", "models/build.py", "models/layers.py"]
-    files = [package / name for name in [*names, "randomness.py", "sampling.py", "training.py", "warm_start.py"]]
+    names = ["data.py", "devices.py", "models/build.py", "models/layers.py", "observer.py", "randomness.py"]
+    files = [package / name for name in [*names, "sampling.py", "trainer.py", "training.py", "warm_start.py"]]
     files += [package / "metrics" / name for name in ("features.py", "fast.py", "frechet.py")]  # the best checkpoint
     files += map(Path, sorted(network.sources()))
     functions: list[Callable] = [loss.discriminator, loss.generator, PENALTIES[recipe.penalty].value]
@@ -81,17 +87,30 @@ def code_version(recipe: Recipe) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def save_checkpoint(folder: Path, state: TrainState, progress: Progress) -> Path:
-    """Write the state after `state.step` steps to `folder`, and remove all but the last two checkpoints."""
+def save_checkpoint(folder: Path, state: TrainState, progress: Progress, good_every: int | None = None) -> Path:
+    """Write the state after `state.step` steps to `folder`, and remove all but the last two checkpoints.
+
+    Args:
+        good_every: the newest of the checkpoints after a multiple of so many steps stays too.
+    """
     told = {name: value for name, value in vars(progress).items() if name != "best"}
     metadata = {"step": str(state.step), "progress": json.dumps(told)}
     tensors = state.tensors() | {BEST + name: tensor for name, tensor in progress.best.items()}
     content = write_tensors(_portable(tensors), metadata)
     path = folder / f"step-{state.step:08d}-{_digest(content)}.safetensors"
     write_bytes(path, content)
-    for old in _checkpoints(folder)[KEPT:]:
-        old.unlink(missing_ok=True)
+    paths = checkpoints(folder)
+    good = [path for path in paths if good_every and step_of(path) % good_every == 0][:1]
+    for old in paths[KEPT:]:
+        if old not in good:
+            old.unlink(missing_ok=True)
     return path
+
+
+def checkpoint_bytes(state: TrainState) -> int:
+    """How large a checkpoint can be, with the best generator's tensors in it."""
+    named = state.tensors()
+    return sum(tensor.nbytes for tensor in [*named.values(), *generator_tensors(state).values()])
 
 
 def load_checkpoint(folder: Path, state: TrainState) -> Progress:
@@ -101,7 +120,7 @@ def load_checkpoint(folder: Path, state: TrainState) -> Progress:
     """
     for leftover in folder.glob(".step-*.tmp"):  # of a process that was killed while it wrote
         leftover.unlink()
-    for path in _checkpoints(folder):
+    for path in checkpoints(folder):
         content = path.read_bytes()
         try:
             if _digest(content) != path.stem.split("-")[2]:
@@ -178,9 +197,14 @@ def _portable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def _checkpoints(folder: Path) -> list[Path]:
+def checkpoints(folder: Path) -> list[Path]:
     """The newest first."""
     return sorted(folder.glob("step-*-*.safetensors"), reverse=True)
+
+
+def step_of(path: Path) -> int:
+    """After how many steps a checkpoint was written."""
+    return int(path.stem.split("-")[1])
 
 
 def _digest(content: bytes) -> str:

@@ -16,7 +16,7 @@ import torch
 
 from pipeline.datasets import DATASETS, RESIZE_FILTER, BadImage, Items, Source, reason_of, to_row
 from pipeline.errors import PipelineError, suggest, warn
-from pipeline.files import ArrayWriter, atomic_folder, read_json, write_json
+from pipeline.files import ArrayWriter, atomic_folder, read_json, require_space, write_json
 from pipeline.params import DataParams
 from pipeline.progress import progress
 from pipeline.randomness import generator
@@ -57,10 +57,13 @@ def prepare(params: DataParams, out: Path) -> dict[str, Any]:
     if params.dataset not in DATASETS:
         raise PipelineError(f"data.dataset: unknown value {params.dataset!r}; {suggest(params.dataset, DATASETS)}")
     source, tally = DATASETS[params.dataset](params), _Tally()
+    chosen = _choose(source, params)
+    images = sum(len(indices) for _, indices in chosen.values())
+    require_space(out, images * (params.channels * params.image_size**2 + 8))
     with atomic_folder(out) as folder:
         labels = {
             split: _write_split(folder, split, items, indices, params, tally)
-            for split, (items, indices) in _choose(source, params).items()
+            for split, (items, indices) in chosen.items()
         }
         counts = {split: len(found) for split, found in labels.items()}
         if min(counts.values()) < 2:

@@ -1,10 +1,15 @@
 """Which device computes, and that it computes the same every time."""
 
+import contextlib
 import os
+import re
+from collections.abc import Iterator
 
 import torch
 
 from pipeline.errors import PipelineError
+
+FULL = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")  # MPS, CPU, and CUDA's libraries
 
 
 def choose_device(name: str) -> torch.device:
@@ -29,3 +34,16 @@ def make_deterministic() -> None:
     torch.backends.cudnn.deterministic = True
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # an aid that costs time
+
+
+@contextlib.contextmanager
+def memory_errors(remedy: str) -> Iterator[None]:
+    """Turn an allocation that fails, on an accelerator or in the host's memory, into one sentence with its remedy."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        told = str(error)
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(sign in told for sign in FULL):
+            raise
+        size = re.search(r"allocate [\d.]+ \w+", told)
+        raise PipelineError(f"out of memory{f' (tried to {size[0]})' if size else ''}: {remedy}") from error

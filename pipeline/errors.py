@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import signal
 import sys
 from collections.abc import Callable, Iterable
 
@@ -14,8 +15,19 @@ class PipelineError(Exception):
     """
 
 
+class Stopped(KeyboardInterrupt):
+    """The signal `number` asked this process to stop."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a command's ``main``: a `PipelineError` becomes ``error: ...`` on stderr and exit status 2."""
+    """Decorate a command's ``main``: a `PipelineError` becomes ``error: ...`` on stderr and exit status 2.
+
+    A signal that asked it to stop becomes a sentence too, and 128 plus the signal's number.
+    """
 
     @functools.wraps(main)
     def wrapper(*args: object, **kwargs: object) -> None:
@@ -23,8 +35,9 @@ def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
             main(*args, **kwargs)
         except PipelineError as error:
             sys.exit(_fail(str(error), 2))
-        except KeyboardInterrupt:
-            sys.exit(_fail("interrupted; run the same command again to continue", 130))
+        except KeyboardInterrupt as stop:
+            number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
+            sys.exit(_fail("interrupted; run the same command again to continue", 128 + number))
 
     return wrapper
 

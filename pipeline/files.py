@@ -81,6 +81,34 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise PipelineError(f"{place}: {error.strerror}; {remedy} and run the command again") from error
 
 
+def require_space(folder: Path, needed: int) -> None:
+    """Make sure, before hours are spent, that the disk of `folder` has `needed` bytes left; an estimate may be rough.
+
+    Raises:
+        PipelineError: it has not.
+    """
+    place = folder
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise PipelineError(
+            f"{folder} needs about {_size(needed)} of disk space, {_size(free)} are free: "
+            "free some space and run the command again"
+        )
+
+
+def _size(count: int) -> str:
+    """
+    >>> _size(512), _size(2_500_000), _size(3 * 10**12)
+    ('512 B', '2.5 MB', '3000.0 GB')
+    """
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} B"
+
+
 def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -8,12 +8,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from pipeline.experiment import COLUMNS
 from pipeline.files import ArrayWriter, atomic_folder
 from pipeline.models import NETWORKS
 from pipeline.params import Params
 from pipeline.progress import progress
-from pipeline.sampling import grid, picture, rows_of_classes, sample, save_animation, save_picture
+from pipeline.sampling import COLUMNS, grid, picture, rows_of_classes, sample, save_animation, save_picture
 
 
 def generate_samples(

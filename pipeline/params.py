@@ -104,6 +104,8 @@ class TrainParams(Section):
     grid_every: Count
     score_every: Count
     score_samples: Annotated[int, Field(ge=2)]
+    rollbacks: Annotated[int, Field(ge=0, le=100)]
+    rollback_lr: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
 class CompareParams(Section):

@@ -17,6 +17,8 @@ from torchvision.utils import make_grid
 from pipeline.files import atomic_path
 from pipeline.randomness import generator as random_generator
 
+COLUMNS = 10  # of every grid
+LEAST_DIVERSITY = 0.05  # of a grid, as a share of real images' spread: below it the model has collapsed
 BLOCK = 256  # latents are drawn in blocks of this size, so that a batch's size never shifts them
 
 
@@ -113,3 +115,12 @@ def save_animation(frames: Sequence[Image.Image], path: Path, seconds: float = 0
     durations = [round(seconds * 1000)] * (len(frames) - 1) + [round(seconds * 4000)]
     with atomic_path(path) as temporary:
         frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+
+
+def spread(images: torch.Tensor) -> float:
+    """How much images differ, in grey levels: the standard deviation of a pixel over them, the mean of all pixels.
+
+    Args:
+        images: uint8 (R, N, C, H, W), or (N, C, H, W) for R = 1: R groups of N, compared within each group.
+    """
+    return float(images.float().std(dim=-4).mean())

@@ -16,10 +16,12 @@ from pipeline.metrics import (
     measure,
     protocol_of,
 )
+from pipeline.metrics.prdc import expected_coverage
 from pipeline.params import Params
-from pipeline.sampling import grid, save_picture
+from pipeline.sampling import LEAST_DIVERSITY, grid, save_picture
 
 PAIRS = 10
+LEAST = 0.05  # of precision, and of the coverage that a perfect model has: below it there is nothing to compare
 
 
 def score_samples(
@@ -54,6 +56,7 @@ def score_samples(
         "seed": info["seed"],
         **records["images"],
         "floor": reference.floor["value"],
+        "collapsed": collapsed(records["images"], info["diversity"], len(reference.train), len(samples["images"])),
         "best": {
             "step": info["best"]["step"],
             "selected_by": {"distance": info["best"]["distance"], "samples": info["curve"]["samples"]},
@@ -88,6 +91,21 @@ def protocol(
         "labels": f"class {labels}" if isinstance(labels, int) else labels,
         "initialised_from": "nothing" if origin is None else f"{origin['name']}@{origin['sha256']}",
     }
+
+
+def collapsed(record: dict[str, Any], diversity: float, real: int, generated: int) -> list[str]:
+    """What says that a model has collapsed, or has learnt nothing; empty where nothing does.
+
+    Args:
+        record: its metrics, of which precision and coverage are looked at, where they are.
+        diversity: of its last grid, see `pipeline.observer`.
+
+    >>> collapsed({"precision": 0.9, "coverage": 0.01}, 0.3, 1000, 1000)
+    ['coverage 0.010']
+    """
+    least = {"precision": LEAST, "coverage": LEAST * expected_coverage(real, generated), "diversity": LEAST_DIVERSITY}
+    found = {name: value for name, value in (record | {"diversity": diversity}).items() if name in least}
+    return [f"{name} {found[name]:.3f}" for name in least if name in found and found[name] < least[name]]
 
 
 def _short(count: int, split: str = "") -> str:

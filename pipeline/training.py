@@ -27,16 +27,19 @@ REMEDY = "lower lr_g and lr_d, bound D's slope (norm_d: spectral), or use precis
 
 
 class Diverged(PipelineError):
-    """A loss or a weight is NaN or infinite, after `step` steps."""
+    """A loss or a weight is NaN or infinite, after `step` steps; `context` is what else there is to say."""
 
-    def __init__(self, what: str, step: int) -> None:
-        super().__init__(f"{what} at step {step}: {REMEDY}")
-        self.step = step
+    def __init__(self, what: str, step: int, context: str = "") -> None:
+        super().__init__(f"{what} at step {step}{context}: {REMEDY}")
+        self.what, self.step = what, step
 
 
 @dataclass
 class TrainState:
-    """All that a step changes. `losses` holds D's and G's of the steps since the last report, on the device."""
+    """All that a step changes, and `lr_scale`, by which both learning rates are multiplied.
+
+    `losses` holds D's and G's of the steps since the last report, on the device.
+    """
 
     gan: GAN
     ema: nn.Module | None
@@ -45,6 +48,7 @@ class TrainState:
     losses: Tensor  # float32 (report_every, 2), or shorter if the budget is
     seed: int
     step: int = 0
+    lr_scale: float = 1.0
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the state by name, not copied: writing into them restores a checkpoint."""
@@ -100,8 +104,7 @@ def train(
         row = state.step % len(state.losses)
         state.losses[row] = train_step(state, images, loss, recipe, budget)
         state.step += 1
-        report = row + 1 == len(state.losses) or state.step == budget.steps
-        yield StepReport(state.step, mean_losses(state) if report else None)
+        yield StepReport(state.step, reported_losses(state, budget))
 
 
 def train_step(
@@ -183,6 +186,12 @@ def update_ema(average: nn.Module, network: nn.Module, decay: float) -> None:
             old.copy_(new)
 
 
+def reported_losses(state: TrainState, budget: TrainParams) -> dict[str, float] | None:
+    """The mean losses where this step is one of `report_every` or the last, else None."""
+    full = state.step > 0 and state.step % len(state.losses) == 0
+    return mean_losses(state) if full or state.step == budget.steps else None
+
+
 def mean_losses(state: TrainState) -> dict[str, float]:
     """The means of D's and G's losses since the last report.
 
@@ -216,4 +225,4 @@ def _set_learning_rates(state: TrainState, recipe: Recipe, budget: TrainParams) 
     factor = 1 - state.step / budget.steps if recipe.lr_decay == "linear" else 1.0
     for optimiser, lr in ((state.optimiser_g, recipe.lr_g), (state.optimiser_d, recipe.lr_d)):
         for group in optimiser.param_groups:
-            group["lr"] = lr * factor
+            group["lr"] = lr * factor * state.lr_scale

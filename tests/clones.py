@@ -29,9 +29,10 @@ def make_clone(folder: Path, changes: Mapping[str, Any]) -> None:
 
 
 def environment() -> dict[str, str]:
-    # The tests' own interpreter comes first: dvc.yaml says `python`. OMP_NUM_THREADS is kept as it is.
+    # The tests' own interpreter comes first: dvc.yaml says `python`. All have as many threads: values depend on it.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": "", "DVC_NO_ANALYTICS": "1"}
+    own = {"PATH": path, "MLFLOW_TRACKING_URI": "", "DVC_NO_ANALYTICS": "1"}
+    return {"OMP_NUM_THREADS": "1", **os.environ, **own}
 
 
 def run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:

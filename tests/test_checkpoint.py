@@ -45,7 +45,7 @@ RECIPE = {
 }  # fmt: skip
 BUDGET = TrainParams.model_validate(
     {"steps": 6, "precision": "fp32", "channels_last": True, "report_every": 4, "grid_every": 9, "score_every": 9}
-    | {"score_samples": 2}
+    | {"score_samples": 2, "rollbacks": 0, "rollback_lr": 0.5}
 )
 SHAPE = (1, 16, 16)
 IMAGES = ImageSet(
@@ -326,7 +326,16 @@ def test_code_version_covers_what_shapes_a_result_and_nothing_else(
         path.write_bytes(content + b"# changed\n")
         covered |= {str(path.relative_to(tmp_path))} if code_version(recipe) != original else set()
         path.write_bytes(content)
-    needed = {"data.py", "devices.py", "randomness.py", "sampling.py", "training.py", "experiment.py", "warm_start.py"}
+    needed = {
+        "data.py",
+        "devices.py",
+        "randomness.py",
+        "sampling.py",
+        "training.py",
+        "trainer.py",
+        "observer.py",
+        "warm_start.py",
+    }
     needed |= {"models/layers.py", "models/build.py", "metrics/features.py", "metrics/frechet.py", "metrics/fast.py"}
     assert covered >= needed | {f"models/{name}" for name in sources}
     foreign = {"models/dcgan.py", "models/resnet.py"} - {f"models/{name}" for name in sources}

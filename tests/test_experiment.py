@@ -11,10 +11,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline import params
-from pipeline.experiment import COLUMNS, CURVE_SEED, GRID_SEED, Experiment, Observer
+from pipeline.experiment import Experiment
 from pipeline.generation import generate_samples
 from pipeline.models import build_gan
-from pipeline.sampling import latents
+from pipeline.observer import CURVE_SEED, GRID_SEED, Observer
+from pipeline.sampling import COLUMNS, latents
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -43,6 +43,8 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "train.grid_every": COUNT,
     "train.score_every": COUNT,
     "train.score_samples": ([2, 10**6], [1, 0, -2]),
+    "train.rollbacks": ([0, 100], [-1, 101]),
+    "train.rollback_lr": ([1e-9, 0.5, 1, 1.0], [0, 0.0, -0.1, 1.1, NAN, INF]),
     "models.*.width_g": ([1, 4096], [0, -1, 4097]),
     "models.*.width_d": ([1, 4096], [0, -1, 4097]),
     "models.*.latent_dim": ([1, 65536], [0, -1, 65537]),

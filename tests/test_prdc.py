@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.metrics import neighbours
-from pipeline.metrics.prdc import neighbourhoods, prdc
+from pipeline.metrics.prdc import expected_coverage, neighbourhoods, prdc
 from pipeline.metrics.sets import Comparison, FeatureSet, NotAvailable
 
 
@@ -182,3 +182,12 @@ def test_statistics_without_features_have_none() -> None:
     real = FeatureSet(None, gaussian=FeatureSet(clusters(20, 0)).gaussian)
     with pytest.raises(NotAvailable, match="statistics without features"):
         prdc(Comparison(real, FeatureSet(clusters(20, 1)), None, "fid", None, 0, False))
+
+
+@pytest.mark.parametrize(("real", "generated"), [(40, 40), (60, 12), (30, 90)])
+def test_the_coverage_that_is_expected_of_a_perfect_model(real: int, generated: int) -> None:
+    source = np.random.default_rng(0)
+    draws = source.normal(size=(400, real + generated, 3)).astype(np.float32)
+    found = [prdc(compare(draw[:real], draw[real:]))["coverage"].value for draw in draws]
+    error = np.std(found) / np.sqrt(len(found))
+    assert error < 0.01 and abs(np.mean(found) - expected_coverage(real, generated)) < 4 * error

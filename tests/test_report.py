@@ -27,14 +27,14 @@ from pipeline.report.meanings import MEANINGS, in_order, meanings
 from pipeline.report.metrics_table import Cell, class_table, metrics_table, nearest
 from pipeline.report.text import decimals, digits, listed, number, spread
 from pipeline.report.uncertainty import mean_error, mean_interval, sampling_noise, typical_error, welch_interval
-from pipeline.report.verdict import ONE_SEED
+from pipeline.report.verdict import ONE_SEED, cautions
 
 PARAMS = load(Path(__file__).resolve().parents[1] / "params.yaml")
 METRIC = "fd_efficientnet_lite0"
 PROTOCOL = {"extractor": "efficientnet_lite0", "quantisation": "uint8", "real_images": 1437, "generated_images": 1437}
 SHA = "d" * 64
 SCORE: dict[str, Any] = {METRIC: 3.0, "floor": 1, "ratio_to_floor": 1, "protocol": {}, "sampling_error": {},
-                         "not_available": {}, "best": {"step": 1, METRIC: 2.0}}  # fmt: skip
+                         "not_available": {}, "collapsed": [], "best": {"step": 1, METRIC: 2.0}}  # fmt: skip
 NAN = float("nan")
 
 
@@ -79,7 +79,8 @@ def make_experiment(
     recipe = {"network": f"{model}_net", "loss": "hinge", "width_g": 32, "lr_g": 2e-4, "ema_decay": None}
     info = {"model": model, "seed": seed, "recipe": recipe, "train": {}, "image_shape": [1, 16, 16], "n_classes": 10,
             "steps": 100, "images_seen": 6400, "parameters_g": 12345, "parameters_d": 6789,
-            "curve": {"metric": metric, "samples": 500}, "fingerprint": f"f{seed}", "data_sha256": SHA}  # fmt: skip
+            "curve": {"metric": metric, "samples": 500}, "rollbacks": [], "fingerprint": f"f{seed}",
+            "data_sha256": SHA}  # fmt: skip
     write(run / "generator.json", info)
     (run / "history.csv").write_text(
         f"step,images,loss/d,loss/g,distance\n0,0,,,1000\n50,3200,1.2,0.9,\n100,6400,1.1,1.0,{2 * value}\n"
@@ -92,7 +93,7 @@ def make_experiment(
     frames[0].save(samples / "progress.gif", save_all=True, append_images=frames[1:])
     best = {"step": 50, "selected_by": {"distance": 2 * value, "samples": 500}, metric: value - 10}
     score = {"model": model, "seed": seed, metric: value, "floor": 50.0, "ratio_to_floor": value / 50,
-             "sampling_error": {metric: 5.0}, "not_available": {}, "best": best,
+             "sampling_error": {metric: 5.0}, "not_available": {}, "collapsed": [], "best": best,
              "protocol": PROTOCOL | protocol}  # fmt: skip
     write(Path("scores") / name / "metrics.json", score | (scores or {}))
     frames[0].save(Path("scores") / name / "closest.png")
@@ -141,8 +142,8 @@ def test_leaderboard_ranks_by_value_and_ignores_stale_folders(three: Params) -> 
     table = pd.read_csv("reports/leaderboard.csv")
     assert list(table.columns) == [
         "rank", "model", "seed", "metric", "value", "sampling_error", "floor", "ratio_to_floor", "seeds", "mean", "std",
-        "ci95_low", "ci95_high", "best_value", "best_step", "network", "loss", "steps", "images_seen", "parameters_g",
-        "parameters_d", "protocol",
+        "ci95_low", "ci95_high", "collapsed", "best_value", "best_step", "network", "loss", "steps", "images_seen",
+        "parameters_g", "parameters_d", "protocol",
     ]  # fmt: skip
     assert table["sampling_error"].tolist() == [5, 5, 5] and table["seeds"].tolist() == [1, 1, 1]
     assert table["mean"].tolist() == [200, 300, 400]
@@ -289,7 +290,7 @@ def test_a_missing_file_is_one_sentence_and_nothing_is_written(three: Params, pa
     ("path", "content", "message"),
     [
         ("scores/sagan-0/metrics.json", '{"fid": 3}',
-         f"lacks {METRIC}, floor, ratio_to_floor, protocol, sampling_error, not_available, best"),
+         f"lacks {METRIC}, floor, ratio_to_floor, protocol, sampling_error, not_available, collapsed, best"),
         ("scores/sagan-0/metrics.json", json.dumps(SCORE | {METRIC: NAN}), "finite"),
         ("scores/sagan-0/metrics.json", json.dumps(SCORE | {METRIC: None}), "finite"),
         ("scores/sagan-0/metrics.json", json.dumps(SCORE | {"precision": NAN}), "finite"),
@@ -619,3 +620,35 @@ def test_a_browser_opens_the_page_without_a_complaint(three: Params, workplace: 
     assert "CONSOLE" not in done.stderr
     assert "<title>digits, 16 × 16, grey: comparison of GANs</title>" in done.stdout
     assert done.stdout.count("<svg") == 5
+
+
+def test_a_collapsed_model_and_a_diverged_training_are_not_averaged_in_silence() -> None:
+    make_data()
+    fallen = {"collapsed": ["precision 0.010", "coverage 0.002"]}
+    for model, seed, scores in [("dcgan", 0, fallen), ("dcgan", 1, None), ("sagan", 0, None), ("sagan", 1, None)]:
+        make_experiment(model, seed, 100.0 + seed, scores=scores)
+    info = json.loads(Path("runs/sagan-1/generator.json").read_text())
+    write(Path("runs/sagan-1/generator.json"), info | {"rollbacks": [{"fault": "x", "step": 5, "to": 3}] * 2})
+    params = compare(["dcgan", "sagan"], [0, 1])
+    said = [
+        "dcgan has collapsed or learnt next to nothing: seed 0 (precision 0.010, coverage 0.002); its mean over seeds "
+        "includes that.",
+        "sagan diverged and went back to an earlier step with lower learning rates: seed 1 (2 times).",
+    ]
+    assert cautions(read_results(params)) == said
+    assert all(f"Caution. {sentence}" in words(page(params)) for sentence in said)
+    told = leaderboard(read_results(params)).set_index(["model", "seed"])["collapsed"].to_dict()
+    assert told == {
+        ("dcgan", 0): "precision 0.010, coverage 0.002",
+        ("dcgan", 1): "",
+        ("sagan", 0): "",
+        ("sagan", 1): "",
+    }
+
+
+def test_one_seed_says_so_in_fewer_words() -> None:
+    make_data()
+    make_experiment("dcgan", 0, 100.0, scores={"collapsed": ["diversity 0.001"]})
+    make_experiment("sagan", 0, 100.0)
+    found = cautions(read_results(compare(["dcgan", "sagan"], [0])))
+    assert found == ["dcgan has collapsed or learnt next to nothing: diversity 0.001."]

@@ -15,7 +15,6 @@ import pytest
 from optuna.trial import TrialState
 
 from pipeline.errors import PipelineError
-from pipeline.experiment import Interrupted
 from pipeline.files import InUse, exclusive
 from pipeline.params import load, parse
 from pipeline.search import jobs, worker
@@ -23,6 +22,7 @@ from pipeline.search.storage import locked
 from pipeline.search.study import Place, choose_finalists, make_finals, make_study, place
 from pipeline.search.trial import Outcome
 from pipeline.stages import stop_signals
+from pipeline.trainer import Interrupted
 
 ROOT = Path(__file__).resolve().parent.parent
 TREE = load(ROOT / "params.yaml").model_dump(mode="json")

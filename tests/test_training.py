@@ -33,7 +33,7 @@ BASE = {
     "instance_noise": 0.0, "init_from": None,
 }  # fmt: skip
 BUDGET = {"steps": 4, "precision": "fp32", "channels_last": False, "report_every": 2, "grid_every": 9,
-          "score_every": 9, "score_samples": 2}  # fmt: skip
+          "score_every": 9, "score_samples": 2, "rollbacks": 0, "rollback_lr": 0.5}  # fmt: skip
 SHAPE = (1, 16, 16)
 
 

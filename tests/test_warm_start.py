@@ -17,15 +17,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline import experiment as experiments
-from pipeline import params, scoring
+from pipeline import params, scoring, trainer
 from pipeline.checkpoint import export_networks, generator_tensors
 from pipeline.data import ImageSet
 from pipeline.errors import PipelineError
-from pipeline.experiment import Experiment, Interrupted, Observer, train_experiment, write_run
+from pipeline.experiment import Experiment
 from pipeline.losses import LOSSES
 from pipeline.metrics import Extractor
 from pipeline.models import NETWORKS
+from pipeline.observer import Observer
 from pipeline.params import Params, Recipe
+from pipeline.trainer import Interrupted, train_experiment, write_run
 from pipeline.training import TrainState, create_state, train
 from pipeline.warm_start import keep, main, origin, warm_start
 
@@ -51,7 +53,7 @@ def values(**changes: Any) -> Params:
             "spectral_norm_g": True, "batch_size": 4, "n_critic": 2, "optimiser": "adam", "ema_decay": 0.9,
             "init_from": None}  # fmt: skip
     budget = {"steps": 7, "precision": "fp32", "channels_last": True, "report_every": 2, "grid_every": 3,
-              "score_every": 3, "score_samples": 6}  # fmt: skip
+              "score_every": 3, "score_samples": 6, "rollbacks": 0, "rollback_lr": 0.5}  # fmt: skip
     runtime = {"tracking": False, "checkpoint_every": 2}
     return params.load(ROOT / "params.yaml").override(
         {f"models.dcgan.{name}": value for name, value in (tiny | changes).items()}
@@ -465,7 +467,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Tensor]]]:
         seen.append(bits(state))
         return train(state, *rest)
 
-    monkeypatch.setattr(experiments, "train", spied)
+    monkeypatch.setattr(trainer, "train", spied)
     yield seen
 
 

@@ -11,6 +11,7 @@ Precision and recall: Kynkäänniemi et al. 2019, arXiv:1904.06991, equations 1 
 2020, arXiv:2002.09797, equations 2 and 3. As in the latter authors' code, what lies on the border is outside.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,17 @@ from pipeline.metrics.neighbours import Block, distance_blocks, exact_distances
 from pipeline.metrics.sets import Comparison, Estimate
 
 KS = (3, 5)  # what the authors of precision and recall use; what those of density and coverage do
+
+
+def expected_coverage(real: int, generated: int, k: int = KS[1]) -> float:
+    """The coverage that is expected of so many generated images drawn from the very distribution of the real ones.
+
+    Naeem et al. 2020, section 3.3: with few generated images no model covers much.
+
+    >>> round(expected_coverage(50_000, 50_000), 3), round(expected_coverage(1000, 10), 3)
+    (0.969, 0.049)
+    """
+    return 1 - math.prod((real - i) / (generated + real - i) for i in range(1, k + 1))
 
 
 class Neighbourhoods(NamedTuple):

@@ -28,6 +28,7 @@ def leaderboard(results: Results) -> pd.DataFrame:
             "floor": run.floor,
             "ratio_to_floor": run.ratio,
             **_over_seeds(standing),
+            "collapsed": ", ".join(run.scores.collapsed),
             "best_value": run.scores.best_value,
             "best_step": run.scores.best_step,
             "network": run.info["recipe"]["network"],

@@ -22,7 +22,7 @@ from pipeline.report.metrics_table import class_table, explained, metrics_table,
 from pipeline.report.ranking import ranking
 from pipeline.report.results import Outcome, Results, differing
 from pipeline.report.text import TIMES, decimals, number, spread
-from pipeline.report.verdict import verdict
+from pipeline.report.verdict import cautions, verdict
 from pipeline.sampling import grid, picture
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
@@ -62,6 +62,7 @@ def render(results: Results) -> str:
         "results": results,
         "title": f"{dataset['name']}, {width} {TIMES} {height}, {'grey' if channels == 1 else 'RGB'}",
         "verdict": verdict(results),
+        "cautions": cautions(results),
         "groups": groups,
         "tables": [ranking(results, group) for group in groups],
         "metrics": [metrics_table(results, group) for group in groups],

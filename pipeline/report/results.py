@@ -24,8 +24,8 @@ from pipeline.report.scores import Scores, read_scores
 DATASET_KEYS = ("name", "train", "test", "image_shape", "classes", "skipped", "sha256")
 FLOOR_KEYS = ("metric", "value", "train_images", "test_images", "metrics", "sampling_error")
 RUN_KEYS = (
-    "recipe", "image_shape", "steps", "images_seen", "parameters_g", "parameters_d", "curve", "fingerprint",
-    "data_sha256",
+    "recipe", "image_shape", "steps", "images_seen", "parameters_g", "parameters_d", "curve", "rollbacks",
+    "fingerprint", "data_sha256",
 )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.report.reading import finite_numbers, read_keys
 
-KEYS = ("floor", "ratio_to_floor", "protocol", "sampling_error", "not_available", "best")
+KEYS = ("floor", "ratio_to_floor", "protocol", "sampling_error", "not_available", "collapsed", "best")
 NO_METRICS = ("seed", "floor", "ratio_to_floor")  # numbers of the file that are no further metrics
 
 
@@ -19,6 +19,7 @@ class Scores:
     metrics: all other metrics by name, also of single classes.
     errors: sampling errors by name, of `metrics` and of the distance itself.
     not_available: why metrics are lacking, by the names of pipeline.metrics.METRICS.
+    collapsed: what says that the model has collapsed or has learnt nothing, such as "coverage 0.010"; mostly empty.
     best_value: the same distance of the checkpoint at `best_step`, which had the lowest small-sample distance.
     """
 
@@ -29,6 +30,7 @@ class Scores:
     metrics: dict[str, float]
     errors: dict[str, float]
     not_available: dict[str, str]
+    collapsed: tuple[str, ...]
     best_value: float
     best_step: int
     protocol: dict[str, Any]
@@ -53,6 +55,7 @@ def read_scores(path: Path, metric: str) -> Scores:
         metrics={key: value for key, value in numbers.items() if key not in (metric, *NO_METRICS)},
         errors=errors,
         not_available=held["not_available"],
+        collapsed=tuple(map(str, held["collapsed"])),
         best_value=best[metric],
         best_step=int(best["step"]),
         protocol=held["protocol"],

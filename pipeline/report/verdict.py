@@ -2,7 +2,7 @@
 
 import statistics
 
-from pipeline.report.results import Group, Results, Standing, differing
+from pipeline.report.results import Group, Outcome, Results, Standing, differing
 from pipeline.report.text import decimals, interval, listed, number, spread
 from pipeline.report.uncertainty import sampling_noise, welch_interval
 
@@ -25,6 +25,27 @@ def verdict(results: Results) -> list[str]:
     if seeds == 1:
         sentences.append(ONE_SEED)
     return sentences
+
+
+def cautions(results: Results) -> list[str]:
+    """Sentences on what must not be read as an ordinary result: models that collapsed, and trainings that diverged."""
+    sentences = []
+    for model, runs in results.models.items():
+        several = len(runs) > 1
+        fallen = [_of_seed(run, ", ".join(run.scores.collapsed), several) for run in runs if run.scores.collapsed]
+        if fallen:
+            mean = "; its mean over seeds includes that" if several else ""
+            sentences.append(f"{model} has collapsed or learnt next to nothing: {listed(fallen)}{mean}.")
+        back = [_of_seed(run, f"{len(run.info['rollbacks'])} times", several) for run in runs if run.info["rollbacks"]]
+        if back:
+            sentences.append(
+                f"{model} diverged and went back to an earlier step with lower learning rates: {listed(back)}."
+            )
+    return sentences
+
+
+def _of_seed(run: Outcome, text: str, several: bool) -> str:
+    return f"seed {run.seed} ({text})" if several else text
 
 
 def _leader(results: Results, group: Group) -> str:

@@ -10,13 +10,15 @@ import optuna
 from pipeline import check
 from pipeline.data import ImageSet
 from pipeline.errors import PipelineError
-from pipeline.experiment import Experiment, Interrupted, Observer, train_experiment
+from pipeline.experiment import Experiment
 from pipeline.metrics import Extractor, Reference, extract
+from pipeline.observer import Observer
 from pipeline.params import Params
 from pipeline.randomness import stable_hash
 from pipeline.sampling import labels, sample
 from pipeline.search.space import with_values
 from pipeline.tracking import Tracker
+from pipeline.trainer import Interrupted, train_experiment
 from pipeline.training import Diverged, TrainState
 
 FINAL_SEED = stable_hash("final")  # of the latents that the finals are measured on; the report has others
@@ -111,11 +113,11 @@ def run(
     with open_tracker(experiment) as tracker:
         grids = experiment.work_folder() / "grids"
         known = frozenset(trial.study.trials[trial.number].intermediate_values) if trial else frozenset()
-        watcher = Watcher(experiment, bench.extractor, bench.reference, tracker, grids, trial, known=known)
+        watcher = Watcher(
+            experiment, bench.extractor, bench.reference, tracker, grids, trial, known=known, stopping=should_stop
+        )
         try:
-            state, progress = train_experiment(
-                experiment, bench.images, watcher, lambda: watcher.pruned or should_stop()
-            )
+            state, progress = train_experiment(experiment, bench.images, watcher, lambda: watcher.pruned)
         except Interrupted as interrupted:
             if not watcher.pruned:
                 raise

@@ -22,7 +22,7 @@ from pipeline import layout
 from pipeline.data import load_description, load_images
 from pipeline.devices import choose_device
 from pipeline.errors import exit_cleanly
-from pipeline.experiment import Experiment, Interrupted
+from pipeline.experiment import Experiment
 from pipeline.files import InUse, exclusive
 from pipeline.metrics import load_extractor, load_reference
 from pipeline.params import Params
@@ -34,6 +34,7 @@ from pipeline.search.study import FINALS, Place, make_pruner, make_sampler, plac
 from pipeline.search.trial import Bench, Outcome, forget, run, trial_params
 from pipeline.stages import begin, stop_signals
 from pipeline.tracking import Tracker
+from pipeline.trainer import Interrupted
 
 IDLE = 1.0  # seconds between two looks at a queue in which nothing waits
 DEATHS = 10  # a trial that so many workers died with is given up

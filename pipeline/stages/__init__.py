@@ -11,11 +11,19 @@ import sys
 
 from pipeline.check import require
 from pipeline.devices import make_deterministic
+from pipeline.errors import Stopped
 from pipeline.params import Params, load
+
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # Slurm sends the last one before it takes a machine away
 
 
 def begin() -> Params:
-    """What every stage does first: tie its life to its parent's, validate params.yaml, and ask for determinism."""
+    """What every stage does first: tie its life to its parent's, validate params.yaml, and ask for determinism.
+
+    From then on a signal of `STOPS` raises `Stopped`, so that what is open is closed and nothing half-made stays.
+    """
+    for number in STOPS:
+        signal.signal(number, _stop)
     _die_with_parent()
     params = load()
     require(params)
@@ -24,11 +32,15 @@ def begin() -> Params:
 
 
 def stop_signals() -> list[int]:
-    """A list that from now on receives the number of each signal that asks this process to stop."""
+    """A list that from now on receives the number of each signal of `STOPS`, for whoever has work to save first."""
     received: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOPS:
         signal.signal(number, lambda number, _: received.append(number))
     return received
+
+
+def _stop(number: int, _: object) -> None:
+    raise Stopped(number)
 
 
 def experiment_options(arguments: list[str] | None) -> argparse.Namespace:

@@ -4,8 +4,8 @@ import numpy as np
 
 from pipeline import layout
 from pipeline.data import load_array, load_description
-from pipeline.devices import choose_device
-from pipeline.errors import exit_cleanly
+from pipeline.devices import choose_device, memory_errors
+from pipeline.errors import exit_cleanly, warn
 from pipeline.experiment import Experiment
 from pipeline.files import read_json
 from pipeline.metrics import load_extractor, load_reference
@@ -28,16 +28,20 @@ def main(arguments: list[str] | None = None) -> None:
     real = load_array(layout.PREPARED / "train.npy", np.uint8, (description["train"], *experiment.image_shape))
     out = layout.SCORES / experiment.name
     labels = load_array(folder / "labels.npy", np.int64, shape[:1]) if experiment.conditional else None
-    metrics = score_samples(samples, labels, real, info, params, extractor, reference, out)
+    with memory_errors("lower metrics.batch_size or generate.samples"):
+        metrics = score_samples(samples, labels, real, info, params, extractor, reference, out)
     name, best = extractor.metric, metrics["best"]
     print(
         f"{experiment.name}: {name} {metrics[name]:.2f}, {metrics['ratio_to_floor']:.2f} times the floor of "
         f"{metrics['floor']:.2f}; best checkpoint (step {best['step']}) {best[name]:.2f}"
     )
+    if metrics["collapsed"]:
+        warn(f"{experiment.name} has collapsed or learnt next to nothing: {', '.join(metrics['collapsed'])}")
     with experiment.open_tracker() as tracker:
         numbers = {key: value for key, value in metrics.items() if isinstance(value, float)}
         errors = {f"sampling_error/{key}": value for key, value in metrics["sampling_error"].items()}
         tracker.metrics(info["steps"], {**numbers, **errors, f"best/{name}": best[name]})
+        tracker.tags({"collapsed": ", ".join(metrics["collapsed"])})
         tracker.tags({f"protocol.{key}": str(text) for key, text in metrics["protocol"].items()})
         tracker.artifact(out / "closest.png", "final")
 

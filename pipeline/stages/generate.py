@@ -1,11 +1,14 @@
 """Stage generate: samples of one trained generator and of its best checkpoint, and pictures of them."""
 
+import math
+
 from pipeline import layout
 from pipeline.checkpoint import load_generator
 from pipeline.data import load_description
-from pipeline.devices import choose_device
+from pipeline.devices import choose_device, memory_errors
 from pipeline.errors import exit_cleanly
 from pipeline.experiment import Experiment
+from pipeline.files import require_space
 from pipeline.generation import generate_samples
 from pipeline.sampling import labels
 from pipeline.stages import begin, experiment_options
@@ -25,7 +28,9 @@ def main(arguments: list[str] | None = None) -> None:
     wanted = labels(
         params.generate.labels, description["class_counts"], params.generate.samples or description["train"]
     )
-    generate_samples(generators, wanted, info, params, run / "grids", out)
+    require_space(out, (len(generators) + params.generate.png_folder) * len(wanted) * math.prod(info["image_shape"]))
+    with memory_errors("lower generate.batch_size"):
+        generate_samples(generators, wanted, info, params, run / "grids", out)
     with experiment.open_tracker() as tracker:
         tracker.artifact(out / "grid.png", "final")
         tracker.artifact(out / "progress.gif", "final")

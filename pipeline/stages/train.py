@@ -4,13 +4,15 @@ import sys
 
 from pipeline import layout
 from pipeline.data import load_description, load_images
-from pipeline.devices import choose_device
+from pipeline.devices import choose_device, memory_errors
 from pipeline.errors import exit_cleanly
-from pipeline.experiment import Experiment, Interrupted, Observer, train_experiment, write_run
+from pipeline.experiment import Experiment
 from pipeline.files import exclusive
 from pipeline.metrics import load_extractor, load_reference
+from pipeline.observer import Observer
 from pipeline.params import Params
 from pipeline.stages import begin, experiment_options, stop_signals
+from pipeline.trainer import Interrupted, train_experiment, write_run
 
 
 @exit_cleanly
@@ -18,7 +20,8 @@ def main(arguments: list[str] | None = None) -> None:
     options, params = experiment_options(arguments), begin()
     received = stop_signals()
     experiment = Experiment(params, options.model, options.seed, load_description(layout.PREPARED))
-    with exclusive(experiment.work_folder(), experiment.name):
+    remedy = f"lower models.{options.model}.batch_size, width_g or width_d, or metrics.batch_size"
+    with exclusive(experiment.work_folder(), experiment.name), memory_errors(remedy):
         try:
             _train(experiment, params, received)
         except Interrupted:
@@ -32,8 +35,9 @@ def _train(experiment: Experiment, params: Params, received: list[int]) -> None:
     extractor = load_extractor(params.metrics, device)
     reference = load_reference(layout.REFERENCE, extractor)
     with experiment.open_tracker() as tracker:
-        observer = Observer(experiment, extractor, reference, tracker, experiment.work_folder() / "grids")
-        state, progress = train_experiment(experiment, images, observer, lambda: bool(received))
+        grids = experiment.work_folder() / "grids"
+        observer = Observer(experiment, extractor, reference, tracker, grids, stopping=lambda: bool(received))
+        state, progress = train_experiment(experiment, images, observer)
         out = layout.RUNS / experiment.name
         write_run(experiment, state, progress, observer, out)
         if params.runtime.log_model:
