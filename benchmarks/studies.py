@@ -2,9 +2,9 @@
 
     python -m benchmarks.studies [--part workers|pruning]
 
-workers: the same 24 trials (random, none pruned), by one worker and by two, each on one thread: wall time of the whole
-command, and whether exactly 24 trials were finished.
-pruning: 24 trials under tpe without pruning and with Hyperband, for each of `SEEDS`: the best value and the steps
+workers: the same 24 trials of sn_dcgan (random, none pruned), by one worker and by two, each on one thread: wall
+time of the whole command, and whether exactly 24 trials were finished.
+pruning: 24 trials of gan under tpe without pruning and with Hyperband, for each of `SEEDS`: the best value and the steps
 trained. The first Hyperband study has real finals: its best trials and the recipe as it was, with fresh seeds.
 
 Everything runs in a clone of the commit, in .work/studies-benchmark, by the commands that users type. It prints the
@@ -25,7 +25,8 @@ import pandas as pd
 from pipeline.errors import exit_cleanly
 from pipeline.files import read_json, write_bytes, write_json
 
-MODEL, TRIALS, SEEDS = "sn_dcgan", 24, (100, 200, 300)
+TRIALS, SEEDS = 24, (100, 200, 300)
+BOUND_BY_COMPUTE, QUICK = "sn_dcgan", "gan"
 WORK, TABLE = Path(".work/studies-benchmark"), Path("docs/studies.csv")
 SHORT_FINALS = {"search.finalists": 1, "search.final_seeds": [901], "train.steps": 50}
 REAL_FINALS = {"search.finalists": 3, "search.final_seeds": [901, 902, 903, 904, 905], "train.steps": 1500}
@@ -41,30 +42,30 @@ def main(arguments: list[str] | None = None) -> None:
         subprocess.run(["git", "clone", "--quiet", ".", str(WORK / "clone")], check=True)
     rows = []
     if part != "pruning":
-        rows += [measure(f"workers-{count}", count, WORKERS | SHORT_FINALS) for count in (1, 2)]
+        rows += [measure(BOUND_BY_COMPUTE, f"workers-{count}", count, WORKERS | SHORT_FINALS) for count in (1, 2)]
     if part != "workers":
         for seed in SEEDS:
             for pruner in ("none", "hyperband"):
                 finals = REAL_FINALS if (pruner, seed) == ("hyperband", SEEDS[0]) else SHORT_FINALS
                 changes = {"search.pruner": pruner, "search.seed": seed} | finals
-                rows.append(measure(f"{pruner}-{seed}", 2, changes))
+                rows.append(measure(QUICK, f"{pruner}-{seed}", 2, changes))
     table = pd.DataFrame(rows)
     write_bytes(TABLE, table.to_csv(index=False, lineterminator="\n").encode())
     print(table.to_string(index=False))
 
 
-def measure(name: str, workers: int, changes: dict[str, Any]) -> dict[str, Any]:
+def measure(model: str, name: str, workers: int, changes: dict[str, Any]) -> dict[str, Any]:
     """Run one study, unless it was run before, and return what became of it."""
     done = WORK / f"{name}.json"
     if done.exists():
         return read_json(done)
-    clone, study = WORK / "clone", f"{MODEL}-{name}"
+    clone, study = WORK / "clone", f"{model}-{name}"
     subprocess.run(["git", "checkout", "--quiet", "params.yaml"], cwd=clone, check=True)
     told = [f"{key}={json.dumps(value)}" for key, value in {"runtime.tracking": False, **changes}.items()]
     python = [sys.executable, "-m"]
     subprocess.run([*python, "pipeline.params", "set", *told], cwd=clone, check=True)
     subprocess.run([*python, "dvc", "repro", "--quiet", "reference"], cwd=clone, check=True)
-    command = [*python, "pipeline.search", "--model", MODEL, "--study", study]
+    command = [*python, "pipeline.search", "--model", model, "--study", study]
     command += ["--trials", str(TRIALS), "--workers", str(workers)]
     started = time.perf_counter()
     subprocess.run(command, cwd=clone, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
@@ -73,6 +74,7 @@ def measure(name: str, workers: int, changes: dict[str, Any]) -> dict[str, Any]:
     result, trials = read_json(folder / "result.json"), pd.read_csv(folder / "trials.csv")
     row = {
         "study": name,
+        "model": model,
         "workers": workers,
         "trials": len(trials),
         "finished": int(trials["state"].isin(["complete", "pruned", "diverged"]).sum()),
