@@ -4,8 +4,8 @@
 
 workers: the same 24 trials of sn_dcgan (random, none pruned), by one worker and by two, each on one thread: wall
 time of the whole command, and whether exactly 24 trials were finished.
-pruning: 24 trials of gan under tpe without pruning and with Hyperband, for each of `SEEDS`: the best value and the steps
-trained. The first Hyperband study has real finals: its best trials and the recipe as it was, with fresh seeds.
+pruning: 24 trials of gan under tpe, without pruning and with Hyperband, for each of `SEEDS`: the best value and the
+steps trained. The first Hyperband study has real finals: its best trials and the recipe as it was, with fresh seeds.
 
 Everything runs in a clone of the commit, in .work/studies-benchmark, by the commands that users type. It prints the
 tables of docs/studies.md and writes docs/studies.csv. A killed run continues when it is started again.

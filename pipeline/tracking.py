@@ -26,7 +26,7 @@ from pipeline.sender import Sender, warn_once
 from pipeline.spool import Spool, first
 
 INTERVAL, RETRY = 5.0, 60.0  # seconds between two rounds of sending, and after a failed one
-CLOSE_WAIT = {"FINISHED": 30.0, "FAILED": 15.0, "KILLED": 15.0}  # seconds that closing waits at most
+CLOSE_WAIT = {"FINISHED": 30.0, "FAILED": 15.0, "KILLED": 5.0}  # seconds that closing waits at most
 
 
 class Tracker:
