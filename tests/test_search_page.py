@@ -16,7 +16,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 from PIL import Image
-from studies import finalist, lively, study, trial
+from studies import finalist, lively, study, trial, weighed
 
 from pipeline.params import Params, load
 from pipeline.search import charts, page, publish, record
@@ -104,7 +104,19 @@ def under_way() -> Results:
     return study([trial(0, 100.0), waiting, running], [finalist(0, 100.0, (90, 91))])
 
 
+def against_nothing_ended() -> Results:
+    trials = [trial(0, None, 20, cost=0.0, fault="nan"), trial(1, None, 20, cost=0.0, fault="nan")]
+    return study(trials, [finalist(0, None, (), (101, 102))], against="images")
+
+
+def against_one_point() -> Results:
+    """Every trial at the same place, not above 0."""
+    trials = [trial(i, 0.0, cost=0.0) for i in range(9)]
+    return study(trials, [finalist(0, 0.0, (0.0, 0.0), costs=(0.0, 0.0))], against="seconds")
+
+
 KINDS = [lively, one_final_seed, nothing_ended, only_choices, equal_values, not_above_zero, under_way]
+KINDS += [weighed, against_nothing_ended, against_one_point]
 
 
 @pytest.mark.parametrize("kind", KINDS)

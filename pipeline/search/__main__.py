@@ -2,6 +2,7 @@
 
     python -m pipeline.search --model sagan --trials 24 --workers 2      the space stands in params.yaml, under search:
     python -m pipeline.search --model sagan --trials 24 --apply          and write the winner into params.yaml
+    python -m pipeline.search --model sagan --trials 24 --apply-trial 7  or another finalist, by its trial
     python -m pipeline.search --models dcgan,sagan --trials 24           tune each, and compare the winners
 
 The same command continues a study that was stopped, whatever stopped it; the same command on other machines, with
@@ -22,6 +23,7 @@ from pipeline.data import load_description
 from pipeline.errors import PipelineError, exit_cleanly
 from pipeline.params import PARAMS_FILE, load, save
 from pipeline.search.cluster import run_on_ray
+from pipeline.search.outcomes import distance_of
 from pipeline.search.processes import run_here
 from pipeline.search.publish import publish, publish_comparison
 from pipeline.search.record import open_study
@@ -41,8 +43,9 @@ def main(arguments: list[str] | None = None) -> None:
     faults = [fault for model in models for fault in problems(params, model)]
     if faults:
         raise PipelineError("\n".join(f"{PARAMS_FILE}: {fault}" for fault in dict.fromkeys(faults)))
-    if options.apply and len(models) > 1:
-        raise PipelineError("--apply writes one winner: give it with --model")
+    applied = options.apply or options.apply_trial is not None
+    if applied and len(models) > 1:
+        raise PipelineError("--apply and --apply-trial write one recipe: give them with --model")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     _prepare()
     url = options.storage or str(layout.root() / ".work" / "search" / "studies.journal")
@@ -60,8 +63,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{found[-1].summary()}\nsee {page}")
     if len(found) > 1:
         print(f"the models compared: see {publish_comparison(found)}")
-    if options.apply:
-        _apply(found[0])
+    if applied:
+        _apply(found[0], options.apply_trial)
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -77,7 +80,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--cluster", help="a Ray cluster's address, such as ray://HOST:10001: the workers run there")
     parser.add_argument("--cpus", type=_share, default=1.0, help="of a node that each worker on a cluster takes (1)")
     parser.add_argument("--gpus", type=_share, default=0.0, help="likewise; 0.5 puts two workers on a GPU (0)")
-    parser.add_argument("--apply", action="store_true", help=f"write the winner into {PARAMS_FILE}")
+    writing = parser.add_mutually_exclusive_group()
+    writing.add_argument("--apply", action="store_true", help=f"write the winner into {PARAMS_FILE}")
+    writing.add_argument("--apply-trial", type=_number, metavar="N", help="write instead the finalist that was trial N")
     options = parser.parse_args(arguments)
     if options.study and "," in options.models:
         parser.error("--study names one study: give one --model")
@@ -91,6 +96,12 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text}")
+    return int(text)
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a trial's number, got {text}")
     return int(text)
 
 
@@ -150,15 +161,25 @@ def _teller(at: Place) -> Callable[[], None]:
         over = [trial for trial in trials if trial.state.is_finished()]
         if len(over) != before:
             before = len(over)
-            values = [trial.value for trial in over if trial.state == TrialState.COMPLETE and trial.value is not None]
+            values = [value for trial in over if (value := distance_of(trial)) is not None]
             best = f", best {min(values):.2f}" if values else ""
             print(f"study {at.name}: {len(over)} of {len(trials)} trials{best}", file=sys.stderr, flush=True)
 
     return tell
 
 
-def _apply(results: Results) -> None:
-    changes = {f"models.{results.model}.{name}": value for name, value in results.winner.values.items()}
+def _apply(results: Results, number: int | None) -> None:
+    """Write the winner, or the finalist that was trial `number`, into params.yaml.
+
+    Raises:
+        PipelineError: that trial is no finalist.
+    """
+    numbered = {finalist.trial: finalist for finalist in results.finalists}
+    if number is not None and number not in numbered:
+        choices = ", ".join(map(str, sorted(numbered)))
+        raise PipelineError(f"--apply-trial {number}: no finalist of study {results.study}; choices: {choices}")
+    chosen = results.winner if number is None else numbered[number]
+    changes = {f"models.{results.model}.{name}": value for name, value in chosen.values.items()}
     save(changes)
     told = ", ".join(f"{name}={value}" for name, value in changes.items())
     print(f"wrote {told} to {PARAMS_FILE}: `dvc repro` trains it")

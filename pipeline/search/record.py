@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 
 from pipeline import layout
 from pipeline.params import Params
-from pipeline.search.results import seconds_of, state_of, steps_of
+from pipeline.search.outcomes import distance_of, seconds_of, state_of, steps_of
 from pipeline.search.study import FINALS, Place
 from pipeline.tracking import Tracker
 
@@ -60,8 +60,9 @@ def track_progress(tracker: Tracker, trials: tuple[FrozenTrial, ...]) -> None:
     over.sort(key=lambda trial: (trial.datetime_complete, trial.number))
     best: float | None = None
     for count, trial in enumerate(over, 1):
-        if state_of(trial) == "complete" and trial.value is not None:
-            best = trial.value if best is None else min(best, trial.value)
+        distance = distance_of(trial)
+        if distance is not None:
+            best = distance if best is None else min(best, distance)
         done = tuple(over[:count])
         told = {"cost/steps": float(steps_of(done)), "cost/seconds": seconds_of(done)}
         for state in ("complete", "pruned", "diverged"):

@@ -1,7 +1,7 @@
 """One trial: the recipe with the trial's values, trained and measured, and pruned on the way."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,10 +35,11 @@ class Bench:
 
 @dataclass
 class Watcher(Observer):
-    """Reports a trial's curve to Optuna, and asks whether to go on; `trial` is None where nothing is pruned."""
+    """Keeps a trial's curve, tells it to Optuna and asks whether to go on; `trial` is None where nothing is pruned."""
 
     trial: optuna.trial.Trial | None = None
     pruned: bool = False
+    curve: dict[int, float] = field(default_factory=dict)
     known: frozenset[int] = frozenset()  # steps that Optuna has heard of from an earlier worker
 
     def score(self, state: TrainState) -> float:
@@ -54,7 +55,10 @@ class Watcher(Observer):
                 self._report(int(row["step"]), row["distance"])
 
     def _report(self, step: int, value: float) -> None:
-        if self.trial is not None and step > 0:
+        if step == 0:
+            return
+        self.curve[step] = value
+        if self.trial is not None:
             if step not in self.known:
                 self.trial.report(value, step)
             self.pruned = self.trial.should_prune()
@@ -62,12 +66,13 @@ class Watcher(Observer):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended: `value` is None where it was pruned, or `fault` says why there is none."""
+    """How a trial ended: `value` is None where it was pruned, or `fault` says why there is none; `curve` by steps."""
 
     value: float | None
     steps: int
     seconds: float
     fault: str = ""
+    curve: Mapping[int, float] = field(default_factory=dict)
 
 
 def trial_params(params: Params, model: str, values: Mapping[str, Any]) -> Params:
@@ -127,7 +132,7 @@ def run(
             return Outcome(None, error.step, 0.0, str(error))
         value = _measure(bench, experiment, state) if full else progress.history[-1]["distance"]
         tracker.metrics(state.step, {f"search/{bench.extractor.metric}": value})
-        return Outcome(value, state.step, progress.seconds)
+        return Outcome(value, state.step, progress.seconds, curve=watcher.curve)
 
 
 def _measure(bench: Bench, experiment: Experiment, state: TrainState) -> float:

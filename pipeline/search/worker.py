@@ -91,9 +91,12 @@ def _do(at: Place, bench: Bench, model: str, trial_id: int, should_stop: Callabl
         if jobs.deaths(frozen) >= DEATHS:
             outcome = Outcome(None, 0, 0.0, f"{DEATHS} workers died with it: is there enough memory for its values?")
         else:
-            curve = None if final else trial
-            outcome = run(bench, params, model, seed, curve, _tracker_of(at, title), should_stop, full=final)
-        _tell(study, trial, outcome)
+            reported = None if final or search.against else trial  # Optuna takes no reports of two objectives
+            outcome = run(bench, params, model, seed, reported, _tracker_of(at, title), should_stop, full=final)
+        if search.against and not final:
+            trial.set_user_attr("curve", list(outcome.curve.items()))
+        costs = {"images": experiment.images_seen(outcome.steps), "seconds": outcome.seconds}
+        _tell(study, trial, outcome, [] if final or search.against is None else [costs[search.against]])
         forget(experiment)
 
 
@@ -112,14 +115,16 @@ def _alone(experiment: Experiment, should_stop: Callable[[], bool]) -> Iterator[
         yield
 
 
-def _tell(study: optuna.Study, trial: optuna.trial.Trial, outcome: Outcome) -> None:
-    """How the trial ended."""
+def _tell(study: optuna.Study, trial: optuna.trial.Trial, outcome: Outcome, costs: list[float]) -> None:
+    """How the trial ended; `costs` are the objectives beside the distance."""
     trial.set_user_attr("steps", outcome.steps)
     trial.set_user_attr("seconds", outcome.seconds)
     if outcome.fault:
         trial.set_user_attr("fault", outcome.fault)
-    state = TrialState.PRUNED if outcome.value is None else TrialState.COMPLETE
-    study.tell(trial, outcome.value, state, skip_if_finished=True)
+    if outcome.value is None:
+        study.tell(trial, None, TrialState.PRUNED, skip_if_finished=True)
+    else:
+        study.tell(trial, [outcome.value, *costs], TrialState.COMPLETE, skip_if_finished=True)
 
 
 def _tracker_of(at: Place, title: str) -> Callable[[Experiment], Tracker]:
