@@ -369,7 +369,7 @@ def test_workers_share_a_space_of_so_few_values_that_they_meet(tmp_path: Path) -
 # The same seed, the same study.
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "cmaes", "gp"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "cmaes", "gp", "nsga2"])
 def test_a_study_is_the_same_twice_and_when_it_is_killed_halfway(
     sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

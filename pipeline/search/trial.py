@@ -1,11 +1,16 @@
 """One trial: the recipe with the trial's values, trained and measured, and pruned on the way."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
+from safetensors import safe_open
 
 from pipeline import check
 from pipeline.data import ImageSet
@@ -35,21 +40,38 @@ class Bench:
 
 @dataclass
 class Watcher(Observer):
-    """Keeps a trial's curve, tells it to Optuna and asks whether to go on; `trial` is None where nothing is pruned."""
+    """Keeps a trial's curve, tells it to Optuna and asks whether to go on; `trial` is None where nothing is pruned.
+
+    It has a clock of its own, for a trial that diverges leaves no Progress behind.
+    """
 
     trial: optuna.trial.Trial | None = None
     pruned: bool = False
     curve: dict[int, float] = field(default_factory=dict)
     known: frozenset[int] = frozenset()  # steps that Optuna has heard of from an earlier worker
+    carried: float = 0.0  # seconds that earlier workers trained
+    started: float = field(default_factory=time.perf_counter)
+    aside: float = 0.0  # seconds since then that were not of training
+
+    @property
+    def seconds(self) -> float:
+        """What the trial was trained for until now, as Progress counts it: without drawing and measuring."""
+        return self.carried + time.perf_counter() - self.started - self.aside
+
+    def draw(self, state: TrainState) -> None:
+        with self._aside():
+            super().draw(state)
 
     def score(self, state: TrainState) -> float:
-        value = super().score(state)
-        self._report(state.step, value)
-        if self.pruned:
-            self.draw(state)
+        with self._aside():
+            value = super().score(state)
+            self._report(state.step, value)
+            if self.pruned:
+                super().draw(state)
         return value
 
     def resumed(self, history: list[dict[str, float]]) -> None:
+        self.carried, self.started = _carried(self.experiment.work_folder()), time.perf_counter()
         for row in history:
             if "distance" in row:
                 self._report(int(row["step"]), row["distance"])
@@ -62,6 +84,21 @@ class Watcher(Observer):
             if step not in self.known:
                 self.trial.report(value, step)
             self.pruned = self.trial.should_prune()
+
+    @contextlib.contextmanager
+    def _aside(self) -> Iterator[None]:
+        before = time.perf_counter()
+        yield
+        self.aside += time.perf_counter() - before
+
+
+def _carried(folder: Path) -> float:
+    """The training seconds that the newest checkpoint in a work folder tells of, 0 without one."""
+    newest = max(folder.glob("step-*.safetensors"), default=None)
+    if newest is None:
+        return 0.0
+    with safe_open(newest, "pt") as file:
+        return float(json.loads(file.metadata()["progress"])["seconds"])
 
 
 @dataclass(frozen=True)
@@ -129,7 +166,7 @@ def run(
         except Diverged as error:
             tracker.tags({"diverged": str(error)})
             tracker.close("FAILED")
-            return Outcome(None, error.step, 0.0, str(error))
+            return Outcome(None, error.step, watcher.seconds, str(error), watcher.curve)
         value = _measure(bench, experiment, state) if full else progress.history[-1]["distance"]
         tracker.metrics(state.step, {f"search/{bench.extractor.metric}": value})
         return Outcome(value, state.step, progress.seconds, curve=watcher.curve)
