@@ -140,7 +140,7 @@ def distance(recipe: Any) -> float:
 def a_study(folder: Path, trials: int, **changes: Any) -> tuple[Place, Any]:
     params, at = PARAMS.override(changes), place(f"{folder}/s.journal", "s")
     make_study(at, params, "dcgan", "0" * 64, trials)
-    return at, SimpleNamespace(params=params, description=DESCRIPTION)
+    return at, SimpleNamespace(params=params, description=DESCRIPTION, device="cpu")
 
 
 def pretend(*args: Any, **named: Any) -> Outcome:

@@ -103,7 +103,7 @@ def test_the_objectives_of_a_trial_that_was_stopped(against: str, cost: float, t
     worker.work(at, a_bench(params), "gan", asked(None))
     (trial,) = at.storage.get_all_trials(at.study_id)
     assert trial.values == [992.0, cost]
-    assert (trial.user_attrs["steps"], trial.user_attrs["seconds"]) == (8, 8.0)
+    assert (trial.user_attrs["steps"], trial.user_attrs["seconds"], trial.user_attrs["device"]) == (8, 8.0, "cpu")
     assert curve_of(trial) == {4: 996.0, 8: 992.0}
 
 

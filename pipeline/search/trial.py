@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+import torch
 from safetensors import safe_open
 
 from pipeline import check
@@ -36,6 +37,12 @@ class Bench:
     images: ImageSet
     extractor: Extractor
     reference: Reference
+
+    @property
+    def device(self) -> str:
+        """The name of what trains: "cpu", or the GPU's own."""
+        device = self.images.images.device
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 @dataclass

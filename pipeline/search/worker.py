@@ -85,6 +85,7 @@ def _do(at: Place, bench: Bench, model: str, trial_id: int, should_stop: Callabl
         params, seed, title = trial_params(bench.params, model, values), search.seed, f"trial {frozen.number}"
     experiment = Experiment(params, model, seed, bench.description)
     trial.set_user_attr("work_folder", experiment.work_folder().name)
+    trial.set_user_attr("device", bench.device)
     with _alone(experiment, should_stop):
         if at.storage.get_trial(trial_id).state.is_finished():
             return
