@@ -26,12 +26,13 @@ from pipeline.search.cluster import run_on_ray
 from pipeline.search.outcomes import distance_of
 from pipeline.search.processes import run_here
 from pipeline.search.publish import publish, publish_comparison
-from pipeline.search.record import open_study
+from pipeline.search.record import open_study, track_progress
 from pipeline.search.results import Results, results_of
 from pipeline.search.space import problems
 from pipeline.search.storage import locked
 from pipeline.search.study import Place, make_finals, make_study, place
 from pipeline.stages import stop_signals
+from pipeline.tracking import Tracker
 
 
 @exit_cleanly
@@ -55,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
         at, description = place(url, options.study or model), load_description(layout.PREPARED)
         make_study(at, params, model, description["sha256"], options.trials)
         with open_study(at, params, description) as tracker:
-            _work(at, model, options, received)
+            _work(at, model, options, received, tracker)
             make_finals(at, params)
             _work(at.finals(), model, options, received)
             found.append(results_of(at, params, model))
@@ -123,8 +124,10 @@ def _prepare() -> None:
         raise PipelineError("the reference could not be made: see what `dvc repro reference` says above")
 
 
-def _work(at: Place, model: str, options: argparse.Namespace, received: list[int]) -> None:
-    """Have workers do the trials of a study, here or on a cluster, until it is over.
+def _work(
+    at: Place, model: str, options: argparse.Namespace, received: list[int], tracker: Tracker | None = None
+) -> None:
+    """Have workers do the trials of a study, here or on a cluster, until it is over; `tracker` hears of its progress.
 
     Raises:
         PipelineError: the workers cannot go on.
@@ -135,7 +138,7 @@ def _work(at: Place, model: str, options: argparse.Namespace, received: list[int
     def left() -> int:
         return len(_trials(at, TrialState.WAITING, TrialState.RUNNING))
 
-    tell, count = _teller(at), min(options.workers, left())
+    tell, count = _teller(at, tracker), min(options.workers, left())
     if options.cluster and count:
         needs = {"num_cpus": options.cpus, "num_gpus": options.gpus}
         run_on_ray(options.cluster, command, count, needs, lambda: bool(received), tell)
@@ -151,8 +154,8 @@ def _trials(at: Place, *states: TrialState) -> list[optuna.trial.FrozenTrial]:
     return at.storage.get_all_trials(at.study_id, deepcopy=False, states=states)
 
 
-def _teller(at: Place) -> Callable[[], None]:
-    """A line whenever more trials are over."""
+def _teller(at: Place, tracker: Tracker | None) -> Callable[[], None]:
+    """A line whenever more trials are over, and the study's progress in MLflow."""
     before = -1
 
     def tell() -> None:
@@ -164,6 +167,8 @@ def _teller(at: Place) -> Callable[[], None]:
             values = [value for trial in over if (value := distance_of(trial)) is not None]
             best = f", best {min(values):.2f}" if values else ""
             print(f"study {at.name}: {len(over)} of {len(trials)} trials{best}", file=sys.stderr, flush=True)
+            if tracker:
+                track_progress(tracker, over)
 
     return tell
 
