@@ -151,8 +151,9 @@ class Dimension(Section):
 
 class SearchParams(Section):
     space: Annotated[Mapping[str, Dimension], Field(min_length=1)]
-    sampler: Literal["tpe", "gp", "cmaes", "qmc", "random"]
+    sampler: Literal["tpe", "gp", "cmaes", "nsga2", "qmc", "random"]
     pruner: Literal["hyperband", "median", "none"]
+    against: Literal["images", "seconds"] | None
     seed: Seed
     steps: Count
     score_every: Count

@@ -25,21 +25,24 @@ RECIPE = {"network": "dcgan", "batch_size": 10, "lr_d": 0.002, **START}
 BEGIN = datetime(2026, 1, 1)
 
 
-def trial(number: int, value: float | None, steps: int = 60, **told: Any) -> FrozenTrial:
+def trial(number: int, value: float | None, steps: int = 60, cost: float | None = None, **told: Any) -> FrozenTrial:
     """A trial that took 5 seconds of training, 8 in all; value None = pruned at `steps`, or diverged with fault=...
 
-    Its curve falls from 1000 to its value in points 20 steps apart.
+    Its curve falls from 1000 to its value in points 20 steps apart. With `cost` it is one of two objectives, whose
+    curve is an attribute.
     """
     values = {**START, **{key: told.pop(key) for key in START if key in told}}
     end = 400.0 if value is None else value
     curve = {step: end + (1000 - end) * (1 - step / steps) for step in range(20, steps + 1, 20)}
+    if cost is not None:
+        told["curve"] = [list(point) for point in curve.items()]
     made = create_trial(
         state=TrialState.PRUNED if value is None else TrialState.COMPLETE,
-        value=value,
+        values=None if value is None else [value] if cost is None else [value, cost],
         params=values,
         distributions=DISTRIBUTIONS,
         user_attrs={"steps": steps, "seconds": 5.0, **told},
-        intermediate_values=curve,
+        intermediate_values=curve if cost is None else None,
     )
     made.number = number
     made.datetime_start, made.datetime_complete = BEGIN, BEGIN + timedelta(seconds=8)
@@ -60,11 +63,17 @@ def study(
 
 
 def finalist(
-    number: int, proxy: float | None, finals: Sequence[float], diverged: Sequence[int] = (), **values: Any
+    number: int,
+    proxy: float | None,
+    finals: Sequence[float],
+    diverged: Sequence[int] = (),
+    costs: Sequence[float] = (),
+    **values: Any,
 ) -> Finalist:
     """A finalist whose final seeds are 101, 102, .., those that diverged last."""
     values = {**START, **values}
-    return Finalist(number, values, proxy, tuple(finals), tuple(range(101, 101 + len(finals))), tuple(diverged))
+    seeds = tuple(range(101, 101 + len(finals)))
+    return Finalist(number, values, proxy, tuple(finals), seeds, tuple(diverged), tuple(costs))
 
 
 def lively(count: int = 30, name: str = "dcgan", shift: float = 0.0) -> Results:
@@ -92,3 +101,18 @@ def lively(count: int = 30, name: str = "dcgan", shift: float = 0.0) -> Results:
         for t, own in zip(done, finals, strict=False)
     ]
     return study(trials, finalists, name, model=name)
+
+
+def weighed(against: str = "images") -> Results:
+    """A study of distance and cost: by hand 200 at 600, 150 at 1200 and 120 at 1800 images are its front.
+
+    Its steps are 60 and its batch size is 10, so a trial costs 600 images for each update of D; in seconds a hundredth.
+    """
+    points = [(300.0, 1), (200.0, 1), (150.0, 2), (180.0, 2), (120.0, 3), (150.0, 3), (260.0, 1), (200.5, 2)]
+    unit = 600.0 if against == "images" else 6.0
+    trials = [trial(i, v, cost=n * unit, n_critic=n, lr_g=0.002 - 1e-4 * i) for i, (v, n) in enumerate(points)]
+    trials.append(trial(8, None, 20, cost=0.0, fault="the loss of D is nan at step 20"))
+    finals = {0: (250.0, 262.0, 244.0), 1: (170.0, 176.0, 175.0), 2: (140.0, 152.0, 149.0), 4: (141.0, 139.0, 170.0)}
+    chosen = [finalist(n, points[n][0], own, costs=[1e3 * points[n][1]] * 3, **trials[n].params)
+              for n, own in finals.items()]  # fmt: skip
+    return study(trials, chosen, against=against, pruner="none", sampler="nsga2")

@@ -77,8 +77,9 @@ WORDS: dict[str, list[str]] = {
     "models.*.init": ["normal", "xavier", "orthogonal"],
     "models.*.lr_decay": ["none", "linear"],
     "generate.weights": ["ema", "raw"],
-    "search.sampler": ["tpe", "gp", "cmaes", "qmc", "random"],
+    "search.sampler": ["tpe", "gp", "cmaes", "nsga2", "qmc", "random"],
     "search.pruner": ["hyperband", "median", "none"],
+    "search.against": ["images", "seconds"],
 }
 PATTERNS: dict[str, tuple[list[Any], list[Any]]] = {
     "runtime.device": (
@@ -115,7 +116,7 @@ TEXTS = ["data.dataset", "data.root", "metrics.extractor", "metrics.weights", "m
 LABELS: list[Any] = ["data", "balanced", 0, 7, 2**31 - 1]  # of generate.labels
 LISTS = ["compare.models", "compare.seeds", "models.*.augment", "search.final_seeds"]
 NULLABLE = ["data.limit", "metrics.weights", "models.*.ema_decay", "models.*.clip", "models.*.init_from",
-            "generate.samples"]  # fmt: skip
+            "generate.samples", "search.against"]  # fmt: skip
 
 
 def leaves(node: Any, name: str = "") -> Iterator[str]:

@@ -32,7 +32,7 @@ CHOICES = {"low": None, "high": None, "log": None, "step": None, "choices": [1, 
 
 
 def a_bench(**changes: Any) -> Any:
-    return SimpleNamespace(params=PARAMS.override(changes), description=DESCRIPTION)
+    return SimpleNamespace(params=PARAMS.override(changes), description=DESCRIPTION, device="cpu")
 
 
 def a_study(folder: Path, trials: int, kind: str = "journal", **changes: Any) -> Place:
@@ -198,6 +198,7 @@ def test_a_worker_empties_the_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         if trial.state == TrialState.COMPLETE:
             assert trial.value == value_of(trial.params)
         assert trial.user_attrs["steps"] == max(trial.intermediate_values)
+        assert trial.user_attrs["device"] == "cpu"
     assert list((tmp_path / ".work/search/workers").iterdir()) == []
 
 
@@ -369,7 +370,7 @@ def test_workers_share_a_space_of_so_few_values_that_they_meet(tmp_path: Path) -
 # The same seed, the same study.
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "cmaes", "gp"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "cmaes", "gp", "nsga2"])
 def test_a_study_is_the_same_twice_and_when_it_is_killed_halfway(
     sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,15 +16,17 @@ from optuna.distributions import CategoricalDistribution
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 from PIL import Image
-from studies import finalist, lively, study, trial
+from studies import finalist, lively, study, trial, weighed
 
 from pipeline.params import Params, load
 from pipeline.search import charts, page, publish, record
+from pipeline.search.__main__ import _teller
 from pipeline.search.comparison import compare
 from pipeline.search.drawing import Drawing, axis, choice_axis, steps
 from pipeline.search.page import Subject, grids, render_comparison, svg_file
 from pipeline.search.results import Results
 from pipeline.search.study import FINALS, Place
+from pipeline.sender import Sender
 from pipeline.tracking import Tracker
 
 PARAMS: Params = load(Path(__file__).resolve().parents[1] / "params.yaml")
@@ -104,7 +106,19 @@ def under_way() -> Results:
     return study([trial(0, 100.0), waiting, running], [finalist(0, 100.0, (90, 91))])
 
 
+def against_nothing_ended() -> Results:
+    trials = [trial(0, None, 20, cost=0.0, fault="nan"), trial(1, None, 20, cost=0.0, fault="nan")]
+    return study(trials, [finalist(0, None, (), (101, 102))], against="images")
+
+
+def against_one_point() -> Results:
+    """Every trial at the same place, not above 0."""
+    trials = [trial(i, 0.0, cost=0.0) for i in range(9)]
+    return study(trials, [finalist(0, 0.0, (0.0, 0.0), costs=(0.0, 0.0))], against="seconds")
+
+
 KINDS = [lively, one_final_seed, nothing_ended, only_choices, equal_values, not_above_zero, under_way]
+KINDS += [weighed, against_nothing_ended, against_one_point]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -289,6 +303,36 @@ def test_a_study_and_its_finals_share_a_run() -> None:
     assert own.parent == Path.cwd() / ".work/search" and own.name.startswith("dcgan-")
     assert record.study_folder(replace(at, name=f"dcgan{FINALS}")) == own
     assert record.study_folder(replace(at, name="sagan")) != own != record.study_folder(replace(at, url="b.journal"))
+
+
+def test_the_run_of_a_study_progresses_while_the_study_runs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sender, "send", lambda _: 0)
+    at = Place("a.journal", "dcgan", InMemoryStorage())
+    made = optuna.create_study(storage=at.storage, study_name="dcgan")
+    made.set_user_attr("settings", json.dumps(dict(lively().settings)))
+    params = PARAMS.override({"runtime.tracking": True})
+
+    def points() -> list[tuple[str, int, float]]:
+        spool = (record.study_folder(at) / "spool.jsonl").read_text().splitlines()
+        entries = [json.loads(line) for line in spool]
+        return [(e["key"], e["step"], e["value"]) for e in entries if e["kind"] == "metric"]
+
+    with record.open_study(at, params, {"name": "digits", "image_shape": [1, 16, 16]}) as tracker:
+        tell = _teller(at, tracker)
+        seen = []
+        for each in (trial(0, 100.0), trial(1, None, 20), trial(2, 50.0)):
+            made.add_trial(each)
+            tell()
+            tell()
+            seen.append(len(points()))
+        record.track_progress(tracker, made.get_trials())  # as at the end
+    assert len(points()) == seen[-1] and seen[0] < seen[1] < seen[2]
+    assert [p for p in points() if p[0] == "best"] == [("best", 1, 100), ("best", 2, 100), ("best", 3, 50)]
+    costs = [p for p in points() if p[0] == "cost/steps"]
+    assert costs == [("cost/steps", 1, 60), ("cost/steps", 2, 80), ("cost/steps", 3, 140)]
+    assert capsys.readouterr().err.count("study dcgan: ") == 3
 
 
 def test_the_run_of_a_study_holds_its_settings() -> None:

@@ -2,6 +2,7 @@
 
     python -m pipeline.search --model sagan --trials 24 --workers 2      the space stands in params.yaml, under search:
     python -m pipeline.search --model sagan --trials 24 --apply          and write the winner into params.yaml
+    python -m pipeline.search --model sagan --trials 24 --apply-trial 7  or another finalist, by its trial
     python -m pipeline.search --models dcgan,sagan --trials 24           tune each, and compare the winners
 
 The same command continues a study that was stopped, whatever stopped it; the same command on other machines, with
@@ -9,6 +10,7 @@ The same command continues a study that was stopped, whatever stopped it; the sa
 """
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -22,14 +24,16 @@ from pipeline.data import load_description
 from pipeline.errors import PipelineError, exit_cleanly
 from pipeline.params import PARAMS_FILE, load, save
 from pipeline.search.cluster import run_on_ray
+from pipeline.search.outcomes import distance_of
 from pipeline.search.processes import run_here
 from pipeline.search.publish import publish, publish_comparison
-from pipeline.search.record import open_study
+from pipeline.search.record import open_study, track_progress
 from pipeline.search.results import Results, results_of
 from pipeline.search.space import problems
-from pipeline.search.storage import locked
+from pipeline.search.storage import VARIABLE, locked
 from pipeline.search.study import Place, make_finals, make_study, place
 from pipeline.stages import stop_signals
+from pipeline.tracking import Tracker
 
 
 @exit_cleanly
@@ -41,8 +45,9 @@ def main(arguments: list[str] | None = None) -> None:
     faults = [fault for model in models for fault in problems(params, model)]
     if faults:
         raise PipelineError("\n".join(f"{PARAMS_FILE}: {fault}" for fault in dict.fromkeys(faults)))
-    if options.apply and len(models) > 1:
-        raise PipelineError("--apply writes one winner: give it with --model")
+    applied = options.apply or options.apply_trial is not None
+    if applied and len(models) > 1:
+        raise PipelineError("--apply and --apply-trial write one recipe: give them with --model")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     _prepare()
     url = options.storage or str(layout.root() / ".work" / "search" / "studies.journal")
@@ -52,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
         at, description = place(url, options.study or model), load_description(layout.PREPARED)
         make_study(at, params, model, description["sha256"], options.trials)
         with open_study(at, params, description) as tracker:
-            _work(at, model, options, received)
+            _work(at, model, options, received, tracker)
             make_finals(at, params)
             _work(at.finals(), model, options, received)
             found.append(results_of(at, params, model))
@@ -60,8 +65,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{found[-1].summary()}\nsee {page}")
     if len(found) > 1:
         print(f"the models compared: see {publish_comparison(found)}")
-    if options.apply:
-        _apply(found[0])
+    if applied:
+        _apply(found[0], options.apply_trial)
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -72,17 +77,21 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", "--models", dest="models", required=True, help="a recipe, or several with commas")
     parser.add_argument("--trials", type=_positive, required=True, help="trials of each study")
     parser.add_argument("--workers", type=_positive, default=1, help="processes on this machine (1)")
-    parser.add_argument("--storage", help="where the studies are kept (a journal file in .work/search)")
+    parser.add_argument(
+        "--storage", default=os.environ.get(VARIABLE), help=f"of the studies (${VARIABLE}, else a file in .work/search)"
+    )
     parser.add_argument("--study", help="the study's name (the recipe's)")
     parser.add_argument("--cluster", help="a Ray cluster's address, such as ray://HOST:10001: the workers run there")
     parser.add_argument("--cpus", type=_share, default=1.0, help="of a node that each worker on a cluster takes (1)")
     parser.add_argument("--gpus", type=_share, default=0.0, help="likewise; 0.5 puts two workers on a GPU (0)")
-    parser.add_argument("--apply", action="store_true", help=f"write the winner into {PARAMS_FILE}")
+    writing = parser.add_mutually_exclusive_group()
+    writing.add_argument("--apply", action="store_true", help=f"write the winner into {PARAMS_FILE}")
+    writing.add_argument("--apply-trial", type=_number, metavar="N", help="write instead the finalist that was trial N")
     options = parser.parse_args(arguments)
     if options.study and "," in options.models:
         parser.error("--study names one study: give one --model")
     if options.cluster and not options.storage:
-        parser.error("--cluster needs --storage: a URL, or a file on a disk that all nodes share")
+        parser.error(f"--cluster needs --storage or {VARIABLE}: a URL, or a file on a disk that all nodes share")
     if options.study and not re.fullmatch(r"\w[\w.-]{0,63}", options.study):
         parser.error(f"--study: must be letters, digits, _ . and -, got {options.study}")
     return options
@@ -91,6 +100,12 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text}")
+    return int(text)
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a trial's number, got {text}")
     return int(text)
 
 
@@ -112,24 +127,26 @@ def _prepare() -> None:
         raise PipelineError("the reference could not be made: see what `dvc repro reference` says above")
 
 
-def _work(at: Place, model: str, options: argparse.Namespace, received: list[int]) -> None:
-    """Have workers do the trials of a study, here or on a cluster, until it is over.
+def _work(
+    at: Place, model: str, options: argparse.Namespace, received: list[int], tracker: Tracker | None = None
+) -> None:
+    """Have workers do the trials of a study, here or on a cluster, until it is over; `tracker` hears of its progress.
 
     Raises:
         PipelineError: the workers cannot go on.
     """
-    command = [sys.executable, "-m", "pipeline.search.worker"]
-    command += ["--storage", at.url, "--study", at.name, "--model", model]
+    command = [sys.executable, "-m", "pipeline.search.worker", "--study", at.name, "--model", model]
+    environment = {VARIABLE: at.url}  # it may hold a password
 
     def left() -> int:
         return len(_trials(at, TrialState.WAITING, TrialState.RUNNING))
 
-    tell, count = _teller(at), min(options.workers, left())
+    tell, count = _teller(at, tracker), min(options.workers, left())
     if options.cluster and count:
         needs = {"num_cpus": options.cpus, "num_gpus": options.gpus}
-        run_on_ray(options.cluster, command, count, needs, lambda: bool(received), tell)
+        run_on_ray(options.cluster, command, count, environment, needs, lambda: bool(received), tell)
     else:
-        run_here(command, count, lambda: not left(), lambda: bool(received), tell)
+        run_here(command, count, environment, lambda: not left(), lambda: bool(received), tell)
     tell()
     if received:
         print("stopped: run the same command again to continue", file=sys.stderr)
@@ -140,8 +157,8 @@ def _trials(at: Place, *states: TrialState) -> list[optuna.trial.FrozenTrial]:
     return at.storage.get_all_trials(at.study_id, deepcopy=False, states=states)
 
 
-def _teller(at: Place) -> Callable[[], None]:
-    """A line whenever more trials are over."""
+def _teller(at: Place, tracker: Tracker | None) -> Callable[[], None]:
+    """A line whenever more trials are over, and the study's progress in MLflow."""
     before = -1
 
     def tell() -> None:
@@ -150,15 +167,27 @@ def _teller(at: Place) -> Callable[[], None]:
         over = [trial for trial in trials if trial.state.is_finished()]
         if len(over) != before:
             before = len(over)
-            values = [trial.value for trial in over if trial.state == TrialState.COMPLETE and trial.value is not None]
+            values = [value for trial in over if (value := distance_of(trial)) is not None]
             best = f", best {min(values):.2f}" if values else ""
             print(f"study {at.name}: {len(over)} of {len(trials)} trials{best}", file=sys.stderr, flush=True)
+            if tracker:
+                track_progress(tracker, over)
 
     return tell
 
 
-def _apply(results: Results) -> None:
-    changes = {f"models.{results.model}.{name}": value for name, value in results.winner.values.items()}
+def _apply(results: Results, number: int | None) -> None:
+    """Write the winner, or the finalist that was trial `number`, into params.yaml.
+
+    Raises:
+        PipelineError: that trial is no finalist.
+    """
+    numbered = {finalist.trial: finalist for finalist in results.finalists}
+    if number is not None and number not in numbered:
+        choices = ", ".join(map(str, sorted(numbered)))
+        raise PipelineError(f"--apply-trial {number}: no finalist of study {results.study}; choices: {choices}")
+    chosen = results.winner if number is None else numbered[number]
+    changes = {f"models.{results.model}.{name}": value for name, value in chosen.values.items()}
     save(changes)
     told = ", ".join(f"{name}={value}" for name, value in changes.items())
     print(f"wrote {told} to {PARAMS_FILE}: `dvc repro` trains it")

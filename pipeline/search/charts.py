@@ -11,7 +11,7 @@ import numpy as np
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, create_trial
 from scipy.interpolate import RBFInterpolator
 
 from pipeline.charts import Chart, Line, Point, draw, path
@@ -31,7 +31,10 @@ from pipeline.search.drawing import (
     margin,
     steps,
 )
-from pipeline.search.results import Finalist, Results, short, state_of
+from pipeline.search.marks import emphasis, last, radius, style, told
+from pipeline.search.outcomes import curve_of, distance_of, state_of
+from pipeline.search.pareto import finals_cost, front_chart
+from pipeline.search.results import Finalist, Results
 
 FEWEST_IMPORTANCES, FEWEST_FIELD = 8, 5  # complete trials, below which importances or a field would be guesses
 BEST_PART = 0.2  # of the trials, whose values the importances tell from those of all
@@ -46,7 +49,7 @@ def history(results: Results, axis_of: str, metric: str) -> Drawing:
     for index, trial in enumerate(order):
         at = float(index) if axis_of == "trials" else at + trial.user_attrs.get("steps", 0)
         rows.append((at, trial))
-    known = [value for _, trial in rows if (value := _last(trial)) is not None and value > 0]
+    known = [value for _, trial in rows if (value := last(trial)) is not None and value > 0]
     x_name = {"trials": "trials", "steps": "steps trained, of all trials together"}[axis_of]
     low, high = min(known, default=1.0), max(known, default=10.0)
     y = axis(metric, low, high, (288.0, 34.0), log=True)
@@ -55,19 +58,19 @@ def history(results: Results, axis_of: str, metric: str) -> Drawing:
     made = frame(title, "One dot a trial; the line is the best so far.", x, y, (500, 330), metric)
     best: list[Point] = []
     for where, trial in rows:
-        value, state = _last(trial), state_of(trial)
+        value, state = last(trial), state_of(trial)
         if value is None or value <= 0:
-            made.text(x(where), 44, "×", "middle", "fault", _told(trial))
+            made.text(x(where), 44, "×", "middle", "fault", told(trial))
             continue
         if state == "complete" and (not best or y(value) > best[-1][1]):
             best.append((x(where), y(value)))
-        made.dots.append(Dot(x(where), y(value), _style(state), _told(trial)))
+        made.dots.append(Dot(x(where), y(value), style(state), told(trial)))
     if best:
         best.append((x(max(at, 1)), best[-1][1]))
         made.strokes.append(Stroke(steps(best), "curve m0", "best so far"))
-    start = results.start_trial
-    if start is not None and state_of(start) == "complete" and start.value and start.value > 0:
-        made.line((x(0), y(start.value)), (484.0, y(start.value)), "rule", "the recipe as it was")
+    start = distance_of(results.start_trial) if results.start_trial else None
+    if start is not None and start > 0:
+        made.line((x(0), y(start)), (484.0, y(start)), "rule", "the recipe as it was")
     return made
 
 
@@ -76,15 +79,15 @@ def curves(results: Results, metric: str) -> Chart:
     best = results.best
     lines, named = [], []
     for trial in results.trials:
-        points = [(float(step), value) for step, value in sorted(trial.intermediate_values.items())]
+        points = [(float(step), value) for step, value in curve_of(trial).items()]
         state = state_of(trial)
         if best is not None and trial.number == best.number:
             name = "start" if trial is results.start_trial else f"trial {trial.number}"
-            named.append(Line(points, "m1", _told(trial), name))
+            named.append(Line(points, "m1", told(trial), name))
         elif trial is results.start_trial:
-            named.append(Line(points, "m2", _told(trial), "start"))
+            named.append(Line(points, "m2", told(trial), "start"))
         else:
-            lines.append(Line(points, "m0 seed" if state == "complete" else "neutral seed", _told(trial)))
+            lines.append(Line(points, "m0 seed" if state == "complete" else "neutral seed", told(trial)))
     lines.sort(key=lambda line: line.css == "m0 seed")
     description = "Logarithmic; one line a trial. Those that were pruned are grey and end early."
     title = f"{metric} while training, of every trial"
@@ -98,10 +101,11 @@ def importances(results: Results) -> dict[str, float] | None:
     """
     complete = results.complete
     varied = [name for name in results.settings["space"] if len({str(t.params.get(name)) for t in complete}) > 1]
-    if len(complete) < FEWEST_IMPORTANCES or not varied or len({trial.value for trial in complete}) == 1:
+    if len(complete) < FEWEST_IMPORTANCES or not varied or len({distance_of(trial) for trial in complete}) == 1:
         return None
     study = optuna.create_study(direction="minimize")
-    study.add_trials(complete)
+    for trial in complete:  # with the distance alone
+        study.add_trial(create_trial(value=distance_of(trial), params=trial.params, distributions=trial.distributions))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         evaluator = PedAnovaImportanceEvaluator(target_quantile=BEST_PART)
@@ -127,7 +131,7 @@ def parameter_axis(results: Results, name: str, ends: Point) -> Axis:
 
 def slices(results: Results, metric: str) -> list[Drawing]:
     """For each parameter the values of the trials against it; pruned ones by the last point of their curve, grey."""
-    shown = [(trial, value) for trial in results.trials if (value := _last(trial)) is not None and value > 0]
+    shown = [(trial, value) for trial in results.trials if (value := last(trial)) is not None and value > 0]
     values = [value for _, value in shown]
     made = []
     for name in results.settings["space"]:
@@ -137,7 +141,7 @@ def slices(results: Results, metric: str) -> list[Drawing]:
         for trial, value in sorted(shown, key=lambda pair: state_of(pair[0]) == "complete"):
             if name in trial.params:
                 drawing.dots.append(
-                    Dot(x(trial.params[name]), y(value), _emphasis(results, trial), _told(trial), _radius(trial))
+                    Dot(x(trial.params[name]), y(value), emphasis(results, trial), told(trial), radius(trial))
                 )
         made.append(drawing)
     return made
@@ -145,13 +149,13 @@ def slices(results: Results, metric: str) -> list[Drawing]:
 
 def parallel(results: Results, metric: str) -> Drawing | None:
     """One line a complete trial across all parameters, the better the darker; None without complete trials."""
-    complete = sorted(results.complete, key=lambda trial: -(trial.value or 0.0))
+    complete = sorted(results.complete, key=lambda trial: -(distance_of(trial) or 0.0))
     if not complete:
         return None
     names = list(results.settings["space"])
     top, bottom, width = 44.0, 300.0, 1040.0
     gap = (width - 140) / max(len(names), 1)
-    values = [trial.value for trial in complete if trial.value is not None]
+    values = [distance_of(trial) or 0.0 for trial in complete]
     log = min(values) > 0
     made = Drawing(f"Parameters and {metric}", "One line a complete trial; the better the stronger.", width, 320)
     axes = [parameter_axis(results, name, (bottom, top)) for name in names]
@@ -163,12 +167,12 @@ def parallel(results: Results, metric: str) -> Drawing | None:
         for tick in each.ticks(5):
             made.text(x - 6, tick.position + 4, tick.text, "end")
     for rank, trial in enumerate(complete):
-        places = [each(trial.params[name]) for name, each in zip(names, axes, strict=False)] + [axes[-1](trial.value)]
+        places = [each(trial.params[name]) for name, each in zip(names, axes, strict=False)] + [axes[-1](values[rank])]
         points = [(round(70 + index * gap, 1), y) for index, y in enumerate(places)]
         best = rank == len(complete) - 1
         shade = 1 + rank * 4 // max(len(complete) - 1, 1)
         css = "curve m1" if best else "curve m2 strong" if trial is results.start_trial else f"curve m0 shade{shade}"
-        made.strokes.append(Stroke(path(points), css, _told(trial)))
+        made.strokes.append(Stroke(path(points), css, told(trial)))
     return made
 
 
@@ -177,7 +181,7 @@ def field(results: Results, names: Sequence[str], metric: str) -> Drawing | None
 
     None for less than two parameters or too few complete trials.
     """
-    complete = [trial for trial in results.complete if trial.value is not None and trial.value > 0]
+    complete = [trial for trial in results.complete if (distance_of(trial) or 0.0) > 0]
     if len(names) < 2 or len(complete) < FEWEST_FIELD:
         return None
     first, second = names[:2]
@@ -186,7 +190,7 @@ def field(results: Results, names: Sequence[str], metric: str) -> Drawing | None
     left, right = x.scale.start, x.scale.end
     made = frame(f"{metric} over two parameters", "The stronger the better; one dot a trial", x, y, (500, 330), second)
     places = np.array([(x(t.params[first]) / 450, y(t.params[second]) / 254) for t in complete])
-    heights = np.log([t.value or TINY for t in complete])
+    heights = np.log([distance_of(t) or TINY for t in complete])
     wide, high = (right - left) / CELLS, (288.0 - 34.0) / CELLS
     centres = [(left + (i + 0.5) * wide, 34 + (j + 0.5) * high) for j in range(CELLS) for i in range(CELLS)]
     smooth = RBFInterpolator(places, heights, kernel="linear", smoothing=0.05, degree=0)
@@ -204,7 +208,7 @@ def field(results: Results, names: Sequence[str], metric: str) -> Drawing | None
     for trial in results.trials:
         if first in trial.params and second in trial.params and state_of(trial) != "waiting":
             where = x(trial.params[first]), y(trial.params[second])
-            made.dots.append(Dot(*where, f"{_emphasis(results, trial)} ringed", _told(trial)))
+            made.dots.append(Dot(*where, f"{emphasis(results, trial)} ringed", told(trial)))
     return made
 
 
@@ -236,6 +240,8 @@ def drawings(results: Results, metric: str) -> dict[str, Chart | Drawing]:
         "history_cost": history(results, "steps", metric),
         "intermediate_values": curves(results, metric),
         "finals": finals_chart(results, metric),
+        "pareto_front": front_chart(results, metric) if results.against else None,
+        "finals_cost": finals_cost(results, metric) if results.against else None,
         "importances": importance_bars(shares) if shares else None,
         "contour": field(results, list(shares or results.settings["space"]), metric),
         "parallel_coordinates": parallel(results, metric),
@@ -255,37 +261,5 @@ def _row(name: str, finalist: Finalist, css: str) -> Row:
     return Row(name, finalist.finals, finalist.mean, finalist.interval, css)
 
 
-def _last(trial: FrozenTrial) -> float | None:
-    """A trial's value, or of a pruned one the last of its curve; None if it diverged or is not over."""
-    if state_of(trial) == "complete":
-        return trial.value
-    points = trial.intermediate_values
-    return points[max(points)] if state_of(trial) == "pruned" and points else None
-
-
 def _finished(trial: FrozenTrial) -> tuple[Any, int]:
     return (trial.datetime_complete or trial.datetime_start).timestamp() if trial.datetime_start else 0.0, trial.number
-
-
-def _told(trial: FrozenTrial) -> str:
-    """A trial's tooltip."""
-    state, value = state_of(trial), _last(trial)
-    said = trial.user_attrs.get("fault", "") if state == "diverged" else f"{value:.2f}" if value is not None else ""
-    values = ", ".join(f"{name}={short(value)}" for name, value in trial.params.items())
-    return f"trial {trial.number}, {state}{': ' if said else ''}{said}; {values}"
-
-
-def _style(state: str) -> str:
-    return "m0" if state == "complete" else "neutral open"
-
-
-def _emphasis(results: Results, trial: FrozenTrial) -> str:
-    if results.best is not None and trial.number == results.best.number:
-        return "m1"
-    if trial is results.start_trial and state_of(trial) == "complete":
-        return "m2"
-    return _style(state_of(trial))
-
-
-def _radius(trial: FrozenTrial) -> float:
-    return 3.5 if state_of(trial) == "complete" else 2.5

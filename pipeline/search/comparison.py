@@ -15,6 +15,7 @@ EQUAL = {  # what of a study's settings must agree: how the page calls it
     "score_every": "the points of a curve",
     "sampler": "the sampler",
     "pruner": "the pruner",
+    "against": "the cost that is minimised too",
     "seed": "the seed",
     "extractor": "the extractor",
     "weights": "the extractor's weights",

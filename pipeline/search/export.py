@@ -10,7 +10,8 @@ from optuna.trial import FrozenTrial
 
 from pipeline.files import write_bytes, write_json
 from pipeline.search.comparison import Entry
-from pipeline.search.results import Results, gain_text, seconds_of, state_of, steps_of
+from pipeline.search.outcomes import cost_of, curve_of, distance_of, images_of, seconds_of, state_of, steps_of
+from pipeline.search.results import Results, gain_text
 
 
 def write(results: Results, folder: Path) -> list[Path]:
@@ -25,16 +26,19 @@ def write(results: Results, folder: Path) -> list[Path]:
 def trials_table(results: Results) -> pd.DataFrame:
     """One row a trial. `value` is that of complete ones only; seconds are of training, wall_seconds of the last worker.
 
-    The parameters' columns bear their names in the recipe, none of which is one of the others'.
+    With a cost beside the distance, `pareto` says which trials are on the front. The parameters' columns bear their
+    names in the recipe, none of which is one of the others'.
     """
     names = list(results.settings["space"])
+    best = {trial.number for trial in results.front}
     rows = [
         {
             "number": trial.number,
             "state": state_of(trial),
-            "value": trial.value if state_of(trial) == "complete" else None,
+            "value": distance_of(trial),
+            **({"pareto": trial.number in best} if results.against else {}),
             "steps": trial.user_attrs.get("steps"),
-            "images": images_of(results, trial),
+            "images": images_of({**results.settings["recipe"], **trial.params}, trial),
             "seconds": trial.user_attrs.get("seconds"),
             "wall_seconds": wall_seconds(trial),
             "fault": trial.user_attrs.get("fault", ""),
@@ -50,7 +54,7 @@ def curves_table(results: Results) -> pd.DataFrame:
     rows = [
         {"number": trial.number, "step": step, "distance": value}
         for trial in results.trials
-        for step, value in sorted(trial.intermediate_values.items())
+        for step, value in curve_of(trial).items()
     ]
     return pd.DataFrame(rows, columns=["number", "step", "distance"])
 
@@ -67,6 +71,7 @@ def finals_table(results: Results) -> pd.DataFrame:
             "mean": finalist.mean if finalist.finals else None,
             "ci95_low": (finalist.interval or (None, None))[0],
             "ci95_high": (finalist.interval or (None, None))[1],
+            **({f"mean_{results.against}": finalist.cost} if results.against else {}),
             "in_study": finalist.proxy,
             **finalist.values,
         }
@@ -114,6 +119,13 @@ def as_json(results: Results) -> dict[str, Any]:
         "study": results.study,
         "model": results.model,
         "verdict": gain_text(results),
+        "against": results.against,
+        "front": [
+            {"trial": trial.number, "distance": distance_of(trial), "cost": cost_of(trial), "values": trial.params}
+            for trial in results.front
+        ]
+        if results.against
+        else None,
         "winner": {"trial": results.winner.trial, "values": results.winner.values},
         "finalists": [
             {
@@ -125,6 +137,7 @@ def as_json(results: Results) -> dict[str, Any]:
                 "interval": finalist.interval,
                 "finals": dict(zip(map(str, finalist.seeds), finalist.finals, strict=True)),
                 "diverged_seeds": finalist.diverged,
+                "mean_cost": finalist.cost,
             }
             for finalist in results.ranked
         ],
@@ -154,12 +167,6 @@ def as_json(results: Results) -> dict[str, Any]:
         "settings": dict(results.settings),
         "finals": dict(results.budget),
     }
-
-
-def images_of(results: Results, trial: FrozenTrial) -> int:
-    """Real images that D was shown: with another n_critic or batch size the same steps are more or fewer of them."""
-    recipe = {**results.settings["recipe"], **trial.params}
-    return int(trial.user_attrs.get("steps", 0) * recipe["n_critic"] * recipe["batch_size"])
 
 
 def wall_seconds(trial: FrozenTrial) -> float | None:

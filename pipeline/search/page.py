@@ -21,16 +21,9 @@ from pipeline.report.text import NOTHING, TIMES, decimals, digits, interval, num
 from pipeline.search import charts
 from pipeline.search.comparison import Entry, compare, comparison_verdict, unequal
 from pipeline.search.drawing import Drawing
-from pipeline.search.export import images_of, wall_seconds
-from pipeline.search.results import (
-    Finalist,
-    Results,
-    gain_text,
-    seconds_of,
-    short,
-    state_of,
-    steps_of,
-)
+from pipeline.search.export import wall_seconds
+from pipeline.search.outcomes import distance_of, images_of, seconds_of, state_of, steps_of
+from pipeline.search.results import Finalist, Results, gain_text, short
 
 OWN_TEMPLATES = Path(__file__).resolve().parent / "templates"
 SHOWN = 3  # best and worst trials whose grids are shown
@@ -73,6 +66,7 @@ def render(results: Results, about: Subject, drawn: Mapping[str, Chart | Drawing
         "final_steps": results.budget["train"]["steps"],
         "final_samples": results.budget["samples"] or "as many as training images",
         "finals_chart": drawn["finals"],
+        "pareto": [drawn[name] for name in ("pareto_front", "finals_cost") if name in drawn],
         "finals": finals_table(results, about),
         "luck": luck(results),
         "cost": cost_text(results),
@@ -93,7 +87,7 @@ def render(results: Results, about: Subject, drawn: Mapping[str, Chart | Drawing
         "budget": {k: v for k, v in results.budget.items() if k != "finalists"},
         "winner_recipe": recipe,
         "changed": [name for name, value in recipe.items() if value != results.settings["recipe"].get(name)],
-        "command": f"python -m pipeline.search --model {results.model} --trials {len(results.trials)} --apply",
+        "command": f"python -m pipeline.search --model {results.model} --trials {len(results.trials)}",
         "provenance": provenance(),
     }
     return templates().get_template("study.html").render(context)
@@ -186,7 +180,8 @@ def finals_table(results: Results, about: Subject) -> dict[str, Any]:
     """The finalists by rank, as text."""
     places = decimals(value for finalist in results.finalists for value in finalist.finals)
     varied = list(results.settings["space"])
-    columns = [f"mean {about.metric}", "95% interval", f"{TIMES} floor", "seeds", "diverged", "in the study", *varied]
+    columns = [f"mean {about.metric}", "95% interval", f"{TIMES} floor", "seeds", "diverged", "in the study"]
+    columns += [f"mean {results.against}", *varied] if results.against else varied
     rows = []
     for rank, finalist in enumerate(results.ranked, 1):
         start = finalist is results.start
@@ -194,6 +189,8 @@ def finals_table(results: Results, about: Subject) -> dict[str, Any]:
         ratio = number(finalist.mean / about.floor, 2) if finalist.finals and about.floor > 0 else NOTHING
         proxy = NOTHING if finalist.proxy is None else number(finalist.proxy, places)
         cells = [*_mean_cells(finalist, places), ratio, str(len(finalist.finals)), str(len(finalist.diverged)), proxy]
+        if results.against:
+            cells.append(NOTHING if finalist.cost is None else digits(finalist.cost))
         cells += [short(finalist.values.get(name, NOTHING)) for name in varied]
         name = f"{finalist.trial}, the recipe as it was" if start else str(finalist.trial)
         rows.append({"rank": rank, "name": name, "css": css, "cells": cells})
@@ -203,14 +200,14 @@ def finals_table(results: Results, about: Subject) -> dict[str, Any]:
 def trials_table(results: Results) -> dict[str, Any]:
     """All trials, as text."""
     names = list(results.settings["space"])
-    values = [trial.value for trial in results.complete if trial.value is not None]
-    places = decimals(values)
+    places = decimals(distance_of(trial) or 0.0 for trial in results.complete)
     rows = []
     for trial in results.trials:
-        value = number(trial.value, places) if state_of(trial) == "complete" and trial.value is not None else NOTHING
-        wall = wall_seconds(trial)
+        distance, wall = distance_of(trial), wall_seconds(trial)
+        value = NOTHING if distance is None else number(distance, places)
+        images = images_of({**results.settings["recipe"], **trial.params}, trial)
         cells = [str(trial.number), state_of(trial), value, f"{trial.user_attrs.get('steps', 0):,}"]
-        cells += [f"{images_of(results, trial):,}", digits(trial.user_attrs.get("seconds", 0.0))]
+        cells += [f"{images:,}", digits(trial.user_attrs.get("seconds", 0.0))]
         cells += [NOTHING if wall is None else digits(wall), *(short(trial.params.get(n, NOTHING)) for n in names)]
         rows.append(cells)
     return {"columns": ["trial", "state", "value", "steps", "images", "training s", "wall s", *names], "rows": rows}
@@ -238,7 +235,7 @@ def comparison_rows(entries: Sequence[Entry]) -> dict[str, Any]:
 
 def grids(results: Results) -> list[dict[str, Any]]:
     """The last grids of the recipe as it was, of the best and of the worst complete trials; path None where missing."""
-    order = sorted(results.complete, key=lambda trial: (trial.value, trial.number))
+    order = sorted(results.complete, key=lambda trial: (distance_of(trial), trial.number))
     worst = order[max(SHOWN, len(order) - SHOWN) :]
     chosen: dict[int, tuple[FrozenTrial, str]] = {}
     start = results.start_trial
@@ -246,12 +243,12 @@ def grids(results: Results) -> list[dict[str, Any]]:
         chosen[start.number] = start, "m2"
     for trial in [*order[:SHOWN], *worst]:
         chosen.setdefault(trial.number, (trial, "m1" if trial is order[0] else "m0"))
-    places = decimals(trial.value for trial in order if trial.value is not None)
+    places = decimals(distance_of(trial) or 0.0 for trial in order)
     return [
         {
             "name": "start" if css == "m2" else f"trial {trial.number}",
             "css": css,
-            "value": number(trial.value or 0.0, places),
+            "value": number(distance_of(trial) or 0.0, places),
             "path": _grid(trial),
         }
         for trial, css in chosen.values()

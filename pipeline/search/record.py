@@ -6,7 +6,7 @@ The sequence of values and costs is of trials in the order in which they ended.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 
 from pipeline import layout
 from pipeline.params import Params
-from pipeline.search.results import seconds_of, state_of, steps_of
+from pipeline.search.outcomes import distance_of, seconds_of, state_of, steps_of
 from pipeline.search.study import FINALS, Place
 from pipeline.tracking import Tracker
 
@@ -54,16 +54,16 @@ def group_of(description: Mapping[str, Any]) -> str:
     return f"{description['name']}-{description['image_shape'][1]}px-search"
 
 
-def track_progress(tracker: Tracker, trials: tuple[FrozenTrial, ...]) -> None:
-    """Log the best value and the cost after every trial that is over; what was logged before is not logged twice."""
+def track_progress(tracker: Tracker, trials: Sequence[FrozenTrial]) -> None:
+    """Log the best distance and the cost after every trial that is over; what was logged before is not logged twice."""
     over = [trial for trial in trials if trial.state.is_finished()]
     over.sort(key=lambda trial: (trial.datetime_complete, trial.number))
-    best: float | None = None
+    told = dict.fromkeys(("cost/steps", "cost/seconds", "trials/complete", "trials/pruned", "trials/diverged"), 0.0)
     for count, trial in enumerate(over, 1):
-        if state_of(trial) == "complete" and trial.value is not None:
-            best = trial.value if best is None else min(best, trial.value)
-        done = tuple(over[:count])
-        told = {"cost/steps": float(steps_of(done)), "cost/seconds": seconds_of(done)}
-        for state in ("complete", "pruned", "diverged"):
-            told[f"trials/{state}"] = float(sum(state_of(each) == state for each in done))
-        tracker.metrics(count, told | ({} if best is None else {"best": best}))
+        distance = distance_of(trial)
+        if distance is not None:
+            told["best"] = min(told.get("best", distance), distance)
+        told["cost/steps"] += steps_of([trial])
+        told["cost/seconds"] += seconds_of([trial])
+        told[f"trials/{state_of(trial)}"] += 1
+        tracker.metrics(count, told)

@@ -14,7 +14,9 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy import stats
 
 from pipeline.params import Params
+from pipeline.report.text import digits
 from pipeline.report.uncertainty import mean_interval, welch_interval
+from pipeline.search.outcomes import cost_of, distance_of, front, images_of, state_of, steps_of
 from pipeline.search.study import Place
 
 FEWEST_RANKED = 3  # the order of two says nothing: it is right in half of all cases
@@ -22,7 +24,10 @@ FEWEST_RANKED = 3  # the order of two says nothing: it is right in half of all c
 
 @dataclass(frozen=True)
 class Finalist:
-    """One of the settings that were trained anew: `proxy` was its value in the study, None where it had none."""
+    """One of the settings that were trained anew: `proxy` was its value in the study, None where it had none.
+
+    costs: of the same seeds as `finals`, in images or seconds; empty where the study minimised the distance alone.
+    """
 
     trial: int
     values: dict[str, Any]
@@ -30,6 +35,7 @@ class Finalist:
     finals: tuple[float, ...]  # of the final seeds that did not diverge, at the full budget
     seeds: tuple[int, ...]
     diverged: tuple[int, ...] = ()  # the final seeds that did
+    costs: tuple[float, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -39,6 +45,11 @@ class Finalist:
     def interval(self) -> tuple[float, float] | None:
         """The 95% interval of the mean; None for less than two seeds."""
         return mean_interval(self.finals)
+
+    @property
+    def cost(self) -> float | None:
+        """The mean of the costs, None where there are none."""
+        return statistics.fmean(self.costs) if self.costs else None
 
 
 @dataclass(frozen=True)
@@ -148,7 +159,17 @@ class Results:
     @property
     def best(self) -> FrozenTrial | None:
         """The trial with the lowest value in the study."""
-        return min(self.complete, key=lambda trial: (trial.value, trial.number), default=None)
+        return min(self.complete, key=lambda trial: (distance_of(trial), trial.number), default=None)
+
+    @property
+    def against(self) -> str | None:
+        """The cost that was minimised too, "images" or "seconds"; None in a study of the distance alone."""
+        return self.settings.get("against")
+
+    @property
+    def front(self) -> list[FrozenTrial]:
+        """The trials that no other beats at both distance and cost, the cheapest first; none without `against`."""
+        return front(self.trials)
 
     @property
     def complete(self) -> list[FrozenTrial]:
@@ -168,19 +189,24 @@ class Results:
         return steps_of(self.trials) / (len(self.trials) * self.steps)
 
     def summary(self) -> str:
-        """The finals as a table of text, and what the study cost."""
+        """The Pareto front, if there is one, and the finals as tables of text, and what the study cost."""
         lines = [
             f"study {self.study}: {len(self.trials)} trials, {len(self.pruned)} pruned, {len(self.diverged)} diverged; "
-            f"{self.cost:.0%} of the steps without pruning",
-            f"{'trial':>8}{'in the study':>14}{'anew: mean':>12}{'95% interval':>20}  values",
+            f"{self.cost:.0%} of the steps without pruning"
         ]
+        if self.against:
+            lines.append(f"{'front':>8}{'distance':>14}{self.against:>12}")
+            lines += [f"{t.number:>8}{distance_of(t):>14.2f}{digits(cost_of(t) or 0):>12}" for t in self.front]
+        head = f"{'mean ' + self.against:>15}" if self.against else ""
+        lines.append(f"{'trial':>8}{'in the study':>14}{'anew: mean':>12}{'95% interval':>20}{head}  values")
         for finalist in self.ranked:
             proxy = "-" if finalist.proxy is None else f"{finalist.proxy:.2f}"
             mean = f"{finalist.mean:.2f}" if finalist.finals else "-"
             values = ", ".join(f"{name}={short(value)}" for name, value in finalist.values.items())
             mark = f"; diverged with {', '.join(map(str, finalist.diverged))}" if finalist.diverged else ""
             mark += " <- the recipe as it was" if finalist is self.start else ""
-            lines.append(f"{finalist.trial:>8}{proxy:>14}{mean:>12}{_interval(finalist):>20}  {values}{mark}")
+            cost = f"{digits(finalist.cost) if finalist.cost is not None else '-':>15}" if self.against else ""
+            lines.append(f"{finalist.trial:>8}{proxy:>14}{mean:>12}{_interval(finalist):>20}{cost}  {values}{mark}")
         return "\n".join([*lines, gain_text(self)])
 
 
@@ -194,14 +220,15 @@ def results_of(at: Place, params: Params, model: str) -> Results:
     finalists = []
     for index, told in enumerate(budget["finalists"]):
         own = sorted((t for t in again if t.params.get("finalist") == index), key=lambda trial: trial.params["seed"])
-        done = [(float(t.value), t.params["seed"]) for t in own if state_of(t) == "complete" and t.value is not None]
+        done = [(value, trial) for trial in own if (value := distance_of(trial)) is not None]
         finalist = Finalist(
             told["trial"],
             told["values"],
             told["proxy"] if told["trial"] in complete else None,  # Optuna gives a pruned trial the value it had then
             tuple(value for value, _ in done),
-            tuple(seed for _, seed in done),
+            tuple(trial.params["seed"] for _, trial in done),
             tuple(trial.params["seed"] for trial in own if state_of(trial) == "diverged"),
+            tuple(cost for _, trial in done if (cost := _final_cost(settings, told["values"], trial)) is not None),
         )
         finalists.append(finalist)
     return Results(
@@ -209,21 +236,11 @@ def results_of(at: Place, params: Params, model: str) -> Results:
     )  # fmt: skip
 
 
-def state_of(trial: FrozenTrial) -> str:
-    """complete, pruned or diverged; running or waiting where the study is not over."""
-    if "fault" in trial.user_attrs:
-        return "diverged"
-    return trial.state.name.lower()
-
-
-def steps_of(trials: tuple[FrozenTrial, ...]) -> int:
-    """The steps that these trials were trained for."""
-    return sum(trial.user_attrs.get("steps", 0) for trial in trials)
-
-
-def seconds_of(trials: tuple[FrozenTrial, ...]) -> float:
-    """The seconds that these trials were trained for, on all devices together, without measuring."""
-    return sum(trial.user_attrs.get("seconds", 0.0) for trial in trials)
+def _final_cost(settings: Mapping[str, Any], values: Mapping[str, Any], trial: FrozenTrial) -> float | None:
+    """What a final cost, in what its study minimised; its recipe is the study's with the finalist's `values`."""
+    if settings.get("against") == "images":
+        return float(images_of({**settings["recipe"], **values}, trial))
+    return trial.user_attrs["seconds"] if settings.get("against") == "seconds" else None
 
 
 def gain(start: Finalist, winner: Finalist) -> Gain | None:

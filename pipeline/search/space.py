@@ -55,7 +55,7 @@ def with_values(params: Params, model: str, values: Mapping[str, Any]) -> Params
 
 
 def problems(params: Params, model: str) -> Iterator[str]:
-    """One sentence for each fault of the space of one model: its place, the rule, and the remedy."""
+    """One sentence for each fault of a study of one model: its place, the rule, and the remedy."""
     if model not in params.models:
         yield f"--model {model}: no such recipe; {suggest(model, params.models)}"
         return
@@ -65,6 +65,20 @@ def problems(params: Params, model: str) -> Iterator[str]:
             yield f"search.space.{name}: write a field of a recipe, or models.<recipe>.<field>"
     for name, dimension in space_of(params, model).items():
         yield from (f"search.space.{name}: {fault}" for fault in _dimension_problems(params, model, name, dimension))
+    yield from _cost_problems(params, model)
+
+
+def _cost_problems(params: Params, model: str) -> Iterator[str]:
+    """What does not go with a cost that is minimised beside the distance."""
+    search, both = params.search, f"with search.against: {params.search.against}"
+    if search.against is None:
+        return
+    if search.pruner != "none":
+        yield f"search.pruner: must be none {both}, got {search.pruner}: Optuna prunes by one objective"
+    if search.sampler == "cmaes":
+        yield f"search.sampler: must be tpe, gp, nsga2, qmc or random {both}: cmaes minimises one thing only"
+    if search.against == "images" and not space_of(params, model).keys() & {"n_critic", "batch_size"}:
+        yield f"search.against: images needs n_critic or batch_size in {model}'s space: else all trials cost the same"
 
 
 def _dimension_problems(params: Params, model: str, name: str, dimension: Dimension) -> Iterator[str]:

@@ -12,7 +12,15 @@ from typing import Any
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
-from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.samplers import (
+    BaseSampler,
+    CmaEsSampler,
+    GPSampler,
+    NSGAIISampler,
+    QMCSampler,
+    RandomSampler,
+    TPESampler,
+)
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -21,10 +29,12 @@ from pipeline.errors import PipelineError
 from pipeline.params import Params, SearchParams
 from pipeline.randomness import stable_hash
 from pipeline.search import jobs
+from pipeline.search.outcomes import along, distance_of, front
 from pipeline.search.space import current, space_of
 from pipeline.search.storage import create, locked, open_storage, shown
 
 FINALS = " finals"  # in the name of a study's finals
+POPULATION = 8  # of NSGA-II: the usual 24 trials are three generations; of Optuna's own, 50, they would all be random
 
 
 @dataclass(frozen=True)
@@ -61,11 +71,15 @@ def make_study(at: Place, params: Params, model: str, data_sha256: str, trials: 
     Raises:
         PipelineError: there is a study of this name with another space, budget, recipe or data.
     """
-    _make(at, _settings(params, model, data_sha256), [current(params, model)], trials)
+    objectives = 1 if params.search.against is None else 2
+    _make(at, _settings(params, model, data_sha256), [current(params, model)], trials, objectives)
 
 
 def make_finals(at: Place, params: Params) -> None:
-    """Make the finals of a study that is over: its best trials and its first, each with every final seed."""
+    """Make the finals of a study that is over: its best trials and its first, each with every final seed.
+
+    The finals have one objective, the distance, also where the study has two.
+    """
     finalists = choose_finalists(at.load(), params.search.finalists)
     settings = {
         "finalists": [_finalist(trial) for trial in finalists],
@@ -78,12 +92,13 @@ def make_finals(at: Place, params: Params) -> None:
 
 
 def _finalist(trial: FrozenTrial) -> dict[str, Any]:
-    proxy = trial.value if trial.state == TrialState.COMPLETE else None  # Optuna gives pruned ones their last point
-    return {"trial": trial.number, "values": trial.params, "proxy": proxy}
+    return {"trial": trial.number, "values": trial.params, "proxy": distance_of(trial)}
 
 
 def choose_finalists(study: optuna.Study, count: int) -> list[FrozenTrial]:
     """The first trial, which is the recipe as it is, and the best `count` others, the best first.
+
+    With two objectives, `count` others of the Pareto front: both its ends and evenly between, the cheapest first.
 
     Raises:
         PipelineError: no trial has a value.
@@ -97,13 +112,12 @@ def choose_finalists(study: optuna.Study, count: int) -> list[FrozenTrial]:
             f"study {study.study_name}: none of its {len(trials)} trials came to its end ({told}): "
             "narrow search.space, and start another with --study NAME"
         )
-    start = trials[0]
-    best, seen = [start], [start.params]
-    for trial in sorted(done, key=lambda trial: (trial.value, trial.number)):
-        if trial.params not in seen and len(best) <= count:
-            best.append(trial)
-            seen.append(trial.params)
-    return best
+    single = len(study.directions) == 1
+    chosen = [trials[0]]
+    for trial in sorted(done, key=lambda trial: (distance_of(trial), trial.number)) if single else front(done):
+        if all(trial.params != other.params for other in chosen):
+            chosen.append(trial)
+    return chosen[: count + 1] if single else [chosen[0], *along(chosen[1:], count)]
 
 
 def make_sampler(search: SearchParams, number: int) -> BaseSampler:
@@ -116,6 +130,8 @@ def make_sampler(search: SearchParams, number: int) -> BaseSampler:
             return GPSampler(seed=seed)
         case "cmaes":
             return CmaEsSampler(seed=seed, warn_independent_sampling=False)
+        case "nsga2":
+            return NSGAIISampler(population_size=POPULATION, seed=seed)
         case "qmc":
             return _Sobol(search.seed % 2**31, number)
         case "random":
@@ -153,18 +169,18 @@ def _settings(params: Params, model: str, data_sha256: str) -> dict[str, Any]:
     """What two commands must agree on to work at one study."""
     search = params.search
     space = {name: dim.model_dump(exclude_none=True) for name, dim in space_of(params, model).items()}
-    chosen = search.model_dump(include={"sampler", "pruner", "seed", "steps", "score_every", "samples"})
+    chosen = search.model_dump(include={"sampler", "pruner", "against", "seed", "steps", "score_every", "samples"})
     measured = {"extractor": params.metrics.extractor, "weights": params.metrics.weights}
     recipe = params.models[model].model_dump(mode="json")
     return {"space": space, "model": model, "recipe": recipe, "data_sha256": data_sha256, **chosen, **measured}
 
 
-def _make(at: Place, settings: dict[str, Any], first: list[dict[str, Any]], count: int) -> None:
+def _make(at: Place, settings: dict[str, Any], first: list[dict[str, Any]], count: int, objectives: int = 1) -> None:
     with locked(at.url):
-        create(at.storage, at.name, [StudyDirection.MINIMIZE])
+        create(at.storage, at.name, [StudyDirection.MINIMIZE] * objectives)
         study = at.load()
         if "settings" not in study.user_attrs:  # new, or its maker was killed at this very point
-            if study.get_trials(deepcopy=False):
+            if study.get_trials(deepcopy=False) or len(study.directions) != objectives:
                 raise PipelineError(
                     f"{shown(at.url)} holds a study {at.name!r} that pipeline.search did not make: "
                     "start another with --study NAME"

@@ -1,11 +1,17 @@
 """One trial: the recipe with the trial's values, trained and measured, and pruned on the way."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
+import torch
+from safetensors import safe_open
 
 from pipeline import check
 from pipeline.data import ImageSet
@@ -34,42 +40,85 @@ class Bench:
     extractor: Extractor
     reference: Reference
 
+    @property
+    def device(self) -> str:
+        """The name of what trains: "cpu", or the GPU's own."""
+        device = self.images.images.device
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
 
 @dataclass
 class Watcher(Observer):
-    """Reports a trial's curve to Optuna, and asks whether to go on; `trial` is None where nothing is pruned."""
+    """Keeps a trial's curve, tells it to Optuna and asks whether to go on; `trial` is None where nothing is pruned.
+
+    It has a clock of its own, for a trial that diverges leaves no Progress behind.
+    """
 
     trial: optuna.trial.Trial | None = None
     pruned: bool = False
+    curve: dict[int, float] = field(default_factory=dict)
     known: frozenset[int] = frozenset()  # steps that Optuna has heard of from an earlier worker
+    carried: float = 0.0  # seconds that earlier workers trained
+    started: float = field(default_factory=time.perf_counter)
+    aside: float = 0.0  # seconds since then that were not of training
+
+    @property
+    def seconds(self) -> float:
+        """What the trial was trained for until now, as Progress counts it: without drawing and measuring."""
+        return self.carried + time.perf_counter() - self.started - self.aside
+
+    def draw(self, state: TrainState) -> None:
+        with self._aside():
+            super().draw(state)
 
     def score(self, state: TrainState) -> float:
-        value = super().score(state)
-        self._report(state.step, value)
-        if self.pruned:
-            self.draw(state)
+        with self._aside():
+            value = super().score(state)
+            self._report(state.step, value)
+            if self.pruned:
+                super().draw(state)
         return value
 
     def resumed(self, history: list[dict[str, float]]) -> None:
+        self.carried, self.started = _carried(self.experiment.work_folder()), time.perf_counter()
         for row in history:
             if "distance" in row:
                 self._report(int(row["step"]), row["distance"])
 
     def _report(self, step: int, value: float) -> None:
-        if self.trial is not None and step > 0:
+        if step == 0:
+            return
+        self.curve[step] = value
+        if self.trial is not None:
             if step not in self.known:
                 self.trial.report(value, step)
             self.pruned = self.trial.should_prune()
 
+    @contextlib.contextmanager
+    def _aside(self) -> Iterator[None]:
+        before = time.perf_counter()
+        yield
+        self.aside += time.perf_counter() - before
+
+
+def _carried(folder: Path) -> float:
+    """The training seconds that the newest checkpoint in a work folder tells of, 0 without one."""
+    newest = max(folder.glob("step-*.safetensors"), default=None)
+    if newest is None:
+        return 0.0
+    with safe_open(newest, "pt") as file:
+        return float(json.loads(file.metadata()["progress"])["seconds"])
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended: `value` is None where it was pruned, or `fault` says why there is none."""
+    """How a trial ended: `value` is None where it was pruned, or `fault` says why there is none; `curve` by steps."""
 
     value: float | None
     steps: int
     seconds: float
     fault: str = ""
+    curve: Mapping[int, float] = field(default_factory=dict)
 
 
 def trial_params(params: Params, model: str, values: Mapping[str, Any]) -> Params:
@@ -126,10 +175,10 @@ def run(
         except Diverged as error:
             tracker.tags({"diverged": str(error)})
             tracker.close("FAILED")
-            return Outcome(None, error.step, 0.0, str(error))
+            return Outcome(None, error.step, watcher.seconds, str(error), watcher.curve)
         value = _measure(bench, experiment, state) if full else progress.history[-1]["distance"]
         tracker.metrics(state.step, {f"search/{bench.extractor.metric}": value})
-        return Outcome(value, state.step, progress.seconds)
+        return Outcome(value, state.step, progress.seconds, curve=watcher.curve)
 
 
 def _measure(bench: Bench, experiment: Experiment, state: TrainState) -> float:

@@ -1,6 +1,6 @@
 """What each process of a study does: claim a trial, train it, tell how it ended, until none is left.
 
-    python -m pipeline.search.worker --storage URL --study NAME --model MODEL      (pipeline.search starts these)
+    PIPELINE_STORAGE=URL python -m pipeline.search.worker --study NAME --model MODEL     (pipeline.search starts these)
 
 Before it leaves, it waits for the trials of other workers: should one die, its trial is taken over.
 """
@@ -8,6 +8,7 @@ Before it leaves, it waits for the trials of other workers: should one die, its 
 import argparse
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ from pipeline.params import Params
 from pipeline.search import jobs
 from pipeline.search.record import group_of, study_folder
 from pipeline.search.space import distributions, draw, with_values
-from pipeline.search.storage import PATIENCE
+from pipeline.search.storage import PATIENCE, VARIABLE
 from pipeline.search.study import FINALS, Place, make_pruner, make_sampler, place
 from pipeline.search.trial import Bench, Outcome, forget, run, trial_params
 from pipeline.stages import begin, stop_signals
@@ -86,15 +87,19 @@ def _do(at: Place, bench: Bench, model: str, trial_id: int, should_stop: Callabl
         params, seed, title = trial_params(bench.params, model, values), search.seed, f"trial {frozen.number}"
     experiment = Experiment(params, model, seed, bench.description)
     trial.set_user_attr("work_folder", experiment.work_folder().name)
+    trial.set_user_attr("device", bench.device)
     with _alone(experiment, should_stop):
         if at.storage.get_trial(trial_id).state.is_finished():
             return
         if jobs.deaths(frozen) >= DEATHS:
             outcome = Outcome(None, 0, 0.0, f"{DEATHS} workers died with it: is there enough memory for its values?")
         else:
-            curve = None if final else trial
-            outcome = run(bench, params, model, seed, curve, _tracker_of(at, title), should_stop, full=final)
-        _tell(study, trial, outcome)
+            reported = None if final or search.against else trial  # Optuna takes no reports of two objectives
+            outcome = run(bench, params, model, seed, reported, _tracker_of(at, title), should_stop, full=final)
+        if search.against and not final:
+            trial.set_user_attr("curve", list(outcome.curve.items()))
+        costs = {"images": experiment.images_seen(outcome.steps), "seconds": outcome.seconds}
+        _tell(study, trial, outcome, [] if final or search.against is None else [costs[search.against]])
         forget(experiment)
 
 
@@ -113,14 +118,16 @@ def _alone(experiment: Experiment, should_stop: Callable[[], bool]) -> Iterator[
         yield
 
 
-def _tell(study: optuna.Study, trial: optuna.trial.Trial, outcome: Outcome) -> None:
-    """How the trial ended."""
+def _tell(study: optuna.Study, trial: optuna.trial.Trial, outcome: Outcome, costs: list[float]) -> None:
+    """How the trial ended; `costs` are the objectives beside the distance."""
     trial.set_user_attr("steps", outcome.steps)
     trial.set_user_attr("seconds", outcome.seconds)
     if outcome.fault:
         trial.set_user_attr("fault", outcome.fault)
-    state = TrialState.PRUNED if outcome.value is None else TrialState.COMPLETE
-    study.tell(trial, outcome.value, state, skip_if_finished=True)
+    if outcome.value is None:
+        study.tell(trial, None, TrialState.PRUNED, skip_if_finished=True)
+    else:
+        study.tell(trial, [outcome.value, *costs], TrialState.COMPLETE, skip_if_finished=True)
 
 
 def _tracker_of(at: Place, title: str) -> Callable[[Experiment], Tracker]:
@@ -150,13 +157,16 @@ def load_bench(params: Params) -> Bench:
 @exit_cleanly
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.search.worker", description=__doc__.split("\n")[0])
-    for name in ("storage", "study", "model"):
+    for name in ("study", "model"):
         parser.add_argument(f"--{name}", required=True)
-    options, params = parser.parse_args(arguments), begin()
+    options, url = parser.parse_args(arguments), os.environ.get(VARIABLE)
+    if not url:
+        parser.error(f"{VARIABLE} must hold the storage's URL: pipeline.search sets it for the workers that it starts")
+    params = begin()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     received = stop_signals()
     with contextlib.suppress(Interrupted):
-        at = place(options.storage, options.study, PATIENCE)
+        at = place(url, options.study, PATIENCE)
         work(at, load_bench(params), options.model, lambda: bool(received))
     if received:
         sys.exit(128 + received[0])
