@@ -36,9 +36,17 @@ def make_deterministic() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # an aid that costs time
 
 
+class OutOfMemory(PipelineError):
+    """An allocation failed."""
+
+
 @contextlib.contextmanager
 def memory_errors(remedy: str) -> Iterator[None]:
-    """Turn an allocation that fails, on an accelerator or in the host's memory, into one sentence with its remedy."""
+    """Turn an allocation that fails, on an accelerator or in the host's memory, into one sentence with its remedy.
+
+    Raises:
+        OutOfMemory: an allocation failed.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -46,4 +54,4 @@ def memory_errors(remedy: str) -> Iterator[None]:
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(sign in told for sign in FULL):
             raise
         size = re.search(r"allocate [\d.]+ \w+", told)
-        raise PipelineError(f"out of memory{f' (tried to {size[0]})' if size else ''}: {remedy}") from error
+        raise OutOfMemory(f"out of memory{f' (tried to {size[0]})' if size else ''}: {remedy}") from error

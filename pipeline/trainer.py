@@ -110,24 +110,28 @@ class _Trainer:
             raise Interrupted(state.step, progress.seconds)
         bar = progress_bar(None, f"train {experiment.name}", budget.steps, "steps", state.step)
         started, observed = time.perf_counter(), True
-        for report in train(state, self.images, LOSSES[recipe.loss], recipe, budget):
-            bar.update()
-            if report.losses or is_due(state.step, budget):
-                progress.seconds += time.perf_counter() - started
-                observed = observe(state, progress, self.observer, real)
-                shown = {key: f"{value:.3g}" for key, value in progress.history[-1].items() if key in SHOWN}
-                bar.set_postfix(shown, refresh=False)
-                started = time.perf_counter()
-            finished = observed and state.step == budget.steps
-            stop = not finished and (not observed or self.observer.stopping() or self.should_stop())
-            good = good_every is not None and state.step % good_every == 0
-            if stop or finished or good or state.step % every == 0:
-                require_finite(state)
-                now = time.perf_counter()
-                progress.seconds, started = progress.seconds + now - started, now
-                save_checkpoint(self.work, state, progress, good_every)
-            if stop:
-                raise Interrupted(state.step, progress.seconds)
+        try:
+            for report in train(state, self.images, LOSSES[recipe.loss], recipe, budget):
+                bar.update()
+                if report.losses or is_due(state.step, budget):
+                    progress.seconds += time.perf_counter() - started
+                    observed = observe(state, progress, self.observer, real)
+                    shown = {key: f"{value:.3g}" for key, value in progress.history[-1].items() if key in SHOWN}
+                    bar.set_postfix(shown, refresh=False)
+                    started = time.perf_counter()
+                finished = observed and state.step == budget.steps
+                stop = not finished and (not observed or self.observer.stopping() or self.should_stop())
+                good = good_every is not None and state.step % good_every == 0
+                if stop or finished or good or state.step % every == 0:
+                    require_finite(state)
+                    now = time.perf_counter()
+                    progress.seconds, started = progress.seconds + now - started, now
+                    save_checkpoint(self.work, state, progress, good_every)
+                if stop:
+                    raise Interrupted(state.step, progress.seconds)
+        except Diverged as fault:
+            fault.seconds = progress.seconds + time.perf_counter() - started
+            raise
         bar.close()
 
     def go_back(self, fault: Diverged) -> tuple[TrainState, Progress]:
@@ -147,6 +151,7 @@ class _Trainer:
                 path.unlink()
         old = checkpoints(work)
         state, progress = self.newest()
+        progress.seconds = fault.seconds  # what was in vain was spent too
         done = len(progress.rollbacks)
         if done == budget.rollbacks:
             raise self._lost(fault, f", after {done} rollback{'s' if done > 1 else ''}")
@@ -168,7 +173,7 @@ class _Trainer:
         """The fault with all that a user needs: whose it is, what was tried, and what is left."""
         newest = next(iter(checkpoints(self.work)), None)
         kept = f"; the last good checkpoint is {newest}" if newest else ""
-        return Diverged(f"{self.experiment.name}: {fault.what}", fault.step, tried + kept)
+        return Diverged(f"{self.experiment.name}: {fault.what}", fault.step, tried + kept, fault.seconds)
 
     def _real_spread(self) -> float:
         """How much some training images differ, taken at equal distances from all."""

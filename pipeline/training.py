@@ -27,11 +27,11 @@ REMEDY = "lower lr_g and lr_d, bound D's slope (norm_d: spectral), or use precis
 
 
 class Diverged(PipelineError):
-    """A loss or a weight is NaN or infinite, after `step` steps; `context` is what else there is to say."""
+    """A loss or a weight is NaN or infinite after `step` steps and `seconds`; `context` is what else is to be said."""
 
-    def __init__(self, what: str, step: int, context: str = "") -> None:
+    def __init__(self, what: str, step: int, context: str = "", seconds: float = 0.0) -> None:
         super().__init__(f"{what} at step {step}{context}: {REMEDY}")
-        self.what, self.step = what, step
+        self.what, self.step, self.seconds = what, step, seconds
 
 
 @dataclass

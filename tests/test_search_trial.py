@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline import experiment
+from pipeline import trainer
 from pipeline.data import ImageSet
-from pipeline.experiment import Experiment, Interrupted, Observer
+from pipeline.experiment import Experiment
+from pipeline.observer import Observer
 from pipeline.params import Params, load
-from pipeline.search import trial as trials
 from pipeline.search import worker
 from pipeline.search.outcomes import curve_of
 from pipeline.search.study import make_study, place
 from pipeline.search.trial import Bench, Outcome, run, trial_params
 from pipeline.tracking import Tracker
+from pipeline.trainer import Interrupted
 from pipeline.training import Diverged
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,12 +50,11 @@ def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         spend(SCORE)
         return 1000.0 - state.step
 
-    real = experiment.train
-    monkeypatch.setattr(experiment, "train", train)
+    real = trainer.train
+    monkeypatch.setattr(trainer, "train", train)
     monkeypatch.setattr(Observer, "score", score)
-    monkeypatch.setattr(Observer, "draw", lambda *_: spend(DRAW))
-    for module in (experiment, trials):
-        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(Observer, "draw", lambda *_: spend(DRAW) or 1.0)
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: now))
 
 
 def a_bench(params: Params = PARAMS) -> Bench:
@@ -117,15 +117,27 @@ def test_a_trial_that_diverges_cost_its_training(stopped: tuple[int, ...], monke
     for own in stopped:
         with pytest.raises(Interrupted):
             do(stop_at=own)
-    sound = experiment.require_finite
+    sound = trainer.require_finite
 
     def broken(state: Any) -> None:
         if state.step >= 6:
             raise Diverged("the loss of D is nan", state.step)
         sound(state)
 
-    monkeypatch.setattr(experiment, "require_finite", broken)
+    monkeypatch.setattr(trainer, "require_finite", broken)
     outcome = do()
     assert (outcome.value, outcome.steps, outcome.curve) == (None, 6, {4: 996.0})
     assert outcome.seconds == 6.0, "without drawing and measuring, and with what earlier workers trained"
     assert "nan" in outcome.fault
+
+
+def test_a_trial_without_memory_is_counted_and_the_study_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(observer: Observer, state: Any) -> float:
+        if state.step < 8:
+            return 1000.0 - state.step
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+
+    monkeypatch.setattr(Observer, "score", full)
+    outcome = do()
+    assert (outcome.value, outcome.steps, outcome.curve) == (None, 4, {4: 996.0})
+    assert outcome.fault.startswith("out of memory (tried to allocate 2.00 GiB): leave larger batch_size")

@@ -32,13 +32,14 @@ from pipeline.search.results import Results, results_of
 from pipeline.search.space import problems
 from pipeline.search.storage import VARIABLE, locked
 from pipeline.search.study import Place, make_finals, make_study, place
-from pipeline.stages import stop_signals
+from pipeline.stages import stop_by_exception, stop_signals
 from pipeline.tracking import Tracker
 
 
 @exit_cleanly
 def main(arguments: list[str] | None = None) -> None:
     options = _options(arguments)
+    stop_by_exception()
     params = load()
     check.require(params)
     models = options.models.split(",")

@@ -1,20 +1,16 @@
 """One trial: the recipe with the trial's values, trained and measured, and pruned on the way."""
 
-import contextlib
-import json
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import torch
-from safetensors import safe_open
 
 from pipeline import check
 from pipeline.data import ImageSet
+from pipeline.devices import OutOfMemory, memory_errors
 from pipeline.errors import PipelineError
 from pipeline.experiment import Experiment
 from pipeline.metrics import Extractor, Reference, extract
@@ -49,38 +45,21 @@ class Bench:
 
 @dataclass
 class Watcher(Observer):
-    """Keeps a trial's curve, tells it to Optuna and asks whether to go on; `trial` is None where nothing is pruned.
-
-    It has a clock of its own, for a trial that diverges leaves no Progress behind.
-    """
+    """Keeps a trial's curve, tells it to Optuna and asks whether to go on; `trial` is None where nothing is pruned."""
 
     trial: optuna.trial.Trial | None = None
     pruned: bool = False
     curve: dict[int, float] = field(default_factory=dict)
     known: frozenset[int] = frozenset()  # steps that Optuna has heard of from an earlier worker
-    carried: float = 0.0  # seconds that earlier workers trained
-    started: float = field(default_factory=time.perf_counter)
-    aside: float = 0.0  # seconds since then that were not of training
-
-    @property
-    def seconds(self) -> float:
-        """What the trial was trained for until now, as Progress counts it: without drawing and measuring."""
-        return self.carried + time.perf_counter() - self.started - self.aside
-
-    def draw(self, state: TrainState) -> None:
-        with self._aside():
-            super().draw(state)
 
     def score(self, state: TrainState) -> float:
-        with self._aside():
-            value = super().score(state)
-            self._report(state.step, value)
-            if self.pruned:
-                super().draw(state)
+        value = super().score(state)
+        self._report(state.step, value)
+        if self.pruned:
+            self.draw(state)
         return value
 
     def resumed(self, history: list[dict[str, float]]) -> None:
-        self.carried, self.started = _carried(self.experiment.work_folder()), time.perf_counter()
         for row in history:
             if "distance" in row:
                 self._report(int(row["step"]), row["distance"])
@@ -93,21 +72,6 @@ class Watcher(Observer):
             if step not in self.known:
                 self.trial.report(value, step)
             self.pruned = self.trial.should_prune()
-
-    @contextlib.contextmanager
-    def _aside(self) -> Iterator[None]:
-        before = time.perf_counter()
-        yield
-        self.aside += time.perf_counter() - before
-
-
-def _carried(folder: Path) -> float:
-    """The training seconds that the newest checkpoint in a work folder tells of, 0 without one."""
-    newest = max(folder.glob("step-*.safetensors"), default=None)
-    if newest is None:
-        return 0.0
-    with safe_open(newest, "pt") as file:
-        return float(json.loads(file.metadata()["progress"])["seconds"])
 
 
 @dataclass(frozen=True)
@@ -166,7 +130,8 @@ def run(
             experiment, bench.extractor, bench.reference, tracker, grids, trial, known=known, stopping=should_stop
         )
         try:
-            state, progress = train_experiment(experiment, bench.images, watcher, lambda: watcher.pruned)
+            with memory_errors("leave larger batch_size, width_g and width_d out of search.space"):
+                state, progress = train_experiment(experiment, bench.images, watcher, lambda: watcher.pruned)
         except Interrupted as interrupted:
             if not watcher.pruned:
                 raise
@@ -175,7 +140,10 @@ def run(
         except Diverged as error:
             tracker.tags({"diverged": str(error)})
             tracker.close("FAILED")
-            return Outcome(None, error.step, watcher.seconds, str(error), watcher.curve)
+            return Outcome(None, error.step, error.seconds, str(error), watcher.curve)
+        except OutOfMemory as error:
+            tracker.close("FAILED")
+            return Outcome(None, max(watcher.curve, default=0), 0.0, str(error), watcher.curve)
         value = _measure(bench, experiment, state) if full else progress.history[-1]["distance"]
         tracker.metrics(state.step, {f"search/{bench.extractor.metric}": value})
         return Outcome(value, state.step, progress.seconds, curve=watcher.curve)

@@ -18,17 +18,23 @@ STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # Slurm sends the last 
 
 
 def begin() -> Params:
-    """What every stage does first: tie its life to its parent's, validate params.yaml, and ask for determinism.
-
-    From then on a signal of `STOPS` raises `Stopped`, so that what is open is closed and nothing half-made stays.
-    """
-    for number in STOPS:
-        signal.signal(number, _stop)
+    """What every stage does first: tie its life to its parent's, validate params.yaml, and ask for determinism."""
+    stop_by_exception()
     _die_with_parent()
     params = load()
     require(params)
     make_deterministic()
     return params
+
+
+def stop_by_exception() -> None:
+    """From now on a signal of `STOPS` raises `Stopped`, so that what is open is closed and nothing half-made stays."""
+
+    def stop(number: int, _: object) -> None:
+        raise Stopped(number)
+
+    for number in STOPS:
+        signal.signal(number, stop)
 
 
 def stop_signals() -> list[int]:
@@ -37,10 +43,6 @@ def stop_signals() -> list[int]:
     for number in STOPS:
         signal.signal(number, lambda number, _: received.append(number))
     return received
-
-
-def _stop(number: int, _: object) -> None:
-    raise Stopped(number)
 
 
 def experiment_options(arguments: list[str] | None) -> argparse.Namespace:
