@@ -59,15 +59,16 @@ def test_each_worker_runs_with_its_share_of_a_node(address: str, tmp_path: Path)
         """
         import os, pathlib, sys, time
         pathlib.Path(sys.argv[1], str(os.getpid())).write_text(
-            f"{os.environ['OMP_NUM_THREADS']} {os.environ['PIPELINE_PARENT'] == str(os.getppid())} {os.getcwd()}")
+            f"{os.environ['OMP_NUM_THREADS']} {os.environ['PIPELINE_PARENT'] == str(os.getppid())} "
+            f"{os.environ['TOLD']} {os.getcwd()}")
         time.sleep(2)
         """,
         tmp_path,
     )
     told = []
-    run_on_ray(address, command, 2, NEEDS, lambda: False, lambda: told.append(1))
+    run_on_ray(address, command, 2, {"TOLD": "a b"}, NEEDS, lambda: False, lambda: told.append(1))
     written = [path.read_text() for path in tmp_path.iterdir()]
-    assert written == [f"1 True {os.getcwd()}"] * 2
+    assert written == [f"1 True a b {os.getcwd()}"] * 2
     assert told
 
 
@@ -82,7 +83,7 @@ def test_a_worker_that_dies_is_started_again(address: str, tmp_path: Path) -> No
         """,
         tmp_path,
     )
-    run_on_ray(address, command, 1, NEEDS, lambda: False, lambda: None)
+    run_on_ray(address, command, 1, {}, NEEDS, lambda: False, lambda: None)
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -99,7 +100,7 @@ def test_a_stop_reaches_the_workers(address: str, tmp_path: Path) -> None:
         """,
         tmp_path,
     )
-    run_on_ray(address, command, 1, NEEDS, (tmp_path / "begun").exists, lambda: None)
+    run_on_ray(address, command, 1, {}, NEEDS, (tmp_path / "begun").exists, lambda: None)
     deadline = time.monotonic() + 20
     while not (tmp_path / "checkpoint").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -108,4 +109,4 @@ def test_a_stop_reaches_the_workers(address: str, tmp_path: Path) -> None:
 
 def test_no_cluster_is_one_sentence() -> None:
     with pytest.raises(PipelineError, match=r"^ray://127\.0\.0\.1:\d+: no Ray cluster answers there \([^\n]+\)$"):
-        run_on_ray(f"ray://127.0.0.1:{free_port()}", ["true"], 1, NEEDS, lambda: False, lambda: None)
+        run_on_ray(f"ray://127.0.0.1:{free_port()}", ["true"], 1, {}, NEEDS, lambda: False, lambda: None)

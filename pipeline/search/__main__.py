@@ -10,6 +10,7 @@ The same command continues a study that was stopped, whatever stopped it; the sa
 """
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from pipeline.search.publish import publish, publish_comparison
 from pipeline.search.record import open_study, track_progress
 from pipeline.search.results import Results, results_of
 from pipeline.search.space import problems
-from pipeline.search.storage import locked
+from pipeline.search.storage import VARIABLE, locked
 from pipeline.search.study import Place, make_finals, make_study, place
 from pipeline.stages import stop_signals
 from pipeline.tracking import Tracker
@@ -76,7 +77,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", "--models", dest="models", required=True, help="a recipe, or several with commas")
     parser.add_argument("--trials", type=_positive, required=True, help="trials of each study")
     parser.add_argument("--workers", type=_positive, default=1, help="processes on this machine (1)")
-    parser.add_argument("--storage", help="where the studies are kept (a journal file in .work/search)")
+    parser.add_argument(
+        "--storage", default=os.environ.get(VARIABLE), help=f"of the studies (${VARIABLE}, else a file in .work/search)"
+    )
     parser.add_argument("--study", help="the study's name (the recipe's)")
     parser.add_argument("--cluster", help="a Ray cluster's address, such as ray://HOST:10001: the workers run there")
     parser.add_argument("--cpus", type=_share, default=1.0, help="of a node that each worker on a cluster takes (1)")
@@ -88,7 +91,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     if options.study and "," in options.models:
         parser.error("--study names one study: give one --model")
     if options.cluster and not options.storage:
-        parser.error("--cluster needs --storage: a URL, or a file on a disk that all nodes share")
+        parser.error(f"--cluster needs --storage or {VARIABLE}: a URL, or a file on a disk that all nodes share")
     if options.study and not re.fullmatch(r"\w[\w.-]{0,63}", options.study):
         parser.error(f"--study: must be letters, digits, _ . and -, got {options.study}")
     return options
@@ -132,8 +135,8 @@ def _work(
     Raises:
         PipelineError: the workers cannot go on.
     """
-    command = [sys.executable, "-m", "pipeline.search.worker"]
-    command += ["--storage", at.url, "--study", at.name, "--model", model]
+    command = [sys.executable, "-m", "pipeline.search.worker", "--study", at.name, "--model", model]
+    environment = {VARIABLE: at.url}  # it may hold a password
 
     def left() -> int:
         return len(_trials(at, TrialState.WAITING, TrialState.RUNNING))
@@ -141,9 +144,9 @@ def _work(
     tell, count = _teller(at, tracker), min(options.workers, left())
     if options.cluster and count:
         needs = {"num_cpus": options.cpus, "num_gpus": options.gpus}
-        run_on_ray(options.cluster, command, count, needs, lambda: bool(received), tell)
+        run_on_ray(options.cluster, command, count, environment, needs, lambda: bool(received), tell)
     else:
-        run_here(command, count, lambda: not left(), lambda: bool(received), tell)
+        run_here(command, count, environment, lambda: not left(), lambda: bool(received), tell)
     tell()
     if received:
         print("stopped: run the same command again to continue", file=sys.stderr)

@@ -21,6 +21,7 @@ def run_on_ray(
     address: str,
     command: list[str],
     count: int,
+    environment: Mapping[str, str],
     needs: Mapping[str, float],
     should_stop: Callable[[], bool],
     tell: Callable[[], None],
@@ -29,6 +30,7 @@ def run_on_ray(
 
     Args:
         address: ray://HOST:10001, a cluster's address, or "auto" on one of its nodes.
+        environment: what stands in theirs beside that of their node.
         needs: what each task takes of a node: num_cpus, num_gpus.
         tell: called about once a second.
 
@@ -48,8 +50,8 @@ def run_on_ray(
         raise PipelineError(f"{address}: no Ray cluster answers there ({str(error).splitlines()[0]})") from None
     try:
         task = ray.remote(max_retries=RETRIES, retry_exceptions=True, **needs)(_make_task())
-        threads = str(max(1, int(needs["num_cpus"])))
-        left = [task.remote(command, os.getcwd(), threads) for _ in range(count)]
+        told = {"OMP_NUM_THREADS": str(max(1, int(needs["num_cpus"]))), **environment}
+        left = [task.remote(command, os.getcwd(), told) for _ in range(count)]
         while left and not should_stop():
             done, left = ray.wait(left, timeout=WAIT)
             tell()
@@ -66,16 +68,16 @@ def run_on_ray(
         ray.shutdown()
 
 
-def _make_task() -> Callable[[list[str], str, str], None]:
+def _make_task() -> Callable[[list[str], str, dict[str, str]], None]:
     """What runs on a node. Its Ray process cannot import this package; a function in a function is sent as a whole."""
 
-    def task(command: list[str], folder: str, threads: str) -> None:
+    def task(command: list[str], folder: str, told: dict[str, str]) -> None:
         import os
         import subprocess
         import time
 
-        told = {"OMP_NUM_THREADS": threads, "PIPELINE_PARENT": str(os.getpid())}
-        worker = subprocess.Popen(command, cwd=folder, env={**os.environ, **told})
+        parent = {"PIPELINE_PARENT": str(os.getpid())}
+        worker = subprocess.Popen(command, cwd=folder, env={**os.environ, **told, **parent})
         try:
             while (code := worker.poll()) is None:
                 time.sleep(0.2)  # Ray's interruption comes between two looks, not into a wait

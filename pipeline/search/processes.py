@@ -3,7 +3,7 @@
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -15,11 +15,17 @@ SHORT_LIFE, LIVES = 20.0, 5  # a worker that ends within so many seconds, so man
 
 
 def run_here(
-    command: list[str], count: int, over: Callable[[], bool], should_stop: Callable[[], bool], tell: Callable[[], None]
+    command: list[str],
+    count: int,
+    environment: Mapping[str, str],
+    over: Callable[[], bool],
+    should_stop: Callable[[], bool],
+    tell: Callable[[], None],
 ) -> None:
     """Keep `count` processes of `command` at work until `over` or `should_stop` says so, then end them.
 
     Args:
+        environment: what stands in theirs beside this process's own.
         tell: called every half a second.
 
     Raises:
@@ -40,7 +46,7 @@ def run_here(
                     if short >= LIVES:
                         raise PipelineError(f"workers died {LIVES} times in a row: see above what they say")
                     warn(f"a worker died ({worker.returncode}); its trial goes on in another")
-                workers[index] = subprocess.Popen(command, env=_environment(index, count))
+                workers[index] = subprocess.Popen(command, env={**_environment(index, count), **environment})
                 started[index] = time.monotonic()
             tell()
             time.sleep(POLL)

@@ -28,6 +28,7 @@ from pipeline.files import storage_errors
 
 PATIENCE, RETRY = 600.0, 2.0  # seconds: how long an outage is waited for, and between two tries
 CONNECT = 10  # seconds within which a server must answer
+VARIABLE = "PIPELINE_STORAGE"  # of the environment, which holds the URL: a command line can be read by all users
 KINDS = "a path (journal file), sqlite:///FILE, postgresql://USER@HOST/DATABASE, mysql://.. or grpc://HOST:PORT"
 OUTAGES = (
     StorageInternalError,

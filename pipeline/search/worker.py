@@ -1,6 +1,6 @@
 """What each process of a study does: claim a trial, train it, tell how it ended, until none is left.
 
-    python -m pipeline.search.worker --storage URL --study NAME --model MODEL      (pipeline.search starts these)
+    PIPELINE_STORAGE=URL python -m pipeline.search.worker --study NAME --model MODEL     (pipeline.search starts these)
 
 Before it leaves, it waits for the trials of other workers: should one die, its trial is taken over.
 """
@@ -8,6 +8,7 @@ Before it leaves, it waits for the trials of other workers: should one die, its 
 import argparse
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ from pipeline.params import Params
 from pipeline.search import jobs
 from pipeline.search.record import group_of, study_folder
 from pipeline.search.space import distributions, draw, with_values
-from pipeline.search.storage import PATIENCE
+from pipeline.search.storage import PATIENCE, VARIABLE
 from pipeline.search.study import FINALS, Place, make_pruner, make_sampler, place
 from pipeline.search.trial import Bench, Outcome, forget, run, trial_params
 from pipeline.stages import begin, stop_signals
@@ -155,13 +156,16 @@ def load_bench(params: Params) -> Bench:
 @exit_cleanly
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.search.worker", description=__doc__.split("\n")[0])
-    for name in ("storage", "study", "model"):
+    for name in ("study", "model"):
         parser.add_argument(f"--{name}", required=True)
-    options, params = parser.parse_args(arguments), begin()
+    options, url = parser.parse_args(arguments), os.environ.get(VARIABLE)
+    if not url:
+        parser.error(f"{VARIABLE} must hold the storage's URL: pipeline.search sets it for the workers that it starts")
+    params = begin()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     received = stop_signals()
     with contextlib.suppress(Interrupted):
-        at = place(options.storage, options.study, PATIENCE)
+        at = place(url, options.study, PATIENCE)
         work(at, load_bench(params), options.model, lambda: bool(received))
     if received:
         sys.exit(128 + received[0])
