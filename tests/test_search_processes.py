@@ -22,9 +22,8 @@ def test_a_worker_has_its_environment_and_nothing_of_it_on_its_command_line(tmp_
     out = tmp_path / "seen"
     code = """if True:
         import os, pathlib, sys, time
-        line = pathlib.Path("/proc/self/cmdline").read_text()
-        seen = "sec" + "ret" in line, "argv" in line
-        pathlib.Path(sys.argv[1]).write_text(f"{os.environ['PIPELINE_STORAGE']} {seen[0]} {seen[1]}")
+        line, url = pathlib.Path("/proc/self/cmdline").read_text(), os.environ["PIPELINE_STORAGE"]
+        pathlib.Path(sys.argv[1]).write_text(f"{url} {'sec' + 'ret' in line} {'argv' in line}")
         time.sleep(60)
     """
     command = [sys.executable, "-c", code, str(out)]
