@@ -75,7 +75,7 @@ def _do(at: Place, bench: Bench, model: str, trial_id: int, should_stop: Callabl
     space = {} if final else distributions(bench.params, model)
     settled = final or space.keys() <= frozen.params.keys()  # of a trial that goes on, nothing is sampled
     sampler = RandomSampler() if settled else make_sampler(search, frozen.number)
-    study = at.load(sampler, NopPruner() if final else make_pruner(search))
+    study = at.load(sampler, NopPruner())  # Hyperband would let the sampler see the trials of one bracket alone
     trial = optuna.trial.Trial(study, trial_id)
     if final:
         finalists = json.loads(study.user_attrs["settings"])["finalists"]
@@ -94,7 +94,9 @@ def _do(at: Place, bench: Bench, model: str, trial_id: int, should_stop: Callabl
         if jobs.deaths(frozen) >= DEATHS:
             outcome = Outcome(None, 0, 0.0, f"{DEATHS} workers died with it: is there enough memory for its values?")
         else:
-            reported = None if final or search.against else trial  # Optuna takes no reports of two objectives
+            pruning = not final and search.against is None  # Optuna takes no reports of two objectives
+            pruned = at.load(RandomSampler(), make_pruner(search))
+            reported = optuna.trial.Trial(pruned, trial_id) if pruning else None
             outcome = run(bench, params, model, seed, reported, _tracker_of(at, title), should_stop, full=final)
         if search.against and not final:
             trial.set_user_attr("curve", list(outcome.curve.items()))
