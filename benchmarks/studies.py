@@ -29,7 +29,7 @@ TRIALS, SEEDS = 24, (100, 200, 300)
 BOUND_BY_COMPUTE, QUICK = "sn_dcgan", "gan"
 WORK, TABLE = Path(".work/studies-benchmark"), Path("docs/studies.csv")
 SHORT_FINALS = {"search.finalists": 1, "search.final_seeds": [901], "train.steps": 50}
-REAL_FINALS = {"search.finalists": 3, "search.final_seeds": [901, 902, 903, 904, 905], "train.steps": 1500}
+REAL_FINALS = {"search.finalists": 2, "search.final_seeds": [901, 902, 903, 904, 905], "train.steps": 1500}
 WORKERS = {"search.sampler": "random", "search.pruner": "none", "search.steps": 270, "search.score_every": 90}
 
 

@@ -33,6 +33,7 @@ from pipeline.search.outcomes import along, distance_of, front
 from pipeline.search.space import current, space_of
 from pipeline.search.storage import create, locked, open_storage, shown
 
+UNPRUNED = 0.25  # of a trial's steps: the earliest distances foretell nothing, see docs/studies.md
 FINALS = " finals"  # in the name of a study's finals
 POPULATION = 8  # of NSGA-II: the usual 24 trials are three generations; of Optuna's own, 50, they would all be random
 
@@ -155,12 +156,13 @@ class _Sobol(QMCSampler):
 
 
 def make_pruner(search: SearchParams) -> BasePruner:
-    """The pruner: Hyperband's least resource is one point of the curve."""
+    """The pruner, which lets every trial pass the first `UNPRUNED` of its steps."""
+    least = max(search.score_every, round(search.steps * UNPRUNED))
     match search.pruner:
         case "hyperband":
-            return HyperbandPruner(search.score_every, search.steps, reduction_factor=3)
+            return HyperbandPruner(least, search.steps, reduction_factor=3)
         case "median":
-            return MedianPruner(n_startup_trials=5, n_warmup_steps=search.score_every)
+            return MedianPruner(n_startup_trials=5, n_warmup_steps=least)
         case "none":
             return NopPruner()
 
