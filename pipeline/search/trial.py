@@ -70,6 +70,7 @@ class Watcher(Observer):
             super().draw(state)
 
     def score(self, state: TrainState) -> float:
+        """As an Observer does, and told to Optuna; of a trial that is pruned here, the last grid is drawn."""
         with self._aside():
             value = super().score(state)
             self._report(state.step, value)
