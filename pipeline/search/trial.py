@@ -53,6 +53,7 @@ class Watcher(Observer):
     known: frozenset[int] = frozenset()  # steps that Optuna has heard of from an earlier worker
 
     def score(self, state: TrainState) -> float:
+        """As an Observer does, and told to Optuna; of a trial that is pruned here, the last grid is drawn."""
         value = super().score(state)
         self._report(state.step, value)
         if self.pruned:
