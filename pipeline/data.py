@@ -110,12 +110,12 @@ def _write_split(
         for index in progress(indices, f"prepare {params.dataset} {split}", len(indices), "images"):
             try:
                 picture, label = items[index]
+                row = to_row(picture, params.channels, size)
             except BadImage as fault:
                 if params.bad_images == "refuse":
                     raise PipelineError(f"{fault}: mend or remove it, or set data.bad_images: skip") from fault
                 tally.bad.append(fault)
                 continue
-            row = to_row(picture, params.channels, size)
             rows.append(row[None])
             tally.digest.update(row.tobytes())
             tally.resized += (picture.shape[:2] if isinstance(picture, np.ndarray) else picture.size) != (size, size)
