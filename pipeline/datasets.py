@@ -85,10 +85,11 @@ def _torchvision(params: DataParams, kind: str, unpacked: Sequence[str], archive
     except PipelineError:
         raise
     except Exception as error:  # torchvision raises whatever it meets: URLError, RuntimeError, ValueError, KeyError ...
-        reason, folder = reason_of(error), (root / unpacked[0]).parent
+        reason, place = printable(reason_of(error), 200), printable(str(root), 200)
+        folder = f"{place}/{Path(unpacked[0]).parent}"
         if download:
             packed = ", ".join(archive.path for archive in archives)
-            fault, remedy = "is not there and cannot be downloaded", f"put {packed} into {root}"
+            fault, remedy = "is not there and cannot be downloaded", f"put {packed} into {place}"
         else:
             fault, remedy = "is damaged", f"delete the files {', '.join(Path(file).name for file in unpacked)} there"
         raise PipelineError(f"{kind} in {folder} {fault} ({reason}): {remedy} and run the command again") from error
@@ -98,22 +99,23 @@ def _torchvision(params: DataParams, kind: str, unpacked: Sequence[str], archive
 def _folder(params: DataParams) -> Source:
     """A folder of images: labelled by its class subfolders, or flat and unlabelled."""
     root = folder_of(params)
+    place = printable(str(root), 200)
     if not os.path.isdir(root):
         fault = "is a file, not a folder: unpack it and" if os.path.exists(root) else "does not exist:"
-        raise PipelineError(f"{printable(str(root), 1000)} {fault} set data.root to the folder of your images")
+        raise PipelineError(f"{place} {fault} set data.root to the folder of your images")
     files, skipped = list_images(root, EXTENSIONS)
     if not files:
-        raise PipelineError(f"{root} holds no image ({', '.join(EXTENSIONS)}): put some there, or change data.root")
+        raise PipelineError(f"{place} holds no image ({', '.join(EXTENSIONS)}): put some there, or change data.root")
     beside = [file for file in files if len(file) == 1]
     if beside and len(beside) < len(files):
         below = next(file for file in files if len(file) > 1)
         pair = f"{printable(beside[0][0])} beside {printable('/'.join(below), 200)}"
         remedy = "move each into a class subfolder, or all into one folder"
-        raise PipelineError(f"{root} holds images beside class subfolders ({pair}): {remedy}")
+        raise PipelineError(f"{place} holds images beside class subfolders ({pair}): {remedy}")
     classes = () if beside else tuple(sorted({file[0] for file in files}))
     for name in classes:  # they go into JSON, MLflow and the report
         if os.fsencode(name).decode(errors="replace") != name:
-            raise PipelineError(f"{root} has the class subfolder {printable(name)}, whose name is no UTF-8: rename it")
+            raise PipelineError(f"{place} has the class subfolder {printable(name)}, whose name is no UTF-8: rename it")
     return Source(classes, _FolderItems(root, files, classes, params.max_megapixels), None, skipped)
 
 
@@ -160,7 +162,7 @@ def list_images(root: Path, extensions: tuple[str, ...]) -> tuple[list[tuple[str
     if counts:
         passed = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in counts.items())
         kinds = f" ({', '.join(printable(suffix) for suffix, _ in other.most_common(5))})" if other else ""
-        warn(f"{root}: passed over {passed}{kinds}")
+        warn(f"{printable(str(root), 200)}: passed over {passed}{kinds}")
     return sorted(files), counts
 
 
@@ -168,7 +170,9 @@ def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     try:
         yield from os.walk(root, onerror=_refuse_folder)
     except RecursionError:
-        raise PipelineError(f"{root} holds folders within folders without end: move the images up") from None
+        raise PipelineError(
+            f"{printable(str(root), 200)} holds folders within folders without end: move the images up"
+        ) from None
 
 
 def _refuse_folder(error: OSError) -> None:
