@@ -49,7 +49,7 @@ def _download(url: str, path: Path) -> None:
     assert url.startswith("https://"), url
     with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, path.open("wb") as file:
         if not answer.url.startswith("https://"):
-            raise ValueError(f"{url} leads to {answer.url}, which is not https")
+            raise ValueError(f"it leads to {answer.url}, which is not https")
         shutil.copyfileobj(answer, file)
 
 
