@@ -116,7 +116,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.chdir(before)
 
 
-@fuzz(60)
+@fuzz(200)
 @given(content=mutated())
 def test_a_mutated_preset(place: Path, content: bytes) -> None:
     (place / "params.yaml").write_bytes(content)

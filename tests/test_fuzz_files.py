@@ -113,7 +113,7 @@ def refused(call: Any, *arguments: Any) -> bool:
     return False
 
 
-@fuzz(250)
+@fuzz(100)
 @given(content=damaged(WHOLE), suffix=st.sampled_from([".png", ".jpg", ".webp", ".gif", ".bmp"]))
 def test_a_damaged_image_is_read_refused_or_skipped(images: Path, content: bytes, suffix: str) -> None:
     with tempfile.TemporaryDirectory(dir=images.parent) as place:

@@ -45,6 +45,7 @@ class ArrayImages:
             raise PipelineError(
                 f"{path} holds {self.dtype}: save it as uint8, or as floats of the range that --value-range declares"
             )
+        self.row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
         self.conversion: dict[str, Any] = {"array": f"{self.dtype} {self.layout}"}
         if self.dtype.kind == "f":
             self.conversion["value_range"] = list(self.value_range)

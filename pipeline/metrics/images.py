@@ -94,7 +94,10 @@ class ImageSource:
             PipelineError: an image is bad and is not to be skipped, or fewer than 2 are left.
         """
         self.tally, digests, batch = Tally(), set[bytes](), list[np.ndarray]()
-        for index, seen in enumerate(_decoded(self.content.tasks(), workers, max(size, 2 * workers))):
+        ahead = max(size, 2 * workers)
+        if self.content.row_bytes:
+            ahead = min(ahead, 1 + MOST_WAITING // self.content.row_bytes)
+        for index, seen in enumerate(_decoded(self.content.tasks(), workers, ahead)):
             if isinstance(seen, BadImage):
                 self._skip(index, seen)
                 continue
@@ -198,6 +201,7 @@ class FolderImages:
         names = sorted({file[0] for file in files}) if all(len(file) > 1 for file in files) else []
         self.classes = tuple(names) if len(names) > 1 else ()
         self.labels = np.array([names.index(file[0]) for file in files], np.int64) if self.classes else None
+        self.row_bytes = 0  # that are read before an image is decoded
 
     def __len__(self) -> int:
         return len(self.paths)
