@@ -41,6 +41,9 @@ class _Description(Section):
     sha256: str
 
 
+DESCRIPTION_KEYS = set(_Description.model_fields)
+
+
 @dataclass
 class _Tally:
     """What adds up over both splits."""
@@ -141,7 +144,7 @@ def load_description(folder: Path) -> dict[str, Any]:
     """
     path = Path(folder) / "dataset.json"
     description = read_json(path)
-    if not isinstance(description, dict) or not description.keys() >= _Description.model_fields.keys():
+    if not isinstance(description, dict) or not description.keys() >= DESCRIPTION_KEYS:
         raise _damaged(path, "it lacks keys")
     try:
         _Description.model_validate_json(json.dumps(description))  # in JSON a list may stand for a tuple
