@@ -9,7 +9,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run compare named search recipe test lint ui bench clean
+.PHONY: help setup run compare named search recipe test lint ui bench audit clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -57,6 +57,12 @@ ui: setup  ## MLflow's UI on 127.0.0.1 (PORT=5000)
 bench: setup  ## speed: training beside a plain DataLoader loop, evaluation beside the pytorch-fid command
 	python -m benchmarks.training_speed
 	python -m benchmarks.evaluation_speed
+
+# pip-audit has a venv of its own, for it needs other packages; --strict: what could not be looked up is not passed.
+audit: setup  ## known vulnerabilities of the installed packages, as pypi.org tells them
+	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && $(PYTHON) -m venv "$$tools" && \
+	"$$tools/bin/pip" install --quiet --disable-pip-version-check 'pip-audit>=2.9,<3' && \
+	"$$tools/bin/pip-audit" --strict --progress-spinner off --path $(VENV)/lib/python3*/site-packages
 
 clean:  ## remove all that the pipeline made, checkpoints and MLflow's runs included
 	rm -rf .work data/prepared data/reference runs samples reports/report.html reports/studies mlflow.db mlruns dvc_plots

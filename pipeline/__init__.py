@@ -5,6 +5,7 @@ randomness                    every random draw, named by (seed, stream, step)
 layout                        where everything lies
 schema  params                params.yaml as frozen, strict values
 devices                       CPU, CUDA or MPS, and determinism
+downloads                     archives of data sets, by https and sha256
 datasets                      named sources of images
 data                          prepared arrays, and batches on a device
 models/                       NETWORKS and build_gan; `python -m pipeline.models`

@@ -5,14 +5,16 @@ prepare(params, folder) -> train.npy, test.npy, ... -> load_images -> ImageSet -
 
 import functools
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field, ValidationError
 
 from pipeline.datasets import DATASETS, RESIZE_FILTER, BadImage, Items, Source, reason_of, to_row
 from pipeline.errors import PipelineError, suggest, warn
@@ -20,19 +22,26 @@ from pipeline.files import ArrayWriter, atomic_folder, read_json, require_space,
 from pipeline.params import DataParams
 from pipeline.progress import progress
 from pipeline.randomness import generator
+from pipeline.schema import Section, faults
 
 SPLITS = ("train", "test")
-DESCRIPTION_KEYS = {
-    "name",
-    "train",
-    "test",
-    "image_shape",
-    "classes",
-    "class_counts",
-    "source_size",
-    "skipped",
-    "sha256",
-}
+
+
+class _Description(Section):
+    """What dataset.json must hold."""
+
+    name: str
+    train: Annotated[int, Field(ge=2, lt=2**63)]
+    test: Annotated[int, Field(ge=2, lt=2**63)]
+    image_shape: tuple[Literal[1, 3], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    classes: list[str]
+    class_counts: list[Annotated[int, Field(ge=0)]]
+    source_size: Any
+    skipped: dict[str, int]
+    sha256: str
+
+
+DESCRIPTION_KEYS = set(_Description.model_fields)
 
 
 @dataclass
@@ -113,12 +122,12 @@ def _write_split(
         for index in progress(indices, f"prepare {params.dataset} {split}", len(indices), "images"):
             try:
                 picture, label = items[index]
+                row = to_row(picture, params.channels, size)
             except BadImage as fault:
                 if params.bad_images == "refuse":
                     raise PipelineError(f"{fault}: mend or remove it, or set data.bad_images: skip") from fault
                 tally.bad.append(fault)
                 continue
-            row = to_row(picture, params.channels, size)
             rows.append(row[None])
             tally.digest.update(row.tobytes())
             tally.resized += (picture.shape[:2] if isinstance(picture, np.ndarray) else picture.size) != (size, size)
@@ -136,9 +145,14 @@ def load_description(folder: Path) -> dict[str, Any]:
     Raises:
         PipelineError: the file is missing or is not one that `prepare` wrote.
     """
-    description = read_json(Path(folder) / "dataset.json")
+    path = Path(folder) / "dataset.json"
+    description = read_json(path)
     if not isinstance(description, dict) or not description.keys() >= DESCRIPTION_KEYS:
-        raise _damaged(Path(folder) / "dataset.json", "it lacks keys")
+        raise _damaged(path, "it lacks keys")
+    try:
+        _Description.model_validate_json(json.dumps(description))  # in JSON a list may stand for a tuple
+    except ValidationError as error:
+        raise _damaged(path, faults(error, _Description)[0]) from None
     return description
 
 

@@ -18,9 +18,12 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from pipeline import downloads
+from pipeline.downloads import Archive, fetch
 from pipeline.errors import PipelineError, warn
 from pipeline.files import storage_errors
 from pipeline.params import DataParams
+from pipeline.schema import printable
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -52,7 +55,7 @@ class BadImage(Exception):
     """An image file that cannot be used: `kind` is "broken" or "too_large"; the text names the file and says why."""
 
     def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(printable(message, 1000))
         self.kind = kind
 
 
@@ -64,25 +67,29 @@ def _digits(params: DataParams) -> Source:
     return Source(tuple("0123456789"), list(zip(images, digits.target.tolist(), strict=True)))
 
 
-def _torchvision(params: DataParams, kind: str, unpacked: Sequence[str], packed: Sequence[str]) -> Source:
-    """One of torchvision's data sets; `unpacked` and `packed` are its files, relative to `params.root`.
+def _torchvision(params: DataParams, kind: str, unpacked: Sequence[str], archives: Sequence[Archive]) -> Source:
+    """One of torchvision's data sets; `unpacked` are its files, relative to `params.root`, and come from `archives`.
 
     What is there is used as it is, and torchvision checks it: it unpickles no file of CIFAR-10 whose MD5 differs.
     """
     from torchvision import datasets
 
-    root = Path(params.root).expanduser()
-    download = not all((root / file).is_file() for file in unpacked)
+    root = folder_of(params)
+    download = not all(os.path.isfile(root / file) for file in unpacked)
     try:
         with storage_errors(root), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"dtype\(\): align")  # numpy >= 2.4 on CIFAR-10's old pickles
-            train, test = (getattr(datasets, kind)(root, train=flag, download=download) for flag in (True, False))
+            for archive in archives if download else ():
+                fetch(archive, root)
+            train, test = (getattr(datasets, kind)(root, train=flag) for flag in (True, False))
     except PipelineError:
         raise
     except Exception as error:  # torchvision raises whatever it meets: URLError, RuntimeError, ValueError, KeyError ...
-        reason, folder = reason_of(error), (root / unpacked[0]).parent
+        reason, place = printable(reason_of(error), 200), printable(str(root), 200)
+        folder = f"{place}/{Path(unpacked[0]).parent}"
         if download:
-            fault, remedy = "is not there and cannot be downloaded", f"put {', '.join(packed)} into {root}"
+            packed = ", ".join(archive.path for archive in archives)
+            fault, remedy = "is not there and cannot be downloaded", f"put {packed} into {place}"
         else:
             fault, remedy = "is damaged", f"delete the files {', '.join(Path(file).name for file in unpacked)} there"
         raise PipelineError(f"{kind} in {folder} {fault} ({reason}): {remedy} and run the command again") from error
@@ -91,21 +98,24 @@ def _torchvision(params: DataParams, kind: str, unpacked: Sequence[str], packed:
 
 def _folder(params: DataParams) -> Source:
     """A folder of images: labelled by its class subfolders, or flat and unlabelled."""
-    root = Path(params.root).expanduser()
-    if not root.is_dir():
-        fault = "is a file, not a folder: unpack it and" if root.exists() else "does not exist:"
-        raise PipelineError(f"{root} {fault} set data.root to the folder of your images")
+    root = folder_of(params)
+    place = printable(str(root), 200)
+    if not os.path.isdir(root):
+        fault = "is a file, not a folder: unpack it and" if os.path.exists(root) else "does not exist:"
+        raise PipelineError(f"{place} {fault} set data.root to the folder of your images")
     files, skipped = list_images(root, EXTENSIONS)
     if not files:
-        raise PipelineError(f"{root} holds no image ({', '.join(EXTENSIONS)}): put some there, or change data.root")
+        raise PipelineError(f"{place} holds no image ({', '.join(EXTENSIONS)}): put some there, or change data.root")
     beside = [file for file in files if len(file) == 1]
     if beside and len(beside) < len(files):
         below = next(file for file in files if len(file) > 1)
-        raise PipelineError(
-            f"{root} holds images beside class subfolders ({beside[0][0]} beside {'/'.join(below)}): "
-            "move each into a class subfolder, or all into one folder"
-        )
+        pair = f"{printable(beside[0][0])} beside {printable('/'.join(below), 200)}"
+        remedy = "move each into a class subfolder, or all into one folder"
+        raise PipelineError(f"{place} holds images beside class subfolders ({pair}): {remedy}")
     classes = () if beside else tuple(sorted({file[0] for file in files}))
+    for name in classes:  # they go into JSON, MLflow and the report
+        if os.fsencode(name).decode(errors="replace") != name:
+            raise PipelineError(f"{place} has the class subfolder {printable(name)}, whose name is no UTF-8: rename it")
     return Source(classes, _FolderItems(root, files, classes, params.max_megapixels), None, skipped)
 
 
@@ -116,10 +126,16 @@ def expected_classes(params: DataParams) -> int:
     """
     if DATASETS.get(params.dataset) is not _folder:
         return 10
-    root = Path(params.root).expanduser()
-    if not root.is_dir():
+    try:
+        with os.scandir(folder_of(params)) as entries:
+            return sum(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
+    except (OSError, ValueError):  # ValueError: a name that no file system takes
         return 2
-    return sum(path.is_dir() and not path.name.startswith(".") for path in root.iterdir())
+
+
+def folder_of(params: DataParams) -> Path:
+    """`data.root`, its ~ replaced where there is such a user."""
+    return Path(os.path.expanduser(params.root))
 
 
 def list_images(root: Path, extensions: tuple[str, ...]) -> tuple[list[tuple[str, ...]], dict[str, int]]:
@@ -130,7 +146,7 @@ def list_images(root: Path, extensions: tuple[str, ...]) -> tuple[list[tuple[str
     files: list[tuple[str, ...]] = []
     skipped: Counter[str] = Counter()
     other: Counter[str] = Counter()
-    for folder, subfolders, names in os.walk(root, onerror=_refuse_folder):
+    for folder, subfolders, names in _walk(root):
         skipped["linked_folders"] += sum(os.path.islink(os.path.join(folder, name)) for name in subfolders)
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         parts = Path(folder).relative_to(root).parts
@@ -145,13 +161,23 @@ def list_images(root: Path, extensions: tuple[str, ...]) -> tuple[list[tuple[str
     counts = {reason: count for reason, count in sorted(skipped.items()) if count}
     if counts:
         passed = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in counts.items())
-        kinds = f" ({', '.join(suffix for suffix, _ in other.most_common(5))})" if other else ""
-        warn(f"{root}: passed over {passed}{kinds}")
+        kinds = f" ({', '.join(printable(suffix) for suffix, _ in other.most_common(5))})" if other else ""
+        warn(f"{printable(str(root), 200)}: passed over {passed}{kinds}")
     return sorted(files), counts
 
 
+def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    try:
+        yield from os.walk(root, onerror=_refuse_folder)
+    except RecursionError:
+        raise PipelineError(
+            f"{printable(str(root), 200)} holds folders within folders without end: move the images up"
+        ) from None
+
+
 def _refuse_folder(error: OSError) -> None:
-    raise PipelineError(f"{error.filename} cannot be read ({error.strerror}): check its permissions") from error
+    name = printable(str(error.filename), 1000)
+    raise PipelineError(f"{name} cannot be read ({error.strerror}): check its permissions") from error
 
 
 class _FolderItems:
@@ -173,20 +199,20 @@ _IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-
 _CIFAR10 = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
 
 
-def _idx(kind: str) -> Callable[[DataParams], Source]:
-    files = [f"{kind}/raw/{name}" for name in _IDX]
-    return functools.partial(_torchvision, kind=kind, unpacked=files, packed=[f"{file}.gz" for file in files])
+def _idx(kind: str, archives: Sequence[Archive]) -> Callable[[DataParams], Source]:
+    unpacked = [f"{kind}/raw/{name}" for name in _IDX]
+    return functools.partial(_torchvision, kind=kind, unpacked=unpacked, archives=archives)
 
 
 DATASETS: dict[str, Callable[[DataParams], Source]] = {
     "digits": _digits,
-    "mnist": _idx("MNIST"),
-    "fashion_mnist": _idx("FashionMNIST"),
+    "mnist": _idx("MNIST", downloads.MNIST),
+    "fashion_mnist": _idx("FashionMNIST", downloads.FASHION_MNIST),
     "cifar10": functools.partial(
         _torchvision,
         kind="CIFAR10",
         unpacked=[f"cifar-10-batches-py/{name}" for name in _CIFAR10],
-        packed=["cifar-10-python.tar.gz"],
+        archives=downloads.CIFAR10,
     ),
     "folder": _folder,
 }
@@ -209,7 +235,7 @@ def own_limits() -> Iterator[None]:
 
 @own_limits()
 def read_picture(path: Path, max_megapixels: float) -> Image.Image:
-    """Decode a PNG, JPEG or WebP file (whatever its name says; the first frame) and turn it upright by its EXIF.
+    """Decode a PNG, JPEG or WebP file (whatever its name says; the first frame), upright by its EXIF.
 
     Raises:
         BadImage: it is not such an image, is damaged, or its header announces more than `max_megapixels`.
@@ -219,14 +245,19 @@ def read_picture(path: Path, max_megapixels: float) -> Image.Image:
 
 def decode(path: Path, max_megapixels: float, formats: tuple[str, ...], limit: str) -> Image.Image:
     """`read_picture` for any of Pillow's `formats`, to be called within `own_limits`; `limit` is what users call it."""
-    if not path.is_file():  # a pipe would block for ever
+    if not os.path.isfile(path):  # a pipe would block for ever
         raise BadImage("broken", f"{path} is not a file, or a link to nothing")
     try:
+        if (held := path.stat().st_size) > most_bytes(max_megapixels):
+            size = f"{held / 1e6:.0f} MB, more than any image of {max_megapixels:g} megapixels"
+            raise BadImage("too_large", f"{path} holds {size}; see {limit}")
         with Image.open(path, formats=formats) as image:
             if image.width * image.height > max_megapixels * 1e6:
                 size = f"{image.width} x {image.height} pixels"
                 raise BadImage("too_large", f"{path} has {size}, more than {limit}: {max_megapixels:g}")
             image.load()
+            if not image.width * image.height:
+                raise ValueError("it has no pixels")
             ImageOps.exif_transpose(image, in_place=True)
             return image
     except BadImage:
@@ -239,10 +270,24 @@ def decode(path: Path, max_megapixels: float, formats: tuple[str, ...], limit: s
         raise BadImage("broken", f"{path} cannot be decoded ({reason_of(error)})") from error
 
 
+def converted(image: Image.Image) -> Image.Image:
+    """`eight_bit` of a picture from a file, or BadImage: the decoders take some that cannot be converted."""
+    try:
+        return eight_bit(image)
+    except Exception as error:
+        name = getattr(image, "filename", "an image")
+        raise BadImage("broken", f"{name} cannot be converted ({reason_of(error)})") from error
+
+
+def most_bytes(max_megapixels: float) -> float:
+    """No image file is larger: 16 bits for each of four channels, and 16 MB beside the pixels; WebP is read whole."""
+    return max_megapixels * 8e6 + 16e6
+
+
 @own_limits()
 def to_row(picture: Picture, channels: int, size: int) -> np.ndarray:
-    """Crop a picture to its central square and resize that: uint8 (channels, size, size)."""
-    image = eight_bit(picture if isinstance(picture, Image.Image) else Image.fromarray(picture))
+    """Crop a picture to its central square and resize that: uint8 (channels, size, size); may raise `BadImage`."""
+    image = converted(picture if isinstance(picture, Image.Image) else Image.fromarray(picture))
     image = image.convert("L" if channels == 1 else "RGB")
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2

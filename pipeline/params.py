@@ -19,11 +19,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError, model_serializer
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.errors import PipelineError, exit_cleanly, suggest
 from pipeline.files import write_bytes
-from pipeline.schema import Section, faults
+from pipeline.schema import LARGEST, Section, faults, parse_yaml, printable
 
 PARAMS_FILE = Path("params.yaml")
 NULL_TAG = "tag:yaml.org,2002:null"  # written as the word, not as nothing
@@ -92,7 +91,7 @@ class Recipe(Section):
     ema_warmup: bool
     flip: bool
     dequantise: bool
-    augment: Annotated[tuple[str, ...], Field(strict=False)]
+    augment: Annotated[tuple[str, ...], Field(strict=False, max_length=100)]
     instance_noise: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
 
 
@@ -109,8 +108,8 @@ class TrainParams(Section):
 
 
 class CompareParams(Section):
-    models: Annotated[tuple[Name, ...], Field(min_length=1, strict=False)]
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)]
+    models: Annotated[tuple[Name, ...], Field(min_length=1, max_length=100, strict=False)]
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000, strict=False)]
 
 
 class GenerateParams(Section):
@@ -141,7 +140,9 @@ class Dimension(Section):
     high: Annotated[Any, BeforeValidator(_number)] = None
     log: bool | None = None
     step: Annotated[Any, BeforeValidator(_number)] = None
-    choices: Annotated[tuple[Annotated[Any, BeforeValidator(_choice)], ...] | None, Field(strict=False)] = None
+    choices: Annotated[
+        tuple[Annotated[Any, BeforeValidator(_choice)], ...] | None, Field(strict=False, max_length=100)
+    ] = None
 
     @model_serializer
     def _given(self) -> dict[str, Any]:
@@ -150,7 +151,7 @@ class Dimension(Section):
 
 
 class SearchParams(Section):
-    space: Annotated[Mapping[str, Dimension], Field(min_length=1)]
+    space: Annotated[Mapping[str, Dimension], Field(min_length=1, max_length=100)]
     sampler: Literal["tpe", "gp", "cmaes", "nsga2", "qmc", "random"]
     pruner: Literal["hyperband", "median", "none"]
     against: Literal["images", "seconds"] | None
@@ -159,7 +160,7 @@ class SearchParams(Section):
     score_every: Count
     samples: Annotated[int, Field(ge=2)]
     finalists: Count
-    final_seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)]
+    final_seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000, strict=False)]
 
 
 class RuntimeParams(Section):
@@ -175,7 +176,7 @@ class Params(Section):
     data: DataParams
     metrics: MetricsParams
     train: TrainParams
-    models: Annotated[Mapping[Name, Recipe], Field(min_length=1)]
+    models: Annotated[Mapping[Name, Recipe], Field(min_length=1, max_length=100)]
     compare: CompareParams
     generate: GenerateParams
     search: SearchParams
@@ -202,12 +203,15 @@ def load(path: Path | str = PARAMS_FILE) -> Params:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LARGEST + 1)
     except OSError as error:
         raise PipelineError(f"{path} cannot be read ({error.strerror}): run from the repository's root") from None
     except UnicodeDecodeError:
         raise PipelineError(f"{path} is not UTF-8 text: save it as UTF-8") from None
-    return parse(_parse_yaml(text, path), path)
+    if len(text) > LARGEST:
+        raise PipelineError(f"{path} is larger than {LARGEST // 1024} KiB, which no params file is: name the right one")
+    return parse(parse_yaml(text, path), path)
 
 
 def parse(tree: Any, source: Path | str) -> Params:
@@ -233,7 +237,7 @@ def save(changes: Mapping[str, Any], path: Path | str = PARAMS_FILE) -> Params:
         section[key] = _flow(value)
     buffer = io.BytesIO()
     yaml.dump(tree, buffer)
-    if parse(_parse_yaml(buffer.getvalue().decode(), Path(path)), path) != params:
+    if parse(parse_yaml(buffer.getvalue().decode(), Path(path)), path) != params:
         raise PipelineError(f"{path}: {', '.join(changes)}: an alias ties it to other values; write them out first")
     write_bytes(path, buffer.getvalue())
     return params
@@ -248,26 +252,13 @@ def _flow(value: Any) -> Any:
     return items
 
 
-def _parse_yaml(text: str, path: Path) -> Any:
-    """YAML 1.2, as DVC reads it: `2e-4` is a number and `off` is a word."""
-    try:
-        return YAML(typ="safe", pure=True).load(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise PipelineError(f"{path}: {place}{str(error.problem).splitlines()[0]}") from None
-    except (YAMLError, ValueError, LookupError, ArithmeticError, RecursionError) as error:  # ruamel lets all through
-        reason = str(error).splitlines() or [type(error).__name__]
-        raise PipelineError(f"{path}: not valid YAML ({reason[0]})") from None
-
-
 def _find(tree: Any, name: str) -> tuple[Any, str]:
     """The dict that holds the dotted `name`, and its last key."""
     *parents, key = name.split(".")
     section = tree
     for depth, part in enumerate([*parents, key]):
         if not isinstance(section, Mapping) or part not in section:
-            place = ".".join([*parents, key][: depth + 1])
+            place = printable(".".join([*parents, key][: depth + 1]))
             known = section if isinstance(section, Mapping) else ()
             raise PipelineError(f"{place}: no such parameter; {suggest(part, known)}")
         if depth < len(parents):
@@ -278,7 +269,7 @@ def _find(tree: Any, name: str) -> tuple[Any, str]:
 def _use(preset: str) -> None:
     names = sorted(path.stem for path in PRESETS.glob("*.yaml"))
     if preset not in names:
-        raise PipelineError(f"{preset}: no such preset; {suggest(preset, names)}")
+        raise PipelineError(f"{printable(preset)}: no such preset; {suggest(preset, names)}")
     source = PRESETS / f"{preset}.yaml"
     load(source)
     old = PARAMS_FILE.read_bytes() if PARAMS_FILE.exists() else b""
@@ -299,8 +290,8 @@ def _set(assignments: list[str]) -> None:
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals:
-            raise PipelineError(f"{assignment}: write it as name=value, for example train.steps=500")
-        changes[name] = _parse_yaml(value, Path(name))
+            raise PipelineError(f"{printable(assignment)}: write it as name=value, for example train.steps=500")
+        changes[name] = parse_yaml(value, Path(printable(name)))
     save(changes)
     print(f"wrote {', '.join(assignments)} to {PARAMS_FILE}")
 

@@ -1,13 +1,22 @@
-"""Strict values: a section of a YAML file as a frozen class, and one sentence for each fault of what was read."""
+"""Strict values: YAML text, its sections as frozen classes, and one sentence for each fault of what was read."""
 
+import itertools
 import re
 import reprlib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import ConstructorError, SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError
 
-from pipeline.errors import suggest
+from pipeline.errors import PipelineError, suggest
+
+LARGEST = 2**18  # bytes of a params file, twenty times a preset; the YAML library reads about so much in 1 s
+MOST_VALUES = 500_000  # in the file once its aliases are followed: ten lines of them can stand for 10**10 values
+MOST_FAULTS = 20  # told; a file of another kind has one in every line
 
 
 class Section(BaseModel):
@@ -17,16 +26,27 @@ class Section(BaseModel):
 
 
 def faults(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """Each fault that pydantic found in what should have been a `model`, as `place: rule, got value`."""
-    found = error.errors()
+    """Each fault that pydantic found in what should have been a `model`, as `place: rule, got value`; 20 at most."""
+    found = error.errors(include_url=False)
     within = {fault["loc"][:-1] for fault in found}  # pydantic calls a list too short if all its items are wrong
     told = (fault for fault in found if not (fault["type"] == "too_short" and fault["loc"] in within))
-    return list(dict.fromkeys(_sentence(fault, model) for fault in told))
+    sentences = list(dict.fromkeys(_sentence(fault, model) for fault in itertools.islice(told, MOST_FAULTS)))
+    return sentences + ([f"and {len(found) - MOST_FAULTS} more faults"] if len(found) > MOST_FAULTS else [])
+
+
+def printable(text: str, longest: int = 60) -> str:
+    r"""Foreign text on one line of a terminal, cut to `longest`: what would steer the terminal stands as an escape.
+
+    >>> printable("a\n\x1b[2J")
+    'a\\n\\x1b[2J'
+    """
+    text = text if len(text) <= longest else text[: longest - 3] + "..."
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def _sentence(fault: Any, model: type[BaseModel]) -> str:
     """One of pydantic's errors as `place: rule, got value`."""
-    place = ".".join(str(part) for part in fault["loc"] if part != "[key]") or "the file"
+    place = ".".join(printable(str(part), 100) for part in fault["loc"] if part != "[key]") or "the file"
     kind, context, value = fault["type"], fault.get("ctx", {}), _short(fault["input"])
     bounds = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}
     limits = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
@@ -74,3 +94,50 @@ def _siblings(location: tuple[Any, ...], model: type[BaseModel]) -> Iterable[str
         elif get_origin(section) is Mapping:
             section = get_args(section)[1]
     return section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else ()
+
+
+class _Constructor(SafeConstructor):
+    """ruamel's, without merge keys: nested ones copy, so that a few lines take all memory."""
+
+    def flatten_mapping(self, node: Any) -> None:
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                problem = "merge keys (<<) are not read: write the values out"
+                raise ConstructorError(problem=problem, problem_mark=key.start_mark)
+
+
+def parse_yaml(text: str, path: Path) -> Any:
+    """YAML 1.2, as DVC reads it: `2e-4` is a number and `off` is a word. `path` is what faults are told of.
+
+    Raises:
+        PipelineError: it is not YAML, or its aliases stand for too much.
+    """
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = _Constructor
+    try:
+        tree = yaml.load(text)
+        values = _values(tree, {})
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise PipelineError(f"{path}: {place}{_first_line(error.problem)}") from None
+    except Exception as error:  # ruamel lets all through: LookupError, ArithmeticError, AttributeError ...
+        raise PipelineError(f"{path}: not valid YAML ({_first_line(str(error) or type(error).__name__)})") from None
+    if values > MOST_VALUES:
+        raise PipelineError(f"{path}: its aliases multiply to more than {MOST_VALUES:,} values: write it without them")
+    return tree
+
+
+def _values(tree: Any, known: dict[int, int]) -> int:
+    """How many values `tree` has where an alias counts as what it stands for; `known` holds those already counted."""
+    if not isinstance(tree, dict | list):
+        return 1
+    if id(tree) not in known:
+        known[id(tree)] = 1  # of one that holds itself
+        children = tree.values() if isinstance(tree, dict) else tree
+        known[id(tree)] = 1 + sum(_values(child, known) for child in children)
+    return known[id(tree)]
+
+
+def _first_line(text: Any) -> str:
+    return printable((str(text).splitlines() or [""])[0], 200)

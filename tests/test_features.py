@@ -164,7 +164,7 @@ def test_images_of_mixed_sizes_are_resized_each_by_itself(extractors: dict[str, 
 
 def test_planted_inception_weights_are_refused(inception_file: Path) -> None:
     with pytest.raises(
-        PipelineError, match=r"are not the known ones \(sha256 [0-9a-f]{16}\.{3}, expected 6726825d\.{3}\)"
+        PipelineError, match=r"are not the known ones \(sha256 [0-9a-f]{16}\.{3}, expected 6726825d0af5f729\.{3}\)"
     ):
         load_extractor(params("inception", inception_file), CPU)
 

@@ -126,7 +126,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     if options.save and options.save.suffix != ".npz":
         raise PipelineError(f"--save {options.save}: others read statistics only from names that end in .npz")
     for path in filter(None, (options.out, options.save)):
-        if path.is_dir() or not os.access(path.parent, os.W_OK):
+        if os.path.isdir(path) or not os.access(path.parent, os.W_OK):
             raise PipelineError(f"{path} cannot be written: name a file in a folder that is there")
     return options
 

@@ -6,10 +6,12 @@ rounding to the nearest level, as a PNG would hold them. Whatever could be read 
 
 import contextlib
 import functools
+import io
 import math
+import os
+import warnings
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -17,23 +19,33 @@ import numpy as np
 
 from pipeline.errors import PipelineError
 from pipeline.files import sha256
+from pipeline.schema import printable
 
 CHANNELS = (1, 3)
+HEADER = 2**14  # bytes: numpy refuses a longer one, but only after it has read the length that the file announces
+MOST_BYTES = 2**28  # of an array that is read as a whole
 
 
 class ArrayImages:
     """The images of one array. `member` is its name in an .npz, None for a .npy."""
 
-    def __init__(self, path: Path, member: str | None, value_range: tuple[float, float] | None) -> None:
+    def __init__(
+        self, path: Path, member: str | None, value_range: tuple[float, float] | None, max_megapixels: float
+    ) -> None:
         self.path, self.member, self.value_range = path, member, value_range or (0.0, 1.0)
         self.labels, self.classes, self.skipped = None, (), dict[str, int]()  # an array holds nothing but images
         with _damage_named(path), self._opened() as (self.shape, self.dtype, _):
             pass
         self.layout = _layout(path, self.shape)
+        if math.prod(self.shape[1:]) > 3e6 * max_megapixels:
+            raise PipelineError(
+                f"{path} has shape {self.shape}, images of more than --max-megapixels {max_megapixels:g}"
+            )
         if self.dtype != np.uint8 and self.dtype.kind != "f":
             raise PipelineError(
                 f"{path} holds {self.dtype}: save it as uint8, or as floats of the range that --value-range declares"
             )
+        self.row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
         self.conversion: dict[str, Any] = {"array": f"{self.dtype} {self.layout}"}
         if self.dtype.kind == "f":
             self.conversion["value_range"] = list(self.value_range)
@@ -55,12 +67,15 @@ class ArrayImages:
     def _opened(self) -> Iterator[tuple[tuple[int, ...], np.dtype, Iterator[np.ndarray]]]:
         """Shape and dtype, and an iterator over the rows."""
         if self.member is None:
-            array = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            with open(self.path, "rb") as file:
+                shape, fortran, dtype, offset = _header(file, os.path.getsize(self.path))
+            array = np.memmap(self.path, dtype, "r", offset, shape, "F" if fortran else "C")
             yield array.shape, array.dtype, iter(array) if array.ndim else iter(())
             return
-        with zipfile.ZipFile(self.path) as archive, archive.open(f"{self.member}.npy") as file:
-            shape, dtype = _header(cast(BinaryIO, file))
-            yield shape, dtype, _rows(cast(BinaryIO, file), shape, dtype)
+        with zipfile.ZipFile(self.path) as archive, _member(archive, self.member) as (file, shape, fortran, dtype):
+            if fortran:
+                raise ValueError("Fortran order, which cannot be read row by row")
+            yield shape, dtype, _rows(file, shape, dtype)
 
     def _convert(self, index: int, row: np.ndarray) -> np.ndarray:
         if row.dtype != np.uint8:
@@ -82,23 +97,23 @@ class ArrayImages:
         return np.rint((row.astype(np.float64) - low) * (255 / (high - low))).astype(np.uint8)
 
 
-def open_array(path: Path, value_range: tuple[float, float] | None) -> ArrayImages:
+def open_array(path: Path, value_range: tuple[float, float] | None, max_megapixels: float) -> ArrayImages:
     """The images of a .npy file, or of an .npz file's `arr_0` or only array.
 
     Raises:
         PipelineError: it is damaged, or what it holds cannot be read as images, or in two ways.
     """
     if path.suffix.lower() == ".npy":
-        return ArrayImages(path, None, value_range)
+        return ArrayImages(path, None, value_range, max_megapixels)
     names = members(path)
     member = "arr_0" if "arr_0" in names else names[0] if len(names) == 1 else None
     if member is None:
-        held = ", ".join(names[:8]) or "nothing"
+        held = ", ".join(map(printable, names[:8])) or "nothing"
         raise PipelineError(
             f"{path} holds neither images (arr_0, or one array alone) nor statistics (mu and sigma) but {held}: "
             "save the images as arr_0"
         )
-    return ArrayImages(path, member, value_range)
+    return ArrayImages(path, member, value_range, max_megapixels)
 
 
 def members(path: Path) -> list[str]:
@@ -124,15 +139,53 @@ def _layout(path: Path, shape: tuple[int, ...]) -> str:
     return "(N, C, H, W)" if first else "(N, H, W, C)"
 
 
-def _header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
-    version = np.lib.format.read_magic(file)
+def load_arrays(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
+    """Those of `names` that an .npz file holds.
+
+    Raises:
+        FileNotFoundError: it does not exist.
+        ValueError: it is damaged, or an array holds Python objects or more than 256 MiB; the text says why.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name: _read(archive, name) for name in names if f"{name}.npy" in archive.namelist()}
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(_reason(error)) from None
+
+
+def _read(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with _member(archive, name) as (file, shape, fortran, dtype):
+        if (size := math.prod(shape) * dtype.itemsize) > MOST_BYTES:
+            raise ValueError(f"{name} has shape {shape}, more than {MOST_BYTES >> 20} MiB")
+        return np.ndarray(shape, dtype, bytearray(file.read(size)), order="F" if fortran else "C")
+
+
+@contextlib.contextmanager
+def _member(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[BinaryIO, tuple[int, ...], bool, np.dtype]]:
+    """An array of an .npz: the file at its first value, its shape, whether that is in Fortran order, and its dtype."""
+    with archive.open(f"{name}.npy") as stream:
+        file = cast(BinaryIO, stream)
+        shape, fortran, dtype, offset = _header(file, archive.getinfo(f"{name}.npy").file_size)
+        file.seek(offset)
+        yield file, shape, fortran, dtype
+
+
+def _header(file: BinaryIO, held: int) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """Shape, Fortran order, dtype and first value's byte of an array in numpy's format, which holds `held` bytes."""
+    start = io.BytesIO(file.read(HEADER))
+    version = np.lib.format.read_magic(start)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in readers:
         raise ValueError(f"array format {version}")
-    shape, fortran_order, dtype = readers[version](file)
-    if fortran_order:
-        raise ValueError("Fortran order, which cannot be read row by row")
-    return shape, dtype
+    with warnings.catch_warnings(action="ignore"):  # on headers that Python 2 wrote
+        shape, fortran, dtype = readers[version](start)
+    if dtype.hasobject:
+        raise ValueError("Object arrays cannot be loaded")
+    if min(shape, default=0) < 0 or start.tell() + math.prod(shape) * dtype.itemsize > held:
+        raise EOFError(f"it ends early: {dtype} {shape} is announced")
+    return shape, fortran, dtype, start.tell()
 
 
 def _rows(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> Iterator[np.ndarray]:
@@ -148,5 +201,12 @@ def _rows(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> Iterator[n
 def _damage_named(path: Path) -> Iterator[None]:
     try:
         yield
-    except (ValueError, LookupError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
-        raise PipelineError(f"{path} cannot be read ({str(error) or type(error).__name__}): save it again") from None
+    except PipelineError:
+        raise
+    except Exception as error:  # what garbled headers and archives end in: ValueError, zlib.error, OverflowError ...
+        raise PipelineError(f"{path} cannot be read ({_reason(error)}): save it again") from None
+
+
+def _reason(error: Exception) -> str:
+    """The first line: numpy's further ones advise to trust the file."""
+    return printable((str(error).splitlines() or [type(error).__name__])[0], 200)

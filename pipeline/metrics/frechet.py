@@ -8,8 +8,6 @@ narrower L. Where there are fewer features than dimensions, the centred features
 """
 
 import copy
-import zipfile
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +19,7 @@ from scipy.linalg.lapack import dpocon
 
 from pipeline.errors import PipelineError
 from pipeline.files import atomic_path
+from pipeline.metrics.arrays import load_arrays
 
 
 class Moments:
@@ -115,11 +114,11 @@ class Gaussian:
             PipelineError: the file is missing or damaged.
         """
         try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as saved:
-                return Gaussian(saved["mu"], saved["factor"], int(saved["count"]))
+            saved = load_arrays(path, ("mu", "factor", "count"))
+            return Gaussian(saved["mu"], saved["factor"], int(saved["count"]))
         except FileNotFoundError:
             raise PipelineError(f"{path} does not exist: run `dvc repro`, which makes it") from None
-        except (LookupError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (LookupError, TypeError, ValueError) as error:
             raise PipelineError(f"{path} is damaged ({error}): delete it and run `dvc repro` again") from None
 
 

@@ -10,6 +10,9 @@ name, or on wish skipped and counted.
 import functools
 import hashlib
 import itertools
+import math
+import os
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from pipeline.datasets import BadImage, decode, eight_bit, list_images, own_limits
+from pipeline.datasets import BadImage, converted, decode, list_images, most_bytes, own_limits
 from pipeline.errors import PipelineError
 from pipeline.files import sha256
 from pipeline.metrics.arrays import ArrayImages, open_array
@@ -28,6 +31,7 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 SIZES_NAMED = 20  # in a record; the others are counted together
 BadImages = Literal["refuse", "skip"]
+MOST_WAITING = 2**28  # bytes of images in a batch, and of those that are decoded ahead; or one image, if it is larger
 PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 
@@ -82,7 +86,7 @@ class ImageSource:
         return None if labels is None else np.delete(labels, self.tally.bad)
 
     def batches(self, size: int, workers: int) -> Iterator[list[np.ndarray]]:
-        """Lists of `size` images uint8 (C, H, W) in order, a last shorter one included.
+        """Lists of `size` images uint8 (C, H, W) in order, a last shorter one included, and fewer of very large ones.
 
         `workers` threads decode about a batch ahead of the consumer; the result does not depend on how many they are.
 
@@ -90,7 +94,10 @@ class ImageSource:
             PipelineError: an image is bad and is not to be skipped, or fewer than 2 are left.
         """
         self.tally, digests, batch = Tally(), set[bytes](), list[np.ndarray]()
-        for index, seen in enumerate(_decoded(self.content.tasks(), workers, max(size, 2 * workers))):
+        ahead = max(size, 2 * workers)
+        if self.content.row_bytes:
+            ahead = min(ahead, 1 + MOST_WAITING // self.content.row_bytes)
+        for index, seen in enumerate(_decoded(self.content.tasks(), workers, ahead)):
             if isinstance(seen, BadImage):
                 self._skip(index, seen)
                 continue
@@ -98,7 +105,7 @@ class ImageSource:
             self.tally.duplicates += seen.digest in digests
             digests.add(seen.digest)
             batch.append(seen.image)
-            if len(batch) == size:
+            if len(batch) == size or sum(image.nbytes for image in batch) >= MOST_WAITING:
                 yield batch
                 batch = []
         _require_two(self.path, self.count, self.tally.reasons)
@@ -170,14 +177,14 @@ def open_images(
     Raises:
         PipelineError: nothing is there, it is neither, or it holds fewer than 2 images.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         content: FolderImages | ArrayImages = FolderImages(path, max_megapixels)
-    elif not path.exists():
+    elif not os.path.exists(path):
         raise PipelineError(f"{path} does not exist: name a folder of images, or a .npy or .npz file")
     elif path.suffix.lower() in PACKED:
         raise PipelineError(f"{path} is an archive: unpack it first, and name the folder")
-    elif path.is_file() and path.suffix.lower() in (".npy", ".npz"):
-        content = open_array(path, value_range)
+    elif os.path.isfile(path) and path.suffix.lower() in (".npy", ".npz"):
+        content = open_array(path, value_range, max_megapixels)
     else:
         raise PipelineError(f"{path} is neither a folder of images nor a .npy or .npz file: name one of these")
     _require_two(path, len(content), {})
@@ -194,6 +201,7 @@ class FolderImages:
         names = sorted({file[0] for file in files}) if all(len(file) > 1 for file in files) else []
         self.classes = tuple(names) if len(names) > 1 else ()
         self.labels = np.array([names.index(file[0]) for file in files], np.int64) if self.classes else None
+        self.row_bytes = 0  # that are read before an image is decoded
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -203,36 +211,69 @@ class FolderImages:
         return (functools.partial(self._read, path) for path in self.paths)
 
     def _read(self, path: Path) -> np.ndarray:
-        pixels = np.asarray(eight_bit(decode(path, self.max_megapixels, FORMATS, "--max-megapixels")))
+        pixels = np.asarray(converted(decode(path, self.max_megapixels, FORMATS, "--max-megapixels")))
         return np.array(np.atleast_3d(pixels).transpose(2, 0, 1), order="C")  # (H, W) or (H, W, C) -> (C, H, W)
 
     def sha256(self) -> str:
         """The sha256 over the sha256 of each file."""
         digest = hashlib.sha256()
         for path in self.paths:
-            digest.update(_file_sha256(path).encode())
+            digest.update(_file_sha256(path, most_bytes(self.max_megapixels)).encode())
         return digest.hexdigest()
 
 
-def _file_sha256(path: Path) -> str:
+def _file_sha256(path: Path, most: float) -> str:
+    """Of what cannot be read, or is larger than any image, "": what that means is decided where it is decoded."""
     try:
-        return sha256(path) if path.is_file() else ""  # a pipe would block for ever
-    except OSError:  # unreadable: what that means is decided where it is decoded
+        readable = os.path.isfile(path) and path.stat().st_size <= most  # a pipe would block for ever
+        return sha256(path) if readable else ""
+    except OSError:
         return ""
 
 
 def _decoded(tasks: Iterator[Callable[[], np.ndarray]], workers: int, ahead: int) -> Iterator[_Seen | BadImage]:
     """The results of `tasks`, in order; at most `ahead` of them are computed before they are asked for."""
     with own_limits():
-        pool = ThreadPoolExecutor(workers)
+        pool, gate, numbered = ThreadPoolExecutor(workers), _Gate(), enumerate(tasks)
         try:
-            waiting = deque(pool.submit(_examine, task) for task in itertools.islice(tasks, ahead))
+            waiting = deque(pool.submit(gate.examine, *task) for task in itertools.islice(numbered, ahead))
             while waiting:
                 seen = waiting.popleft().result()
-                waiting.extend(pool.submit(_examine, task) for task in itertools.islice(tasks, 1))
+                gate.take(seen)
+                waiting.extend(pool.submit(gate.examine, *task) for task in itertools.islice(numbered, 1))
                 yield seen
         finally:
+            gate.open()
             pool.shutdown(cancel_futures=True)
+
+
+class _Gate:
+    """Holds threads back while the images that wait fill `MOST_WAITING` bytes, but never the image that is next."""
+
+    def __init__(self) -> None:
+        self._changed, self._held, self._next = threading.Condition(), 0, 0.0
+
+    def examine(self, index: int, task: Callable[[], np.ndarray]) -> _Seen | BadImage:
+        with self._changed:
+            self._changed.wait_for(lambda: self._held < MOST_WAITING or index <= self._next)
+        seen = _examine(task)
+        with self._changed:
+            self._held += _size(seen)
+        return seen
+
+    def take(self, seen: _Seen | BadImage) -> None:
+        with self._changed:
+            self._held, self._next = self._held - _size(seen), self._next + 1
+            self._changed.notify_all()
+
+    def open(self) -> None:
+        with self._changed:
+            self._next = math.inf
+            self._changed.notify_all()
+
+
+def _size(seen: _Seen | BadImage) -> int:
+    return seen.image.nbytes if isinstance(seen, _Seen) else 0
 
 
 def _examine(task: Callable[[], np.ndarray]) -> _Seen | BadImage:

@@ -5,26 +5,28 @@ the protocol (JSON text) by which the features were made; a file without one may
 """
 
 import json
-import zipfile
-import zlib
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.errors import PipelineError
-from pipeline.metrics.arrays import members
+from pipeline.metrics.arrays import load_arrays, members
 from pipeline.metrics.frechet import Gaussian, factorise
 from pipeline.metrics.sets import FeatureSet
+from pipeline.schema import printable
 
 ASYMMETRY = 1e-8  # of the largest entry: what rounding may leave
 NEGATIVE = 1e-6  # of the largest eigenvalue
 KEYS = ("mu", "sigma")
+LARGEST = np.float64(1e77)  # no feature is a larger float32 than 3e38, so no variance is larger than this
+MOST_IMAGES = 2**53
 
 
 def is_statistics(path: Path) -> bool:
     """Whether `path` is an .npz file with `mu` or `sigma` in it."""
-    return path.suffix.lower() == ".npz" and path.is_file() and bool({*KEYS} & {*members(path)})
+    return path.suffix.lower() == ".npz" and os.path.isfile(path) and bool({*KEYS} & {*members(path)})
 
 
 def write_statistics(path: Path, features: FeatureSet, protocol: dict[str, Any]) -> None:
@@ -59,17 +61,16 @@ def read_statistics(path: Path, dim: int, protocol: dict[str, Any]) -> tuple[Fea
 
 def _load(path: Path) -> dict[str, np.ndarray]:
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as saved:
-            return {key: saved[key] for key in saved.files if key in (*KEYS, "factor", "count", "protocol")}
+        return load_arrays(path, (*KEYS, "factor", "count", "protocol"))
     except FileNotFoundError:
         raise PipelineError(f"{path} does not exist: name the statistics file") from None
-    except (LookupError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except ValueError as error:
         raise PipelineError(f"{path} is damaged ({error}): make the statistics again") from None
 
 
 def _numbers(path: Path, key: str, array: np.ndarray) -> np.ndarray:
-    """float64 and finite."""
-    if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+    """float64, and of a size of which sums and products stay finite."""
+    if array.dtype.kind not in "fiu" or not (np.abs(array) <= LARGEST).all():
         raise PipelineError(f"{path}: {key} holds NaN, infinite values or no numbers: make the statistics again")
     return array.astype(np.float64)
 
@@ -79,14 +80,16 @@ def _check_protocol(path: Path, saved: dict[str, np.ndarray], protocol: dict[str
         return [f"{path} does not say by which weights and resizing it was made: only if by these is a number right"]
     try:
         theirs = json.loads(str(saved["protocol"]))
-    except ValueError:
+    except (ValueError, RecursionError):
         theirs = None
     if not isinstance(theirs, dict):
         raise PipelineError(f"{path}: its protocol is not a JSON object: make the statistics again")
     ours = json.loads(json.dumps(protocol))
     differing = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
     if differing:
-        told = "; ".join(f"{key}: {theirs.get(key)} there, {ours.get(key)} here" for key in differing)
+        told = printable(
+            "; ".join(f"{key}: {theirs.get(key)!s:.100} there, {ours.get(key)} here" for key in differing), 1000
+        )
         raise PipelineError(f"{path} was made by another protocol ({told}): make the statistics again by this one")
     return []
 
@@ -95,7 +98,7 @@ def _factor(path: Path, saved: dict[str, np.ndarray], sigma: np.ndarray) -> np.n
     """The factor of sigma that the file holds, if it is one, else one made now."""
     if "factor" in saved:
         factor = _numbers(path, "factor", saved["factor"])
-        if factor.ndim != 2 or len(factor) != len(sigma):
+        if factor.ndim != 2 or len(factor) != len(sigma) or factor.shape[1] > len(sigma):
             raise PipelineError(f"{path}: factor {factor.shape} does not fit sigma {sigma.shape}: make it again")
         if np.abs(factor @ factor.T - sigma).max() > ASYMMETRY * np.abs(sigma).max():
             raise PipelineError(f"{path}: factor and sigma contradict each other: make the statistics again")
@@ -111,6 +114,6 @@ def _factor(path: Path, saved: dict[str, np.ndarray], sigma: np.ndarray) -> np.n
 
 def _count(path: Path, saved: dict[str, np.ndarray]) -> int:
     count = saved.get("count", np.array(0))
-    if count.shape != () or count.dtype.kind not in "iu" or count < 0:
+    if count.shape != () or count.dtype.kind not in "iu" or not 0 <= count <= MOST_IMAGES:
         raise PipelineError(f"{path}: count is no number of images: make the statistics again")
     return int(count)

@@ -110,20 +110,26 @@ def _value_problem(params: Params, model: str, name: str, value: Any) -> str | N
         changed = with_values(params, model, {name: value})
     except PipelineError as error:
         return str(error).partition(": ")[2].removeprefix(place)
-    unknown = f"{place}unknown name"
-    told = (fault for fault in check.problems(changed) if isinstance(value, str) and fault.startswith(unknown))
+    if not isinstance(value, str):
+        return None
+    told = (fault for fault in check.problems(changed) if fault.startswith(f"{place}unknown name"))
     return next((fault.removeprefix(place) for fault in told), None)
 
 
 def _includes(dimension: Dimension, value: Any) -> bool:
     if dimension.choices is not None:
         return value in dimension.choices
-    fits = dimension.step is None or _whole((value - dimension.low) / dimension.step)
+    fits = dimension.step is None or _whole(value - dimension.low, dimension.step)
     return bool(dimension.low <= value <= dimension.high and fits)
 
 
-def _whole(steps: float) -> bool:
-    return math.isclose(steps, round(steps), rel_tol=1e-9, abs_tol=1e-9)
+def _whole(distance: float, step: float) -> bool:
+    """Whether the distance is a whole number of steps; one of more than can be counted is not."""
+    try:
+        steps = distance / step
+    except OverflowError:
+        return False
+    return math.isfinite(steps) and math.isclose(steps, round(steps), rel_tol=1e-9, abs_tol=1e-9)
 
 
 def _shape_problem(dimension: Dimension, own: Any) -> str | None:
@@ -149,7 +155,7 @@ def _shape_problem(dimension: Dimension, own: Any) -> str | None:
         return "takes log or step, not both"
     if step is not None and not 0 < step <= high - low:
         return f"step must be above 0 and at most high - low, got {step}"
-    if step is not None and not _whole((high - low) / step):
+    if step is not None and not _whole(high - low, step):
         return f"high must be low plus a whole number of steps, got low {low}, high {high}, step {step}"
     return None
 

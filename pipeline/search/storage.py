@@ -11,6 +11,7 @@ import importlib.util
 import os
 import re
 import time
+import urllib.parse
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,11 +26,14 @@ from optuna.storages.journal import JournalFileBackend
 
 from pipeline.errors import PipelineError, warn
 from pipeline.files import storage_errors
+from pipeline.schema import printable
 
 PATIENCE, RETRY = 600.0, 2.0  # seconds: how long an outage is waited for, and between two tries
 CONNECT = 10  # seconds within which a server must answer
 VARIABLE = "PIPELINE_STORAGE"  # of the environment, which holds the URL: a command line can be read by all users
 KINDS = "a path (journal file), sqlite:///FILE, postgresql://USER@HOST/DATABASE, mysql://.. or grpc://HOST:PORT"
+# Where a URL may hold a password; NO_PORT: nor is it one where the host was forgotten, as in postgresql://me:secret.
+QUERY, USER, NO_PORT = r"(passw(?:or)?d=)", r"^(\w[\w+]*:/*[^:/@]*)", r"(?!\d*(?:/|$))"
 OUTAGES = (
     StorageInternalError,
     sqlalchemy.exc.OperationalError,
@@ -39,7 +43,8 @@ OUTAGES = (
     grpc.RpcError,
     ConnectionError,  # a proxy's time is over, says Optuna
 )
-REFUSALS = (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError, LookupError, AssertionError, RuntimeError, OSError)
+REFUSALS = (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError, LookupError, AssertionError, RuntimeError, OSError,
+            TypeError, AttributeError)  # the latter two: lines of a journal that are JSON of another kind  # fmt: skip
 
 
 def open_storage(url: str, patience: float = 0.0) -> BaseStorage:
@@ -59,7 +64,10 @@ def open_storage(url: str, patience: float = 0.0) -> BaseStorage:
             told = str(getattr(error, "orig", None) or error).strip().splitlines()
             reason = told[0].rstrip(".:") if told else type(error).__name__
         reason = reason.replace(url, shown(url))
-        raise PipelineError(f"{shown(url)} cannot be opened ({reason}): --storage takes {KINDS}") from None
+        for secret in _secrets(url):
+            reason = reason.replace(secret, "***")
+        text = printable(f"{shown(url)} cannot be opened ({reason})", 1000)
+        raise PipelineError(f"{text}: --storage takes {KINDS}") from None
 
 
 def _open(url: str) -> BaseStorage:
@@ -86,8 +94,15 @@ def _open(url: str) -> BaseStorage:
 
 def shown(url: str) -> str:
     """The URL without its password."""
-    url = re.sub(r"(password=)[^&]*", r"\1***", url)
-    return re.sub(r"^(\w[\w+]*:/*[^:/@]*):.*@", r"\1:***@", url)
+    url = re.sub(rf"{QUERY}[^&]*", r"\1***", url)
+    return re.sub(rf"{USER}:(?:.*(?=@)|{NO_PORT}.*)", r"\1:***", url)
+
+
+def _secrets(url: str) -> list[str]:
+    """The passwords in the URL, as they stand there and as they are meant."""
+    found = [match[2] for match in re.finditer(rf"{QUERY}([^&]*)", url)]
+    found += [match[2] for match in re.finditer(rf"{USER}:(.*(?=@)|{NO_PORT}.*)", url)]
+    return [text for secret in found if secret for text in (secret, urllib.parse.unquote(secret))]
 
 
 def _with_driver(url: str) -> str:
