@@ -1,11 +1,13 @@
 """Do studies keep their promises on the digits? Two workers, Hyperband, and tuned against untuned with fresh seeds.
 
-    python -m benchmarks.studies [--part workers|pruning]
+    python -m benchmarks.studies [--part workers|pruning|tuned]
 
 workers: the same 24 trials of sn_dcgan (random, none pruned), by one worker and by two, each on one thread: wall
 time of the whole command, and whether exactly 24 trials were finished.
-pruning: 24 trials of gan under tpe, without pruning and with Hyperband, for each of `SEEDS`: the best value and the
-steps trained. The first Hyperband study has real finals: its best trials and the recipe as it was, with fresh seeds.
+pruning: the same 24 random settings of gan without pruning and with Hyperband, for each of `SEEDS`: the best value and
+the steps trained. Random, because then the pruner is the only difference.
+tuned: gan by tpe, without pruning and with Hyperband; the latter with real finals: its best trials and the recipe as it
+was, with fresh seeds.
 
 Everything runs in a clone of the commit, in .work/studies-benchmark, by the commands that users type. It prints the
 tables of docs/studies.md and writes docs/studies.csv. A killed run continues when it is started again.
@@ -35,20 +37,22 @@ WORKERS = {"search.sampler": "random", "search.pruner": "none", "search.steps": 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.studies", description=__doc__.split("\n")[0])
-    parser.add_argument("--part", choices=["workers", "pruning"], help="one of the two (both)")
+    parser.add_argument("--part", choices=["workers", "pruning", "tuned"], help="one of the three (all)")
     part = parser.parse_args(arguments).part
     if not (WORK / "clone").exists():
         WORK.mkdir(parents=True, exist_ok=True)
         subprocess.run(["git", "clone", "--quiet", ".", str(WORK / "clone")], check=True)
     rows = []
-    if part != "pruning":
+    if part in (None, "workers"):
         rows += [measure(BOUND_BY_COMPUTE, f"workers-{count}", count, WORKERS | SHORT_FINALS) for count in (1, 2)]
-    if part != "workers":
+    if part in (None, "pruning"):
         for seed in SEEDS:
             for pruner in ("none", "hyperband"):
-                finals = REAL_FINALS if (pruner, seed) == ("hyperband", SEEDS[0]) else SHORT_FINALS
-                changes = {"search.pruner": pruner, "search.seed": seed} | finals
-                rows.append(measure(QUICK, f"{pruner}-{seed}", 2, changes))
+                changes = {"search.sampler": "random", "search.pruner": pruner, "search.seed": seed}
+                rows.append(measure(QUICK, f"random-{pruner}-{seed}", 2, changes | SHORT_FINALS))
+    if part in (None, "tuned"):
+        rows.append(measure(QUICK, "tpe-none", 2, {"search.pruner": "none"} | SHORT_FINALS))
+        rows.append(measure(QUICK, "tpe-hyperband", 2, {"search.pruner": "hyperband"} | REAL_FINALS))
     table = pd.DataFrame(rows)
     write_bytes(TABLE, table.to_csv(index=False, lineterminator="\n").encode())
     print(table.to_string(index=False))

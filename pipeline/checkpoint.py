@@ -127,7 +127,7 @@ def load_checkpoint(folder: Path, state: TrainState) -> Progress:
                 raise ValueError("its content does not match its name")
             saved, metadata = read_tensors(content), _metadata(content)
             step, progress = int(metadata["step"]), Progress(**json.loads(metadata["progress"]))
-        except (SafetensorError, ValueError, LookupError, TypeError) as error:
+        except (SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
             warn(f"{path} is damaged and passed over: {error}")
             path.rename(path.with_suffix(".damaged"))
             continue
@@ -186,9 +186,15 @@ def load_generator(folder: Path, weights: str, checkpoint: str = "generator") ->
     wanted = {name.removeprefix(f"{weights}."): t for name, t in tensors.items() if name.startswith(f"{weights}.")}
     if not wanted:
         raise PipelineError(f"{path} holds no {weights} weights: set generate.weights, or the recipe's ema_decay")
-    recipe = Recipe.model_validate(info["recipe"])
-    generator = build_gan(recipe, tuple(info["image_shape"]), info["n_classes"], seed=0).generator
-    generator.load_state_dict(wanted)
+    try:
+        recipe = Recipe.model_validate(info["recipe"])
+        generator = build_gan(recipe, tuple(info["image_shape"]), info["n_classes"], seed=0).generator
+        generator.load_state_dict(wanted)
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise PipelineError(
+            f"{folder}: its weights and generator.json do not go together ({str(error).splitlines()[0]}): "
+            "delete it and run `dvc repro` again"
+        ) from error
     return generator.eval(), info
 
 

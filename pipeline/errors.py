@@ -44,7 +44,7 @@ def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
 
 def warn(message: str) -> None:
     """One line on stderr about what goes on all the same."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    print(f"warning: {_visible(message)}", file=sys.stderr, flush=True)
 
 
 def suggest(name: str, choices: Iterable[str]) -> str:
@@ -59,5 +59,14 @@ def suggest(name: str, choices: Iterable[str]) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    print(f"error: {_visible(message)}", file=sys.stderr, flush=True)
     return code
+
+
+def _visible(message: str) -> str:
+    r"""A message, in which a name from outside cannot steer the terminal.
+
+    >>> _visible("a\x1b[2J\nb")
+    'a\\x1b[2J\nb'
+    """
+    return "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in message)

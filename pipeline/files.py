@@ -138,7 +138,7 @@ def read_json(path: Path | str) -> Any:
         return json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise PipelineError(f"{path} does not exist: run `dvc repro`, which makes it") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PipelineError(f"{path} is not valid JSON ({error}): delete it and run `dvc repro` again") from None
 
 

@@ -438,6 +438,17 @@ def test_a_missing_export_is_said_in_a_sentence(name: str, tmp_path: Path) -> No
         load_generator(tmp_path, "raw")
 
 
+@pytest.mark.parametrize("info", [{}, [], {"recipe": {}}, "other size", "deep"])
+def test_a_description_that_does_not_fit_is_said_in_a_sentence(info: Any, tmp_path: Path) -> None:
+    exported(tmp_path)
+    path = tmp_path / "generator.json"
+    right = json.loads(path.read_text())
+    text = {"other size": json.dumps(right | {"image_shape": [3, 64, 64]}), "deep": "[" * 100_000}.get(str(info))
+    path.write_text(text or json.dumps(info))
+    with pytest.raises(PipelineError, match="do not go together|is not valid JSON"):
+        load_generator(tmp_path, "raw")
+
+
 def test_a_hostile_export_is_never_executed(tmp_path: Path) -> None:
     exported(tmp_path)
     target = tmp_path / "executed"
