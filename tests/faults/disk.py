@@ -1,5 +1,6 @@
 """Disks that are full, read-only, or of small files: a tmpfs is mounted where a stage writes."""
 
+import contextlib
 import os
 import random
 import subprocess
@@ -10,9 +11,10 @@ from tests.faults.stages import finish
 from tests.faults.table import Trial
 from tests.faults.world import STAGES, Stage, World, clear
 
-ROOM = 256 << 20  # bytes of a disk on which there is enough
-REASONS = {"full disk": "No space left on device", "read-only folder": "Read-only file system",
-           "file size limit": "File too large"}  # fmt: skip
+FILLER = "filler"
+ROOM = 64 << 20  # bytes of a disk on which there is enough
+FULL, FILLED, READ_ONLY, LIMITED = "full disk", "disk that fills meanwhile", "read-only folder", "file size limit"
+REASONS = {FULL: "free some space", FILLED: "free some space", READ_ONLY: "Read-only", LIMITED: "File too large"}
 
 
 def can_mount() -> bool:
@@ -21,26 +23,29 @@ def can_mount() -> bool:
 
 def refuse(world: World, chance: random.Random) -> Trial:
     """Let a stage meet a disk that refuses, and then one that does not."""
-    kind = chance.choice(list(REASONS)) if can_mount() else "file size limit"
+    kind = chance.choice(list(REASONS)) if can_mount() else LIMITED
     stage = chance.choices(STAGES, [3 if "train" in stage.name else 1 for stage in STAGES])[0]
     place, with_its_own = world.repo / chance.choice(stage.places), chance.random() < 0.5
     size = chance.randint(4096, 1 + _needed(world, stage))
     trial = Trial(kind, f"{stage.name}, {place.relative_to(world.repo)}")
-    limit = size if kind == "file size limit" else None
-    trial.about += "" if kind == "read-only folder" else f", {size} bytes"
-    with mounted(place, kind != "file size limit"):
+    trial.about += f", {size} bytes" if kind in (FULL, LIMITED) else ""
+    with mounted(place, kind != LIMITED):
         world.restore(stage, with_its_own)
-        if kind == "full disk":
+        if kind == FULL:
             _remount(place, f"size={(_used(place) + size + 4095) // 4096 * 4096}")
-        elif kind == "read-only folder":
+        elif kind == READ_ONLY:
             _remount(place, "ro")
-        job = world.start(stage, file_limit=limit)
+        job = world.start(stage, file_limit=size if kind == LIMITED else None)
+        if kind == FILLED:
+            job.wait(chance.uniform(0, world.seconds[stage.name]))
+            _fill(place)
         if job.wait() != 0:
             trial.tried = 1
             check_refusal(trial, job, REASONS[kind])
         trial.differ(world.halves(stage), f"after the {kind}")
-        if kind != "file size limit":
+        if kind != LIMITED:
             _remount(place, f"rw,size={ROOM}")
+            (place / FILLER).unlink(missing_ok=True)
         finish(world, stage, trial)
         clear(place)
     return trial
@@ -77,6 +82,13 @@ def _remount(place: Path, options: str) -> None:
 
 def _do(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True)
+
+
+def _fill(place: Path) -> None:
+    """Leave no room on the disk at `place`, whatever is written to it meanwhile."""
+    with open(place / FILLER, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(1 << 20))
 
 
 def _used(place: Path) -> int:

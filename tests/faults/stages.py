@@ -11,7 +11,7 @@ from tests.faults.processes import Job
 from tests.faults.table import Trial
 from tests.faults.world import STAGES, Stage, World
 
-SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 CUT, TORN = "power cut", "torn write"
 EXIT = 10.0  # seconds in which a signal must end a stage
 

@@ -132,11 +132,12 @@ class World:
 
     def halves(self, last: Stage) -> list[tuple[str, int]]:
         """What of `differences` may not be at any instant: a file that is there and not whole, a part of a folder."""
-        part = last.at_once and (self.repo / last.output).exists()
+        half = last.at_once and (self.repo / last.output).exists()
         return [
             (name, lost)
             for name, lost in self.differences(last)
-            if not name.endswith(".tmp") and ((self.repo / name).exists() or (part and name.startswith(last.output)))
+            if ".tmp" not in {Path(part).suffix for part in Path(name).parts}
+            and ((self.repo / name).exists() or (half and name.startswith(last.output)))
         ]
 
     def temporaries(self) -> list[str]:
@@ -183,11 +184,14 @@ class World:
 
 
 def clear(path: Path) -> None:
-    """Make sure that there is nothing at `path`; of a folder, nothing in it, since it may be a mounted disk."""
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    for inner in path.iterdir() if path.is_dir() else ():
-        shutil.rmtree(inner) if inner.is_dir() and not inner.is_symlink() else inner.unlink()
+    """Make sure that there is nothing at `path`, or nothing in it if a disk is mounted there."""
+    if path.is_mount():
+        for inner in path.iterdir():
+            clear(inner)
+    elif path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _compared(whole: Path, there: Path, but: set[str]) -> Iterator[tuple[str, int]]:
