@@ -108,6 +108,8 @@ class Sender:
             return 0
         states = self._open(header)
         state, count, fault = states[self._server], 0, None
+        with open(self.folder / "spool.jsonl", "rb") as file:
+            os.fsync(file.fileno())  # a power cut must not take back what is sent: logged anew, it would come twice
         for lane, kinds in LANES.items():
             try:
                 for group, end in groups(self.folder / "spool.jsonl", state[lane], kinds):

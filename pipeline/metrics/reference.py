@@ -127,7 +127,8 @@ def _measure_split(
     folder: Path,
 ) -> FeatureSet:
     """Extract one split's features, into a file and into a Gaussian in one pass."""
-    images = np.load(prepared / f"{split}.npy", mmap_mode="r", allow_pickle=False)
+    count = description[split]
+    images = load_array(prepared / f"{split}.npy", np.uint8, (count, *description["image_shape"]))
     path, moments = folder / f"{split}_features.npy", Moments()
     with ArrayWriter(path, (extractor.dim,), np.float32) as rows:
         for features in features_of(extractor, images, params.batch_size, split):
@@ -135,7 +136,7 @@ def _measure_split(
             moments.add(features)
     labels = None
     if description["classes"]:
-        labels = np.load(prepared / f"{split}_labels.npy", allow_pickle=False)
+        labels = load_array(prepared / f"{split}_labels.npy", np.int64, (count,))
         np.save(folder / f"{split}_labels.npy", labels)
     features = np.load(path, mmap_mode="r", allow_pickle=False)
     return FeatureSet(features, labels, Gaussian.from_moments(moments), None, extractor.device)
