@@ -112,7 +112,7 @@ def variables() -> dict[str, str]:
     return {name: value for name, value in told.items() if not name.startswith(("DVC_STAGE", "DVC_ROOT", "PIPELINE_"))}
 
 
-def left_over(folder: Path, but: set[int], seconds: float = 10.0) -> list[str]:
+def left_over(folder: Path, but: set[int], seconds: float) -> list[str]:
     """What still runs in `folder` after so many seconds, which is killed then."""
     deadline = time.monotonic() + seconds
     while (found := _inside(folder, but)) and time.monotonic() < deadline:

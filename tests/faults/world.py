@@ -145,8 +145,9 @@ class World:
         folders = (self.repo / root for root in ROOTS)
         return sorted(str(path.relative_to(self.repo)) for folder in folders for path in folder.rglob("*.tmp"))
 
-    def left_over(self) -> list[str]:
-        return left_over(self.repo, {self.nursery.pid})
+    def left_over(self, seconds: float = 10.0) -> list[str]:
+        """The commands of what still runs in the clone after so many seconds."""
+        return left_over(self.repo, {self.nursery.pid}, seconds)
 
     def set(self, **changes: Any) -> None:
         """Change params.yaml; a dot of a name is written as two underscores."""
