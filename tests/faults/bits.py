@@ -55,9 +55,9 @@ def damage(world: World, chance: random.Random) -> Trial:
     elif job.code != 0:
         check_refusal(trial, job, "dvc repro")
         _obey(world, job.errors)
-    again = world.dvc("repro", "--quiet")
+    again = world.dvc("repro")
     if again.wait() != 0:
-        trial.problems.append(f"`dvc repro` ended with {again.code}: {again.errors[-400:]}")
+        trial.problems.append(f"`dvc repro` ended with {again.code}: {again.output[-600:]}{again.errors[-600:]}")
     trial.differ(world.differences(STAGES[-1], but=set()), "after `dvc repro`")
     return trial
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.faults.processes import Job
 from tests.faults.stages import finish
 from tests.faults.table import Trial
-from tests.faults.world import STAGES, Stage, World, clear
+from tests.faults.world import STAGES, Stage, World
 
 FILLER = "filler"
 ROOM = 64 << 20  # bytes of a disk on which there is enough
@@ -47,7 +47,6 @@ def refuse(world: World, chance: random.Random) -> Trial:
             _remount(place, f"rw,size={ROOM}")
             (place / FILLER).unlink(missing_ok=True)
         finish(world, stage, trial)
-        clear(place)
     return trial
 
 
