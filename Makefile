@@ -4,12 +4,14 @@ VENV   ?= .venv
 PORT   ?= 5000
 TRIALS ?= 24
 WORKERS ?= 1
-E2E    := tests/test_pipeline.py tests/test_search_storage.py tests/test_search_pipeline.py tests/test_search_jobs.py
+SEED   ?= 0
+KILLS  ?= 200
+E2E    := tests/test_pipeline.py tests/test_search_storage.py tests/test_search_pipeline.py tests/test_search_jobs.py tests/faults/test_faults.py
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run compare named search recipe test lint ui bench audit clean
+.PHONY: help setup run compare named search recipe test faults lint ui bench audit clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -43,7 +45,10 @@ recipe:
 	  echo 'error: MODEL is missing: name a recipe of params.yaml, for example make search MODEL=sagan TRIALS=24'; exit 2; }
 
 test: $(VENV)/installed-dev  ## the tests, on two processes; the end-to-end ones take longest and start first
-	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(E2E) $(filter-out $(E2E),$(wildcard tests/test_*.py))
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(E2E) $(filter-out $(E2E),$(wildcard tests/test_*.py tests/faults/test_*.py))
+
+faults: $(VENV)/installed-dev  ## kills, full disks, broken servers, flipped bits, for real: make faults SEED=7 KILLS=200
+	OMP_NUM_THREADS=1 python -m tests.faults --seed $(SEED) --kills $(KILLS)
 
 lint: $(VENV)/installed-dev  ## style and types
 	ruff check .

@@ -182,16 +182,21 @@ def load_images(folder: Path, split: str, device: torch.device | str) -> ImageSe
 
 
 def load_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """The array in a .npy file, which must be of this type and shape, mapped."""
+    array = map_array(path)
+    if array.dtype != dtype or array.shape != shape:
+        raise _damaged(path, f"it does not hold {np.dtype(dtype)} {shape}, which dataset.json announces")
+    return array
+
+
+def map_array(path: Path) -> np.ndarray:
     """The array in a .npy file, mapped copy-on-write: torch warns of memory that it may not write to."""
     try:
-        array = np.lib.format.open_memmap(path, mode="c")  # never unpickles, never takes a zip for an array
+        return np.lib.format.open_memmap(path, mode="c")  # never unpickles, never takes a zip for an array
     except FileNotFoundError:
         raise PipelineError(f"{path} does not exist: run `dvc repro`, which makes it") from None
     except Exception as error:  # OSError, ValueError, or what parsing a garbled header ends in
         raise _damaged(path, reason_of(error)) from error
-    if array.dtype != dtype or array.shape != shape:
-        raise _damaged(path, f"it does not hold {np.dtype(dtype)} {shape}, which dataset.json announces")
-    return array
 
 
 def _damaged(path: Path, reason: str) -> PipelineError:

@@ -35,6 +35,10 @@ def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
             main(*args, **kwargs)
         except PipelineError as error:
             sys.exit(_fail(str(error), 2))
+        except FileNotFoundError as error:
+            sys.exit(_fail(f"{error.filename} does not exist: run `dvc repro`, which makes what is missing", 2))
+        except (IsADirectoryError, NotADirectoryError) as error:
+            sys.exit(_fail(f"{error.filename}: {error.strerror}: move it away and run `dvc repro` again", 2))
         except KeyboardInterrupt as stop:
             number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
             sys.exit(_fail("interrupted; run the same command again to continue", 128 + number))

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import glob
 import hashlib
 import io
 import json
@@ -32,6 +33,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             yield temporary
@@ -59,18 +61,38 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
             yield temporary
             for file in filter(Path.is_file, temporary.rglob("*")):
                 _fsync(file)
+            former = temporary.with_suffix(".former.tmp")
             if path.exists():
-                shutil.rmtree(path)
+                os.replace(path, former)
             os.replace(temporary, path)
+            shutil.rmtree(former, ignore_errors=True)
             _fsync(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes that were killed left beside `path`; a name holds the process that writes it."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        pid = leftover.name.split(".")[-2]
+        if pid.isdigit() and not _alive(int(pid)):
+            leftover.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals while writing `path` into one sentence."""
-    full, forbidden = {errno.ENOSPC, errno.EDQUOT}, {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
+    full, forbidden = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}, {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
     try:
         yield
     except OSError as error:

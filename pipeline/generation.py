@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from pipeline.errors import PipelineError
 from pipeline.files import ArrayWriter, atomic_folder
 from pipeline.models import NETWORKS
 from pipeline.params import Params
@@ -45,7 +46,16 @@ def generate_samples(
         save_picture(grid(images, COLUMNS), folder / "grid.png")
         first = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)[:10]
         _write_singles(np.array(first), folder / "final", 0, digits=2)
-        save_animation([Image.open(path) for path in sorted(grids.glob("*.png"))], folder / "progress.gif")
+        save_animation([_opened(path) for path in sorted(grids.glob("*.png"))], folder / "progress.gif")
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except (OSError, SyntaxError) as error:  # the latter for a chunk whose checksum is wrong
+        raise PipelineError(f"{path} is damaged ({error}): delete it and run `dvc repro` again") from None
 
 
 def _write_singles(images: np.ndarray, folder: Path, first: int, digits: int) -> None:

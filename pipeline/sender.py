@@ -18,10 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import PipelineError
 from pipeline.files import read_json, write_json
 from pipeline.layout import root
 from pipeline.mlflow_model import export
-from pipeline.spool import BATCH, first, groups, lock
+from pipeline.spool import BATCH, ends_a_line, first, groups, lock
 
 SETTINGS = {"HTTP_REQUEST_MAX_RETRIES": "1", "HTTP_REQUEST_TIMEOUT": "10", "DISABLE_TELEMETRY": "true",
             "LOGGING_LEVEL": "WARNING", "ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}  # fmt: skip
@@ -76,17 +77,28 @@ class Sender:
         return run_id
 
     def _states(self) -> dict[str, Any]:
-        """For each server the run there and the byte up to which each lane is sent."""
-        states = read_json(self._state_file) if self._state_file.exists() else {}
-        return {self._server: {"run_id": ""}} | states
+        """For each server the run there and the byte up to which each lane is sent.
+
+        Of a damaged file nothing is believed: the run is found by its mark, and all is sent again.
+        """
+        try:
+            states = read_json(self._state_file) if self._state_file.exists() else {}
+        except PipelineError:
+            states = {}
+        known = states if isinstance(states, dict) else {}
+        return {self._server: {"run_id": ""}} | {k: v for k, v in known.items() if _is_state(v)}
 
     def _open(self, header: dict[str, Any]) -> dict[str, Any]:
-        """Make sure of the run, and return the states; a new run is sent everything. Needs the spool's lock."""
+        """Make sure of the run, and return the states. Needs the spool's lock.
+
+        Of a spool that was cut, and to a new run, everything is sent.
+        """
         states = self._states()
         state = states[self._server]
         if self._client is None or state["run_id"] != self._run_id:  # the latter: a child's sender made it anew
             self._connect(header, state["run_id"])
-        if state["run_id"] != self._run_id:
+        cut = not all(ends_a_line(self.folder / "spool.jsonl", state.get(lane, 0)) for lane in LANES)
+        if state["run_id"] != self._run_id or cut:
             state |= {"run_id": self._run_id, "experiment": header["key"], **dict.fromkeys(LANES, 0)}
         return states
 
@@ -96,6 +108,8 @@ class Sender:
             return 0
         states = self._open(header)
         state, count, fault = states[self._server], 0, None
+        with open(self.folder / "spool.jsonl", "rb") as file:
+            os.fsync(file.fileno())  # a power cut must not take back what is sent: logged anew, it would come twice
         for lane, kinds in LANES.items():
             try:
                 for group, end in groups(self.folder / "spool.jsonl", state[lane], kinds):
@@ -228,6 +242,12 @@ class Sender:
         where = re.sub(r"://.*@", "://", self.uri).partition("?")[0]
         warn_once(where, "unsent", f"MLflow at {where} does not take what is logged ({reason}); all is kept in "
                    f"{self.folder}: send it later with `python -m pipeline.tracking sync`")  # fmt: skip
+
+
+def _is_state(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("run_id"), str):
+        return False
+    return not value["run_id"] or all(isinstance(value.get(lane), int) and value[lane] >= 0 for lane in LANES)
 
 
 class _Unsendable(Exception):

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.layout import root
 
+ENTRY = {"kind", "key", "step", "value", "time"}
 BATCH = {"metric": 1000, "param": 100, "tag": 100}  # the most that one request takes; other kinds go one by one
 
 
@@ -20,14 +21,14 @@ class Spool:
 
     def __init__(self, folder: Path, experiment: str, run_name: str, parent: Path | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._path, self._end = folder / "spool.jsonl", 0
+        self._path, self._end, self._waiting = folder / "spool.jsonl", 0, b""
         self._path.touch()
         self._values: dict[tuple[str, str, int], Any] = {}
         for entry, end in read(self._path):
             self._values[entry["kind"], entry["key"], entry["step"]] = entry["value"]
             self._end = end
         os.truncate(self._path, self._end)  # a kill can tear the last line
-        if not self._values:
+        if first(folder) is None:
             header = {"name": run_name, "id": uuid.uuid4().hex}
             place = _place(parent, folder) if parent else ""
             self.add("run", experiment, header | ({"parent": place} if place else {}), 0)
@@ -36,18 +37,22 @@ class Spool:
         return (kind, key, 0) in self._values
 
     def add(self, kind: str, key: str, value: Any, step: int) -> None:
-        """Append an entry, unless it is there already, be it with another value where values do not change."""
+        """Append an entry, unless it is there already, be it with another value where values do not change.
+
+        Raises:
+            OSError: the disk refuses it; it is kept and appended before the next one.
+        """
         known = self._values.get((kind, key, step))
         if known == value or (known is not None and kind in ("metric", "param", "image")):
             return
         entry = {"kind": kind, "key": key, "step": step, "value": value, "time": time.time_ns() // 1_000_000}
-        line = json.dumps(entry).encode() + b"\n"
+        self._values[kind, key, step] = value
+        self._waiting += json.dumps(entry).encode() + b"\n"
         with open(self._path, "ab", buffering=0) as file:
-            if file.write(line) != len(line):
+            if file.write(self._waiting) != len(self._waiting):
                 file.truncate(self._end)
                 raise OSError("the disk is full")
-        self._end += len(line)
-        self._values[kind, key, step] = value
+        self._end, self._waiting = self._end + len(self._waiting), b""
 
 
 def _place(parent: Path, folder: Path) -> str:
@@ -58,21 +63,37 @@ def _place(parent: Path, folder: Path) -> str:
 
 
 def first(folder: Path) -> dict[str, Any] | None:
-    """The entry that heads the spool in `folder`: experiment, name, mark, and the parent if there is one."""
-    return next(read(folder / "spool.jsonl"), (None, 0))[0]
+    """The entry that heads the spool in `folder`: experiment, name, mark, and the parent if there is one.
+
+    None where there is none, as in an empty spool. Where it was damaged, another stands further below.
+    """
+    return next((entry for entry, _ in read(folder / "spool.jsonl") if entry["kind"] == "run"), None)
 
 
 def read(path: Path, start: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
-    """The entries of a spool from byte `start` up to the first torn line, each with the byte at which it ends."""
+    """The entries of a spool from byte `start` on, each with the byte at which it ends; damaged lines are left out.
+
+    A last line without its end may still be being written.
+    """
     with open(path, "rb") as file:
         file.seek(start)
         for line in file:
-            try:
-                entry = json.loads(line if line.endswith(b"\n") else b"")
-            except ValueError:
+            if not line.endswith(b"\n"):
                 return
             start += len(line)
-            yield entry, start
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict) and entry.keys() >= ENTRY:
+                yield entry, start
+
+
+def ends_a_line(path: Path, place: int) -> bool:
+    """Whether a line ends at byte `place`, as it does where an entry ends, but not if the file was cut since."""
+    with open(path, "rb") as file:
+        file.seek(max(0, place - 1))
+        return place == 0 or file.read(1) == b"\n"
 
 
 def groups(path: Path, start: int, kinds: set[str]) -> Iterator[tuple[list[dict[str, Any]], int]]:

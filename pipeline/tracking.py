@@ -162,6 +162,13 @@ def _clean(key: str) -> str:
     return re.sub(r"[^\w\-./ ]", "_", key, flags=re.ASCII)[:250]
 
 
+def _name(folder: Path) -> str:
+    """The name of the run whose spool lies in `folder`; the folder's, where the spool cannot be read."""
+    with contextlib.suppress(OSError):
+        return str((first(folder) or {"value": {}})["value"].get("name", folder.name))
+    return folder.name
+
+
 def sync() -> None:
     """Send what is unsent of every spool under .work/, and print a line for each.
 
@@ -178,8 +185,7 @@ def sync() -> None:
             text += f", {sender.dropped} left out" if sender.dropped else ""
         except Exception as error:
             failed, text = failed + 1, sender.reason(error)
-        header = first(folder) or {"value": {"name": folder.name}}
-        print(f"{header['value']['name']}: {text}", flush=True)
+        print(f"{_name(folder)}: {text}", flush=True)
     if failed:
         raise PipelineError(
             f"{failed} of {len(folders)} runs could not be sent to MLflow completely: start its server or set "

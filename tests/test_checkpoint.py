@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data import SPLITS, load_array
+from pipeline.data import SPLITS, load_array, map_array
 from pipeline.errors import PipelineError
 from pipeline.files import ArrayWriter, atomic_folder, read_json, write_json
 from pipeline.metrics.features import Extractor, features_of
@@ -127,7 +127,7 @@ def _measure_split(
     folder: Path,
 ) -> FeatureSet:
     """Extract one split's features, into a file and into a Gaussian in one pass."""
-    images = np.load(prepared / f"{split}.npy", mmap_mode="r", allow_pickle=False)
+    images = map_array(prepared / f"{split}.npy")
     path, moments = folder / f"{split}_features.npy", Moments()
     with ArrayWriter(path, (extractor.dim,), np.float32) as rows:
         for features in features_of(extractor, images, params.batch_size, split):
@@ -135,7 +135,7 @@ def _measure_split(
             moments.add(features)
     labels = None
     if description["classes"]:
-        labels = np.load(prepared / f"{split}_labels.npy", allow_pickle=False)
+        labels = map_array(prepared / f"{split}_labels.npy")
         np.save(folder / f"{split}_labels.npy", labels)
     features = np.load(path, mmap_mode="r", allow_pickle=False)
     return FeatureSet(features, labels, Gaussian.from_moments(moments), None, extractor.device)

@@ -1,0 +1,116 @@
+"""Damaged files: of every file that a stage reads, and of the checkpoints from which training goes on.
+
+A stage that meets one either makes the same bytes all the same, or says in one sentence what to do. DVC knows the
+content of all outputs: what a stage does not notice, and what it asks to be made anew, `dvc repro` brings back.
+"""
+
+import random
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.faults.disk import check_refusal
+from tests.faults.stages import finish
+from tests.faults.table import Trial
+from tests.faults.world import STAGES, Stage, World, clear
+
+UNNOTICED = ", seen by DVC only"  # the stage took a damaged file of another one for whole
+
+
+def _flip(content: bytearray, chance: random.Random) -> bytearray:
+    content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    return content
+
+
+DAMAGES: dict[str, Callable[[bytearray, random.Random], bytes] | None] = {
+    "flipped bit": _flip,
+    "cut short": lambda content, chance: content[: chance.randrange(len(content))],
+    "emptied": lambda content, chance: bytearray(),
+    "random bytes": lambda content, chance: bytearray(chance.randbytes(len(content))),
+    "a folder instead": None,
+    "deleted": None,
+}
+
+
+def damage(world: World, chance: random.Random) -> Trial:
+    """Damage one file, and run the stage that reads it."""
+    kind, training = chance.choice(list(DAMAGES)), [stage for stage in STAGES if stage.name.startswith("train")]
+    if chance.random() < 0.3:
+        stage = chance.choice(training)
+        return _of_a_checkpoint(world, stage, kind, chance)
+    stage = chance.choice(STAGES[1:])
+    name = chance.choice(world.inputs(stage))
+    trial = Trial(kind, f"{name}, read by {stage.name}", tried=1)
+    world.restore_committed()
+    clear(world.repo / stage.output)
+    clear(world.repo / ".work")
+    spoil(world.repo / name, kind, chance)
+    job = world.start(stage)
+    unmended = [found for found in world.differences(stage) if found[0] != name] if job.wait() == 0 else []
+    if job.code == 0 and unmended:
+        trial.kind += UNNOTICED
+    elif job.code != 0:
+        check_refusal(trial, job, "dvc repro")
+        _obey(world, job.errors)
+    again = world.dvc("repro")
+    if again.wait() != 0:
+        trial.problems.append(f"`dvc repro` ended with {again.code}: {again.output[-600:]}{again.errors[-600:]}")
+    trial.differ(world.differences(STAGES[-1], but=set()), "after `dvc repro`")
+    return trial
+
+
+def _of_a_checkpoint(world: World, stage: Stage, kind: str, chance: random.Random) -> Trial:
+    """Damage a file, or a few, beside which a training was stopped, and go on with it."""
+    world.restore(stage)
+    shutil.copytree(_half_trained(world, stage), world.repo / ".work", dirs_exist_ok=True)
+    files = sorted(path for path in (world.repo / ".work").rglob("*") if path.is_file())
+    chosen = chance.sample(files, chance.randint(1, 2))
+    for path in chosen:
+        spoil(path, kind, chance)
+    names = ", ".join(path.name for path in chosen)
+    trial = Trial(f"{kind}, of a checkpoint's files", f"{names} of {stage.name}", tried=1)
+    job = world.start(stage)
+    if job.wait() != 0:
+        check_refusal(trial, job)
+        _obey(world, job.errors)
+    finish(world, stage, trial)
+    return trial
+
+
+def spoil(path: Path, kind: str, chance: random.Random) -> None:
+    """Damage one file."""
+    content = bytearray(path.read_bytes())
+    path.unlink()
+    if kind == "a folder instead":
+        path.mkdir()
+    elif change := DAMAGES[kind]:
+        path.write_bytes(change(content, chance) if content else content)
+
+
+def _obey(world: World, errors: str) -> None:
+    """Delete what an error's sentence says is to be deleted."""
+    for subject, what in re.findall(r"error: (\S+) .*\bdelete (?:the folder )?(\S+)", errors):
+        path = world.repo / (subject if what == "it" else what)
+        if path.is_dir() and world.repo in path.resolve().parents:
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _half_trained(world: World, stage: Stage) -> Path:
+    """.work of a training that was asked to stop when it had two checkpoints."""
+    kept = world.folder / f"half-{stage.name}"
+    if not kept.exists():
+        now = world.repo / ".work"
+        clear(now)
+        job = world.start(stage)
+        while len(list(now.glob("*/step-*.safetensors"))) < 2 and job.wait(0) is None:
+            time.sleep(0.01)
+        job.signal(signal.SIGTERM)
+        assert job.wait() == 128 + signal.SIGTERM, f"{stage.name} was not stopped half-way: {job.code}\n{job.errors}"
+        shutil.copytree(now, kept)
+        clear(now)
+    return kept

@@ -1,0 +1,139 @@
+"""Kills of `dvc repro` and of `python -m pipeline.search`, with all that they start; a search's journal damaged."""
+
+import csv
+import random
+import shutil
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.faults.bits import DAMAGES, spoil
+from tests.faults.disk import check_refusal
+from tests.faults.processes import Job
+from tests.faults.stages import EXIT, SIGNALS
+from tests.faults.table import Trial
+from tests.faults.world import DRAWN_FROM_MEASURED, MEASURED, STAGES, World, clear
+
+PATIENCE = 60.0
+REPRO = ("dvc", "repro", "fid@gan-0")
+SEARCH = ("pipeline.search", "--model", "gan", "--trials", "3", "--workers", "2")
+
+
+def disturb(world: World, chance: random.Random) -> Trial:
+    """Kill one of the long commands and run it again."""
+    if chance.random() < 0.5:
+        return _repro(world, chance)
+    return _search(world, chance)
+
+
+def _repro(world: World, chance: random.Random) -> Trial:
+    """Kill a comparison from the training on, and then go on with it."""
+    number = chance.choice(SIGNALS[:3])  # DVC knows no SIGUSR1
+    trial = Trial(f"{number.name} of dvc repro", REPRO[-1])
+    seconds = _repro_seconds(world)
+    for _ in range(chance.randint(1, 2)):
+        _kill(world, world.dvc(*REPRO[1:]), number, chance.uniform(0, seconds), trial)
+    again = world.dvc(*REPRO[1:])
+    if again.wait() != 0 and "dvc.lock' validation failed" in again.errors:
+        trial.kind += ", dvc.lock torn"  # DVC writes it in place; it says so, and the run cache has all that it held
+        clear(world.repo / "dvc.lock")
+        again = world.dvc(*REPRO[1:])
+    if again.wait() != 0:
+        told = again.output[-600:] + again.errors[-600:]
+        trial.problems.append(f"`dvc repro` run again ended with {again.code}: {told}")
+    made = ("data/", "runs/gan-0/", "samples/gan-0/", "scores/gan-0/")
+    found = world.differences(STAGES[-1], MEASURED | DRAWN_FROM_MEASURED)
+    trial.differ([one for one in found if one[0].startswith(made)], "at the end")
+    _check_nothing_left(world, trial)
+    return trial
+
+
+def _repro_seconds(world: World) -> float:
+    """How long it takes undisturbed; afterwards all is as before it."""
+    seconds = world.seconds.get("repro", 0.0)
+    while True:
+        world.restore_committed()
+        for root in ("runs", "samples", "scores", "reports", ".work", ".dvc/cache/runs"):
+            clear(world.repo / root)
+        if seconds:
+            return seconds
+        seconds = world.seconds["repro"] = world.succeed(world.dvc(*REPRO[1:])).seconds
+
+
+def _search(world: World, chance: random.Random) -> Trial:
+    """Kill a search or one of its workers, or damage the file that keeps its studies; then go on with it."""
+    whole, seconds = _undisturbed_search(world)
+    number = chance.choice(SIGNALS)
+    trial = Trial(f"{number.name} of pipeline.search", " ".join(SEARCH[1:]))
+    world.restore_committed()
+    for _ in range(chance.randint(1, 3)):
+        _kill(world, world.nursery.start(world.repo, *SEARCH, exec=True), number, chance.uniform(0, seconds), trial)
+    again = world.nursery.start(world.repo, *SEARCH, exec=True)
+    if again.wait() != 0:
+        trial.problems.append(f"the search run again ended with {again.code}: {again.errors[-400:]}")
+    trial.differ(_differing(world, whole), "at the end")
+    _check_nothing_left(world, trial)
+    return trial
+
+
+def damage_journal(world: World, chance: random.Random) -> Trial:
+    """Damage the file in which a finished search keeps its studies: it is noticed, or nothing changes."""
+    whole, _ = _undisturbed_search(world)
+    kind = chance.choice(list(DAMAGES))
+    trial = Trial(f"{kind}, of a study's journal", tried=1)
+    journal = world.repo / ".work/search/studies.journal"
+    world.restore_committed()
+    shutil.copytree(world.folder / "search" / ".work", world.repo / ".work", dirs_exist_ok=True)
+    spoil(journal, kind, chance)
+    job = world.nursery.start(world.repo, *SEARCH, exec=True)
+    if job.wait() != 0:
+        check_refusal(trial, job, "studies.journal")
+    else:
+        trial.differ(_differing(world, whole), "at the end")
+    return trial
+
+
+def _kill(world: World, job: Job, number: signal.Signals, delay: float, trial: Trial) -> None:
+    """Kill a command after so many seconds, with all that it started if the signal is Ctrl-C's; nothing may live on."""
+    trial.about += f", {delay:.1f} s"
+    if job.wait(delay) is not None:
+        return
+    trial.tried += 1
+    before = job.started + delay
+    job.kill_group(number) if number == signal.SIGINT else job.signal(number)
+    if job.wait(EXIT) is None:
+        trial.problems.append(f"{number.name} has not ended it within {EXIT:.0f} s")
+        job.kill_group(signal.SIGKILL)
+        job.wait()
+    trial.slowest = max(trial.slowest, job.started + job.seconds - before)
+    # A stage that was just started learns of its parent's death when it has imported torch.
+    trial.problems += [f"still runs after {PATIENCE:.0f} s: {command}" for command in world.left_over(PATIENCE)]
+
+
+def _check_nothing_left(world: World, trial: Trial) -> None:
+    trial.problems += [f"{path} is left" for path in world.temporaries()]
+    trial.problems += [f"still runs: {command}" for command in world.left_over()]
+
+
+def _undisturbed_search(world: World) -> tuple[dict[str, str], float]:
+    """The tables of a search, and how long it takes; its .work is kept too."""
+    if "search" not in world.seconds:
+        world.restore_committed()
+        world.seconds["search"] = world.succeed(world.nursery.start(world.repo, *SEARCH, exec=True)).seconds
+        for name in ("reports/studies", ".work"):
+            shutil.copytree(world.repo / name, world.folder / "search" / name)
+    return _tables(world.folder / "search"), world.seconds["search"]
+
+
+def _tables(repo: Path) -> dict[str, str]:
+    """What a search found, without the columns that are measured time."""
+    found = {}
+    for path in sorted((repo / "reports/studies/gan").glob("*.csv")):
+        rows = csv.DictReader(path.read_text().splitlines())
+        found[path.name] = str([{k: v for k, v in row.items() if "seconds" not in k} for row in rows])
+    return found
+
+
+def _differing(world: World, whole: Mapping[str, str]) -> list[tuple[str, int]]:
+    there = _tables(world.repo)
+    return [(f"reports/studies/gan/{name}", len(text)) for name, text in whole.items() if there.get(name) != text]

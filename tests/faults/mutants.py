@@ -1,0 +1,45 @@
+"""Ways to break the pipeline, each of which the suite must find: a text of a file, and what stands there instead."""
+
+from pathlib import Path
+
+MUTANTS: dict[str, tuple[str, str, str]] = {
+    "files written in place": (
+        "pipeline/files.py",
+        '        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")\n',
+        "        temporary = path\n",
+    ),
+    "no fsync": (
+        "pipeline/files.py",
+        "            _fsync(temporary)\n            os.replace",
+        "            os.replace",
+    ),
+    "checkpoints unchecked": (
+        "pipeline/checkpoint.py",
+        'if _digest(content) != path.stem.split("-")[2]:',
+        "if False:",
+    ),
+    "optimisers not restored": (
+        "pipeline/checkpoint.py",
+        "            tensor.copy_(saved[name])",
+        '            name.startswith("optimiser") or tensor.copy_(saved[name])',
+    ),
+    "signals ignored": ("pipeline/stages/train.py", "lambda: bool(received)", "lambda: False"),
+    "points sent under new times": (
+        "pipeline/sender.py",
+        'Metric(e["key"], e["value"], e["time"], e["step"])',
+        'Metric(e["key"], e["value"], int(__import__("time").time() * 1000), e["step"])',
+    ),
+    "errors of MLflow raised": (
+        "pipeline/tracking.py",
+        "            warn_once(self._folder",
+        "            raise\n            warn_once(self._folder",
+    ),
+}
+
+
+def mutate(name: str, repo: Path) -> None:
+    """Break the pipeline in `repo`."""
+    file, old, new = MUTANTS[name]
+    code = (repo / file).read_text()
+    assert code.count(old) == 1, f"{name}: {file} holds {code.count(old)} times {old!r}"
+    (repo / file).write_text(code.replace(old, new))

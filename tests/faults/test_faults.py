@@ -1,0 +1,49 @@
+"""The fault suite, small enough for every push, and broken pipelines, of which it must say so; see the package."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+KILLS = {"SIGKILL", "SIGTERM", "SIGINT", "power cut", "torn write"}
+ROW = re.compile(r"\| (.+?) +\| (\d+) +\| (\d+) +\| (\d+) +\| (\d+) +\| (\S+).*\|")
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, pidfd and tmpfs: Linux")
+
+
+def suite(*options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "tests.faults", *options], cwd=ROOT, capture_output=True, text=True)
+
+
+def rows(output: str) -> dict[str, tuple[int, int, int, int, str]]:
+    """What the table says of each kind: tried, survived, differing files, bytes lost, slowest exit."""
+    found = [match.groups() for match in map(ROW.fullmatch, output.splitlines()) if match]
+    return {kind: (int(a), int(b), int(c), int(d), slowest) for kind, a, b, c, d, slowest in found}
+
+
+def test_no_fault_loses_or_changes_a_byte() -> None:
+    done = suite("--seed", "3", "--kills", "20", "--others", "4")
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
+    found = rows(done.stdout)
+    total = found.pop("all")
+    assert total[:4] == (total[0], total[0], 0, 0)
+    assert sum(tried for tried, *_ in found.values()) == total[0] >= 20 + 1 + 4 + 4 + 2 + 2
+    assert sum(found[kind][0] for kind in KILLS & found.keys()) >= 20
+    assert all(float(row[4]) <= 10 for row in found.values() if row[4] != "-")
+
+
+@pytest.mark.parametrize(
+    ("mutant", "group", "told"), [("optimisers not restored", "stages", "files differ at the end")]
+)
+def test_a_broken_pipeline_is_found(mutant: str, group: str, told: str) -> None:
+    done = suite("--seed", "3", "--kills", "6", "--only", group, "--mutant", mutant)
+    assert done.returncode == 1, done.stdout[-3000:] + done.stderr[-3000:]
+    assert told in done.stdout
+    assert f"again: python -m tests.faults --seed 3 --only {group} --instance " in done.stdout
+    tried, survived, differing, lost, _ = rows(done.stdout)["all"]
+    assert survived < tried
+    assert differing > 0
+    assert lost > 0
