@@ -45,8 +45,8 @@ VARIANTS = ("bare", "checkpoints", "tracking", "dead server", "slow server")
 class Blind(Observer):
     """Logs losses, and measures nothing."""
 
-    def draw(self, state: TrainState) -> float:
-        return 1.0
+    def draw(self, state: TrainState) -> tuple[float, str]:
+        return 1.0, ""
 
     def score(self, state: TrainState) -> float:
         return 1.0

@@ -1,16 +1,18 @@
 """What is wrong with params that do parse: unknown names and impossible pairs, found before anything runs.
 
-python -m pipeline.check        says that params.yaml is sound, or all that is not, and exits with 2
+python -m pipeline.check        says that params.yaml is sound, or all that is not, and exits with 2; mends dvc.lock
 """
 
 from collections.abc import Collection, Iterator
+from pathlib import Path
 
 import torch
+from ruamel.yaml import YAML
 
 from pipeline.augment import AUGMENTATIONS
 from pipeline.datasets import DATASETS, expected_classes
 from pipeline.devices import choose_device
-from pipeline.errors import PipelineError, exit_cleanly, suggest
+from pipeline.errors import PipelineError, exit_cleanly, suggest, warn
 from pipeline.losses import LOSSES
 from pipeline.metrics import EXTRACTORS
 from pipeline.models import NETWORKS, build_gan
@@ -138,9 +140,27 @@ def _unknown(place: str, name: str, known: Collection[str]) -> Iterator[str]:
         yield f"{place}: unknown name {name!r}; {suggest(name, known)}"
 
 
+def mend_lock(path: Path = Path("dvc.lock")) -> None:
+    """Move a dvc.lock away that was cut short, as DVC leaves it where it is killed while it writes.
+
+    DVC then finds the results again in its cache, and trains nothing anew.
+    """
+    if not path.is_file():
+        return
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA  # here, because DVC is slow to import
+
+    try:
+        COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe", pure=True).load(path.read_bytes()))
+    except Exception:  # of the parser, or of the schema
+        damaged = path.with_suffix(".damaged")
+        path.rename(damaged)
+        warn(f"{path} was cut short and is now {damaged}; DVC finds its results again without it")
+
+
 @exit_cleanly
 def main() -> None:
     require(load())
+    mend_lock()
     print(f"{PARAMS_FILE} is sound")
 
 

@@ -39,6 +39,7 @@ class Progress:
 
     history, timing: the rows of history.csv and timing.csv so far; seconds: the time spent.
     best_step: the step of the lowest distance so far; best: the generator's tensors at that step.
+    grids: the sha256 of each grid so far, by the name of its file.
     rollbacks: each return from a diverged state: what had diverged, at which step, and the step gone back to.
     """
 
@@ -48,6 +49,7 @@ class Progress:
     best_step: int | None = None
     best: dict[str, Tensor] = field(default_factory=dict)
     rollbacks: list[dict[str, Any]] = field(default_factory=list)
+    grids: dict[str, str] = field(default_factory=dict)
 
     def best_distance(self) -> float:
         """The lowest distance so far, inf before the first."""

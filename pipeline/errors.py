@@ -15,6 +15,9 @@ class PipelineError(Exception):
     """
 
 
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # Slurm sends the last one before it takes a machine away
+
+
 class Stopped(KeyboardInterrupt):
     """The signal `number` asked this process to stop."""
 
@@ -26,7 +29,8 @@ class Stopped(KeyboardInterrupt):
 def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
     """Decorate a command's ``main``: a `PipelineError` becomes ``error: ...`` on stderr and exit status 2.
 
-    A signal that asked it to stop becomes a sentence too, and 128 plus the signal's number.
+    A signal that asked it to stop becomes a sentence too, and 128 plus the signal's number. One that comes when it is
+    over ends the process at once, as signals do.
     """
 
     @functools.wraps(main)
@@ -42,6 +46,10 @@ def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt as stop:
             number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
             sys.exit(_fail("interrupted; run the same command again to continue", 128 + number))
+        finally:
+            for number in STOPS:
+                if callable(handler := signal.getsignal(number)) and handler is not signal.default_int_handler:
+                    signal.signal(number, signal.SIG_DFL)
 
     return wrapper
 

@@ -11,6 +11,7 @@ import torch
 from pipeline.checkpoint import Progress, generator_tensors
 from pipeline.errors import warn
 from pipeline.experiment import Experiment
+from pipeline.files import sha256
 from pipeline.metrics import Extractor, Reference, extract
 from pipeline.params import TrainParams
 from pipeline.randomness import stable_hash
@@ -39,18 +40,18 @@ class Observer:
     grids: Path
     stopping: Callable[[], bool] = field(default=lambda: False, kw_only=True)
 
-    def draw(self, state: TrainState) -> float:
-        """Write the grid of this step, hand it to MLflow, and return how much its images differ, see `spread`.
+    def draw(self, state: TrainState) -> tuple[float, str]:
+        """Write the grid of this step, hand it to MLflow; how much its images differ, see `spread`, and its sha256.
 
         Raises:
             BrokenOff: `stopping` said so.
         """
-        path = self.grids / f"{state.step:08d}.png"
+        path = self.grids / grid_name(state.step)
         rows = min(self.experiment.n_classes, 10) if self.experiment.conditional else 6
         images = torch.cat(list(self._samples(state, rows_of_classes(range(rows), rows, COLUMNS), GRID_SEED)))
         save_picture(grid(images, COLUMNS), path)
         self.tracker.image("samples", path, state.step)
-        return spread(images.unflatten(0, (rows, COLUMNS)))
+        return spread(images.unflatten(0, (rows, COLUMNS))), sha256(path)
 
     def score(self, state: TrainState) -> float:
         """The distance of a few samples to the training images: a cheap estimate for curves, biased upwards.
@@ -65,7 +66,14 @@ class Observer:
         return self.reference.distance(np.concatenate(list(extract(self.extractor, samples))))
 
     def resumed(self, history: list[dict[str, float]]) -> None:
-        """Hear of the curves of an earlier process, of which this one goes on; here nothing is to be done."""
+        """Tell MLflow the curves of an earlier process, of which this one goes on: a power cut can lose its spool."""
+        for row in history:
+            self.log(row)
+
+    def log(self, row: dict[str, float]) -> None:
+        """Tell MLflow a row of the history; what it has been told it is not told twice."""
+        names = {"distance": f"curve/{self.extractor.metric}", "diversity": "curve/diversity"}
+        self.tracker.metrics(int(row["step"]), {names.get(key, key): row[key] for key in row if key != "step"})
 
     def _samples(self, state: TrainState, labels: torch.Tensor, seed: int) -> Iterator[torch.Tensor]:
         network = state.gan.generator if state.ema is None else state.ema
@@ -88,7 +96,8 @@ def observe(state: TrainState, progress: Progress, observer: Observer, real: flo
     row: dict[str, float] = {"step": step, "images": experiment.images_seen(step), **losses}
     try:
         if is_due(step, budget, budget.grid_every):
-            row["diversity"] = observer.draw(state) / max(real, 1e-9)
+            differing, progress.grids[grid_name(step)] = observer.draw(state)
+            row["diversity"] = differing / max(real, 1e-9)
         if is_due(step, budget, budget.score_every):
             row["distance"] = observer.score(state)
     except BrokenOff:
@@ -99,17 +108,23 @@ def observe(state: TrainState, progress: Progress, observer: Observer, real: flo
     if step > 0 and row.get("diversity", 1.0) < LEAST_DIVERSITY <= progress.diversity():
         warn(f"{experiment.name} has collapsed at step {step}: its samples of different latents are all but the same")
     progress.history.append(row)
-    names = {"distance": f"curve/{observer.extractor.metric}", "diversity": "curve/diversity"}
-    metrics = {names.get(key, key): row[key] for key in row}
+    observer.log(row)
     if losses:
         before = progress.timing[-1] if progress.timing else {"images": 0, "seconds": 0.0}
         speed = (row["images"] - before["images"]) / max(progress.seconds - before["seconds"], 1e-9)
         progress.timing.append(
             {"step": step, "images": row["images"], "seconds": progress.seconds, "images_per_second": speed}
         )
-        metrics["images_per_second"] = speed
-    observer.tracker.metrics(step, {key: value for key, value in metrics.items() if key != "step"})
+        observer.tracker.metrics(step, {"images_per_second": speed})
     return True
+
+
+def grid_name(step: int) -> str:
+    """
+    >>> grid_name(250)
+    '00000250.png'
+    """
+    return f"{step:08d}.png"
 
 
 def is_due(step: int, budget: TrainParams, *every: int) -> bool:

@@ -1,5 +1,6 @@
 """One experiment trained to the end of its budget, from its newest checkpoint, and what is left of it."""
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -20,12 +21,12 @@ from pipeline.checkpoint import (
     step_of,
 )
 from pipeline.data import ImageSet
-from pipeline.errors import warn
+from pipeline.errors import PipelineError, warn
 from pipeline.experiment import Experiment
 from pipeline.files import atomic_folder, require_space, write_bytes
 from pipeline.losses import LOSSES
 from pipeline.models.summary import count_parameters
-from pipeline.observer import Observer, is_due, observe
+from pipeline.observer import Observer, grid_name, is_due, observe
 from pipeline.params import TrainParams
 from pipeline.progress import progress as progress_bar
 from pipeline.sampling import spread
@@ -185,6 +186,9 @@ def write_run(experiment: Experiment, state: TrainState, progress: Progress, obs
     """Write what training made: the generator, how to rebuild it, the curves, and the grids of this run's steps.
 
     timing.csv is measured, and so differs from run to run; all else is repeatable.
+
+    Raises:
+        PipelineError: a grid is not as it was drawn.
     """
     budget, recipe = experiment.params.train, experiment.recipe
     info = {
@@ -212,8 +216,19 @@ def write_run(experiment: Experiment, state: TrainState, progress: Progress, obs
     write_bytes(out / "timing.csv", pd.DataFrame(progress.timing).to_csv(index=False).encode())
     with atomic_folder(out / "grids") as folder:
         for step in _grid_steps(budget.steps, budget.grid_every):
-            name = f"{step:08d}.png"
-            (folder / name).write_bytes((observer.grids / name).read_bytes())
+            name = grid_name(step)
+            (folder / name).write_bytes(_checked(observer.grids / name, progress.grids[name]))
+
+
+def _checked(path: Path, digest: str) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        content = b""
+    if hashlib.sha256(content).hexdigest() != digest:
+        folder = path.parent.parent
+        raise PipelineError(f"{path} is damaged or missing: restore it, or delete {folder} to train from the start")
+    return content
 
 
 def _grid_steps(steps: int, every: int) -> list[int]:

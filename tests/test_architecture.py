@@ -372,5 +372,5 @@ def test_requirements_are_what_is_imported() -> None:
             modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             imported |= {str(module).split(".")[0] for module in modules}
     foreign = imported - set(sys.stdlib_module_names) - {"pipeline"}
-    behind = {"dvc", "cmaes"}  # a command, and what Optuna imports for us
+    behind = {"cmaes"}  # what Optuna imports for us
     assert foreign == {names.get(name, name.replace("-", "_")) for name in required - behind}

@@ -9,6 +9,7 @@ import torch
 
 from pipeline import check
 from pipeline.augment import AUGMENTATIONS
+from pipeline.check import mend_lock
 from pipeline.checkpoint import export_networks, generator_tensors
 from pipeline.data import DATASETS
 from pipeline.errors import PipelineError
@@ -345,3 +346,21 @@ def test_a_recipe_that_cannot_be_built_is_told_once(kept: str) -> None:
     assert found == [f"models.dcgan.network: unknown name 'resnt'; did you mean 'resnet'? {choices(NETWORKS)}"]
     found = problems(models__dcgan__init_from=kept, models__dcgan__optimiser="adma")
     assert found == [f"models.dcgan.optimiser: unknown name 'adma'; did you mean 'adam'? {choices(OPTIMISERS)}"]
+
+
+@pytest.mark.parametrize("cut", [0, 5, 21, 40, 52, 61, 70])
+def test_a_lock_file_that_was_cut_short_is_put_aside(
+    cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = "schema: '2.0'\nstages:\n  prepare:\n    cmd: exec python\n    deps:\n    - path: a\n      size: 1\n"
+    mend_lock()
+    path = tmp_path / "dvc.lock"
+    path.write_text(content)
+    mend_lock()
+    assert path.read_text() == content and capsys.readouterr().err == ""
+    path.write_text(content[:cut])
+    mend_lock()
+    sound = cut == 52  # a command that was cut short: DVC takes it for another one, and runs the stage
+    assert path.exists() is sound and (tmp_path / "dvc.damaged").exists() is not sound
+    assert ("dvc.lock was cut short and is now dvc.damaged" in capsys.readouterr().err) is not sound

@@ -446,7 +446,7 @@ def test_a_description_that_does_not_fit_is_said_in_a_sentence(info: Any, tmp_pa
     right = json.loads(path.read_text())
     text = {"other size": json.dumps(right | {"image_shape": [3, 64, 64]}), "deep": "[" * 100_000}.get(str(info))
     path.write_text(text or json.dumps(info))
-    with pytest.raises(PipelineError, match="do not go together|is not valid JSON"):
+    with pytest.raises(PipelineError, match=r"do not go together|is not valid JSON"):
         load_generator(tmp_path, "raw")
 
 

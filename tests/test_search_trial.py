@@ -53,7 +53,7 @@ def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = trainer.train
     monkeypatch.setattr(trainer, "train", train)
     monkeypatch.setattr(Observer, "score", score)
-    monkeypatch.setattr(Observer, "draw", lambda *_: spend(DRAW) or 1.0)
+    monkeypatch.setattr(Observer, "draw", lambda *_: (spend(DRAW) or 1.0, ""))
     monkeypatch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: now))
 
 

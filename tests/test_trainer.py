@@ -4,6 +4,8 @@ import contextlib
 import json
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -247,6 +249,40 @@ def test_without_rollbacks_and_after_the_last_the_fault_names_all(monkeypatch: p
     assert step_of(checkpoints(experiment.work_folder())[0]) == 3
 
 
+# Grids.
+
+
+@pytest.mark.parametrize("damage", ["bit", "missing", "folder"])
+def test_a_grid_that_is_not_as_it_was_drawn_is_not_passed_on(damage: str, elsewhere: Path) -> None:
+    experiment = experiment_of()
+    whole = outputs(experiment, elsewhere / "whole")
+    path = experiment.work_folder() / "grids" / "00000003.png"
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "bit":
+        path.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
+    elif damage == "folder":
+        path.mkdir()
+    with pytest.raises(PipelineError, match=r"00000003.png is damaged or missing: restore it, or delete \S+/dcgan-4-"):
+        outputs(experiment, elsewhere / "again")
+    assert not (elsewhere / "again" / "grids").exists()
+    if damage == "folder":
+        path.rmdir()
+    path.write_bytes(content)
+    assert outputs(experiment, elsewhere / "again") == whole
+
+
+# MLflow.
+
+
+def test_what_a_lost_spool_held_is_told_again() -> None:
+    told: list[tuple[int, dict[str, float]]] = []
+    observer = observer_of(experiment_of())
+    observer.tracker = SimpleNamespace(metrics=lambda step, values: told.append((step, values)))  # type: ignore
+    observer.resumed([{"step": 0, "distance": 2.5, "diversity": 0.5}, {"step": 2, "loss/d": 1.0, "images": 8}])
+    assert told == [(0, {"curve/fd_mean": 2.5, "curve/diversity": 0.5}), (2, {"loss/d": 1.0, "images": 8})]
+
+
 # Collapse.
 
 
@@ -341,3 +377,34 @@ def test_a_signal_becomes_its_exit_code(stop: BaseException, code: int, capsys: 
         main()
     assert end.value.code == code
     assert capsys.readouterr().err == "error: interrupted; run the same command again to continue\n"
+
+
+def test_a_signal_when_a_command_is_over_ends_it_without_a_traceback() -> None:
+    code = """if True:
+        import atexit, os, signal
+        from pipeline.errors import exit_cleanly
+        from pipeline.stages import stop_by_exception
+        atexit.register(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        @exit_cleanly
+        def main():
+            stop_by_exception()
+        main()
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-15, "")
+
+
+def test_what_lacks_or_is_a_folder_is_one_sentence(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (elsewhere / "there").mkdir()
+    for name, told in (
+        ("lacking", "lacking does not exist: run `dvc repro`"),
+        ("there", "there: Is a directory: move"),
+    ):
+
+        @exit_cleanly
+        def main(name: str = name) -> None:
+            Path(name).read_bytes()
+
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 2 and f"error: {told}" in capsys.readouterr().err

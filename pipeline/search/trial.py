@@ -61,6 +61,7 @@ class Watcher(Observer):
         return value
 
     def resumed(self, history: list[dict[str, float]]) -> None:
+        super().resumed(history)
         for row in history:
             if "distance" in row:
                 self._report(int(row["step"]), row["distance"])

@@ -11,10 +11,8 @@ import sys
 
 from pipeline.check import require
 from pipeline.devices import make_deterministic
-from pipeline.errors import Stopped
+from pipeline.errors import STOPS, Stopped
 from pipeline.params import Params, load
-
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # Slurm sends the last one before it takes a machine away
 
 
 def begin() -> Params:
