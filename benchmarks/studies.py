@@ -4,8 +4,9 @@
 
 workers: the same 24 trials of sn_dcgan (random, none pruned), by one worker and by two, each on one thread: wall
 time of the whole command, and whether exactly 24 trials were finished.
-pruning: the same 24 random settings of gan without pruning and with Hyperband, for each of `SEEDS`: the best value and
-the steps trained. Random, because then the pruner is the only difference.
+pruning: 24 random settings of sn_dcgan without pruning, for each of `SEEDS`; then their curves are replayed through
+Hyperband, in their own order and in 100 others: random, because the pruner is then the only difference, and what it
+finds depends on the order in which it meets the trials. And once for real, for the first seed.
 tuned: gan by tpe, without pruning and with Hyperband; the latter with real finals: its best trials and the recipe as it
 was, with fresh seeds.
 
@@ -16,22 +17,29 @@ tables of docs/studies.md and writes docs/studies.csv. A killed run continues wh
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import optuna
 import pandas as pd
 
 from pipeline.errors import exit_cleanly
 from pipeline.files import read_json, write_bytes, write_json
+from pipeline.params import SearchParams, load
+from pipeline.search.study import make_pruner
 
 TRIALS, SEEDS = 24, (100, 200, 300)
 BOUND_BY_COMPUTE, QUICK = "sn_dcgan", "gan"
 WORK, TABLE = Path(".work/studies-benchmark"), Path("docs/studies.csv")
 SHORT_FINALS = {"search.finalists": 1, "search.final_seeds": [901], "train.steps": 50}
 REAL_FINALS = {"search.finalists": 2, "search.final_seeds": [901, 902, 903, 904, 905], "train.steps": 1500}
+CURVES = {"search.sampler": "random", "search.steps": 360, "search.score_every": 40}
+ORDERS, NEAR = 100, 1.05
 WORKERS = {"search.sampler": "random", "search.pruner": "none", "search.steps": 270, "search.score_every": 90}
 
 
@@ -39,6 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.studies", description=__doc__.split("\n")[0])
     parser.add_argument("--part", choices=["workers", "pruning", "tuned"], help="one of the three (all)")
     part = parser.parse_args(arguments).part
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not (WORK / "clone").exists():
         WORK.mkdir(parents=True, exist_ok=True)
         subprocess.run(["git", "clone", "--quiet", ".", str(WORK / "clone")], check=True)
@@ -47,9 +56,11 @@ def main(arguments: list[str] | None = None) -> None:
         rows += [measure(BOUND_BY_COMPUTE, f"workers-{count}", count, WORKERS | SHORT_FINALS) for count in (1, 2)]
     if part in (None, "pruning"):
         for seed in SEEDS:
-            for pruner in ("none", "hyperband"):
-                changes = {"search.sampler": "random", "search.pruner": pruner, "search.seed": seed}
-                rows.append(measure(QUICK, f"random-{pruner}-{seed}", 2, changes | SHORT_FINALS))
+            changes = CURVES | {"search.seed": seed, "search.pruner": "none"} | SHORT_FINALS
+            rows.append(measure(BOUND_BY_COMPUTE, f"curves-{seed}", 2, changes) | replayed(f"curves-{seed}"))
+        rows.append(
+            measure(BOUND_BY_COMPUTE, f"pruned-{SEEDS[0]}", 2, CURVES | {"search.seed": SEEDS[0]} | SHORT_FINALS)
+        )
     if part in (None, "tuned"):
         rows.append(measure(QUICK, "tpe-none", 2, {"search.pruner": "none"} | SHORT_FINALS))
         rows.append(measure(QUICK, "tpe-hyperband", 2, {"search.pruner": "hyperband"} | REAL_FINALS))
@@ -91,6 +102,52 @@ def measure(model: str, name: str, workers: int, changes: dict[str, Any]) -> dic
     }
     write_json(done, row)
     return row
+
+
+def replayed(name: str) -> dict[str, Any]:
+    """What Hyperband would have found and cost, had it met the trials of an unpruned study: two at a time."""
+    folder = WORK / "clone" / "reports" / "studies" / f"{BOUND_BY_COMPUTE}-{name}"
+    table = pd.read_csv(folder / "curves.csv").pivot(index="number", columns="step", values="distance").dropna()
+    curves = {int(number): {int(step): value for step, value in row.items()} for number, row in table.iterrows()}
+    search = load(WORK / "clone" / "params.yaml").search.model_copy(update={"pruner": "hyperband"})
+    best = min(curve[search.steps] for curve in curves.values())
+    orders = [list(curves)]
+    orders += [np.random.default_rng(seed).permutation(list(curves)).tolist() for seed in range(ORDERS)]
+    found = [_replay(curves, order, search, f"{name}-{index}") for index, order in enumerate(orders)]
+    (own, own_cost), others = found[0], found[1:]
+    return {
+        "ratio": round(own / best, 4),
+        "cost": round(own_cost, 3),
+        "within_5%": sum(value <= NEAR * best for value, _ in others) / ORDERS,
+        "mean_ratio": round(statistics.fmean(value / best for value, _ in others), 4),
+        "mean_cost": round(statistics.fmean(cost for _, cost in others), 3),
+    }
+
+
+def _replay(
+    curves: dict[int, dict[int, float]], order: list[int], search: SearchParams, name: str
+) -> tuple[float, float]:
+    """The best value, and the steps as a share of those without pruning."""
+    sampler = optuna.samplers.RandomSampler()
+    study = optuna.create_study(study_name=name, pruner=make_pruner(search), sampler=sampler)  # brackets go by the name
+    waiting, running, values, steps = list(order), dict[int, Any](), list[float](), 0
+    while waiting or running:
+        while waiting and len(running) < 2:
+            number = waiting.pop(0)
+            running[number] = study.ask(), iter(curves[number].items())
+        for number, (trial, points) in list(running.items()):
+            step, value = next(points)
+            trial.report(value, step)
+            if step == search.steps:
+                study.tell(trial, value)
+                values.append(value)
+            elif trial.should_prune():
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            else:
+                continue
+            steps += step
+            del running[number]
+    return min(values), steps / (len(order) * search.steps)
 
 
 if __name__ == "__main__":

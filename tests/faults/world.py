@@ -95,6 +95,7 @@ class World:
         acts = self.folder / f"acts-{stage.name}"
         self.succeed(self.start(stage, watched=self.roots(), acts=str(acts)))
         self.acts[stage.name] = json.loads(acts.read_text())
+        assert self.acts[stage.name], f"{stage.name}: no act of it was seen"
         found = [path for path, _ in _compared(kept, self.repo / stage.output, MEASURED)]
         assert not found, f"{stage.name} run twice differs, undisturbed: {found}"
 
@@ -105,7 +106,8 @@ class World:
         return sorted(path for path in opened if path.startswith(tuple(earlier)) and (self.whole / path).is_file())
 
     def roots(self) -> list[str]:
-        return [str(self.repo / root) for root in ROOTS]
+        """Where acts are watched: also where data/prepared is made before it is renamed."""
+        return [str(self.repo / root) for root in (*ROOTS, "data")]
 
     def start(self, stage: Stage, **options: Any) -> Job:
         return self.nursery.start(self.repo, *stage.command, **options)
