@@ -93,13 +93,17 @@ def _open(url: str) -> BaseStorage:
 
 
 def shown(url: str) -> str:
-    """The URL without its password."""
+    """The URL without its password; what follows sqlite:/// is a file's name."""
+    if url.startswith("sqlite:///"):
+        return url
     url = re.sub(rf"{QUERY}[^&]*", r"\1***", url)
     return re.sub(rf"{USER}:(?:.*(?=@)|{NO_PORT}.*)", r"\1:***", url)
 
 
 def _secrets(url: str) -> list[str]:
     """The passwords in the URL, as they stand there and as they are meant."""
+    if shown(url) == url:
+        return []
     found = [match[2] for match in re.finditer(rf"{QUERY}([^&]*)", url)]
     found += [match[2] for match in re.finditer(rf"{USER}:(.*(?=@)|{NO_PORT}.*)", url)]
     return [text for secret in found if secret for text in (secret, urllib.parse.unquote(secret))]
