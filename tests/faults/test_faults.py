@@ -39,7 +39,7 @@ def test_no_fault_loses_or_changes_a_byte() -> None:
     ("mutant", "group", "told"), [("optimisers not restored", "stages", "files differ at the end")]
 )
 def test_a_broken_pipeline_is_found(mutant: str, group: str, told: str) -> None:
-    done = suite("--seed", "3", "--kills", "6", "--only", group, "--mutant", mutant)
+    done = suite("--seed", "3", "--kills", "16", "--only", group, "--mutant", mutant)
     assert done.returncode == 1, done.stdout[-3000:] + done.stderr[-3000:]
     assert told in done.stdout
     assert f"again: python -m tests.faults --seed 3 --only {group} --instance " in done.stdout
