@@ -6,7 +6,7 @@ workers: the same 24 trials of sn_dcgan (random, none pruned), by one worker and
 time of the whole command, and whether exactly 24 trials were finished.
 pruning: 24 random settings of sn_dcgan without pruning, for each of `SEEDS`; then their curves are replayed through
 Hyperband, in their own order and in 100 others: random, because the pruner is then the only difference, and what it
-finds depends on the order in which it meets the trials. And once for real, for the first seed.
+finds depends on the order in which it meets the trials.
 tuned: gan by tpe, without pruning and with Hyperband; the latter with real finals: its best trials and the recipe as it
 was, with fresh seeds.
 
@@ -58,9 +58,6 @@ def main(arguments: list[str] | None = None) -> None:
         for seed in SEEDS:
             changes = CURVES | {"search.seed": seed, "search.pruner": "none"} | SHORT_FINALS
             rows.append(measure(BOUND_BY_COMPUTE, f"curves-{seed}", 2, changes) | replayed(f"curves-{seed}"))
-        rows.append(
-            measure(BOUND_BY_COMPUTE, f"pruned-{SEEDS[0]}", 2, CURVES | {"search.seed": SEEDS[0]} | SHORT_FINALS)
-        )
     if part in (None, "tuned"):
         rows.append(measure(QUICK, "tpe-none", 2, {"search.pruner": "none"} | SHORT_FINALS))
         rows.append(measure(QUICK, "tpe-hyperband", 2, {"search.pruner": "hyperband"} | REAL_FINALS))
@@ -109,7 +106,7 @@ def replayed(name: str) -> dict[str, Any]:
     folder = WORK / "clone" / "reports" / "studies" / f"{BOUND_BY_COMPUTE}-{name}"
     table = pd.read_csv(folder / "curves.csv").pivot(index="number", columns="step", values="distance").dropna()
     curves = {int(number): {int(step): value for step, value in row.items()} for number, row in table.iterrows()}
-    search = load(WORK / "clone" / "params.yaml").search.model_copy(update={"pruner": "hyperband"})
+    search = load().override(CURVES | {"search.pruner": "hyperband"}).search
     best = min(curve[search.steps] for curve in curves.values())
     orders = [list(curves)]
     orders += [np.random.default_rng(seed).permutation(list(curves)).tolist() for seed in range(ORDERS)]
