@@ -1,6 +1,7 @@
 """Which GAN for your images? Data flows one way, and a file imports only what stands above it here.
 
 errors  files  progress       one error for users; whole files; bars and log lines
+checksums                     SHA256SUMS of what a stage wrote
 randomness                    every random draw, named by (seed, stream, step)
 layout                        where everything lies
 schema  params                params.yaml as frozen, strict values

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from pydantic import Field, ValidationError
 
+from pipeline.checksums import write_sums
 from pipeline.datasets import DATASETS, RESIZE_FILTER, BadImage, Items, Source, reason_of, to_row
 from pipeline.errors import PipelineError, suggest, warn
 from pipeline.files import ArrayWriter, atomic_folder, read_json, require_space, write_json
@@ -90,6 +91,7 @@ def prepare(params: DataParams, out: Path) -> dict[str, Any]:
             "sha256": tally.digest.hexdigest(),
         }
         write_json(folder / "dataset.json", description)
+        write_sums(folder)
     if tally.bad:
         names = "; ".join(map(str, tally.bad[:3])) + ("; ..." if len(tally.bad) > 3 else "")
         warn(f"skipped {len(tally.bad)} bad images: {names}")

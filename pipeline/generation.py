@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from pipeline.checksums import write_sums
 from pipeline.errors import PipelineError
 from pipeline.files import ArrayWriter, atomic_folder
 from pipeline.models import NETWORKS
@@ -47,6 +48,7 @@ def generate_samples(
         first = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)[:10]
         _write_singles(np.array(first), folder / "final", 0, digits=2)
         save_animation([_opened(path) for path in sorted(grids.glob("*.png"))], folder / "progress.gif")
+        write_sums(folder)
 
 
 def _opened(path: Path) -> Image.Image:

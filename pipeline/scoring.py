@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.checksums import write_sums
 from pipeline.files import write_json
 from pipeline.metrics import (
     Comparison,
@@ -68,6 +69,7 @@ def score_samples(
     pairs = np.concatenate([samples["images"][places], real[nearest]])
     save_picture(grid(pairs, len(places)), out / "closest.png")
     write_json(out / "metrics.json", metrics)
+    write_sums(out, "closest.png", "metrics.json")
     return metrics
 
 

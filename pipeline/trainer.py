@@ -20,6 +20,7 @@ from pipeline.checkpoint import (
     save_checkpoint,
     step_of,
 )
+from pipeline.checksums import write_sums
 from pipeline.data import ImageSet
 from pipeline.errors import PipelineError, warn
 from pipeline.experiment import Experiment
@@ -34,6 +35,9 @@ from pipeline.training import Diverged, TrainState, create_state, require_finite
 from pipeline.warm_start import warm_start
 
 SHOWN = ("loss/d", "loss/g", "distance")  # beside the progress bar
+REPEATABLE = (
+    "generator.safetensors", "best.safetensors", "discriminator.safetensors", "generator.json", "history.csv", "grids",
+)  # fmt: skip
 REAL_SHOWN = 60  # real images whose spread a grid's is compared with
 
 
@@ -218,6 +222,7 @@ def write_run(experiment: Experiment, state: TrainState, progress: Progress, obs
         for step in _grid_steps(budget.steps, budget.grid_every):
             name = grid_name(step)
             (folder / name).write_bytes(_checked(observer.grids / name, progress.grids[name]))
+    write_sums(out, *REPEATABLE)
 
 
 def _checked(path: Path, digest: str) -> bytes:

@@ -19,6 +19,7 @@ from safetensors.torch import load as read_tensors
 from torch import Tensor
 
 from pipeline import layout
+from pipeline.checksums import require_whole
 from pipeline.errors import PipelineError, exit_cleanly
 from pipeline.files import atomic_folder, read_json
 from pipeline.params import PARAMS_FILE
@@ -79,7 +80,7 @@ def keep(run: str, name: str) -> str:
     """Copy the networks of runs/<run> to pretrained/<name>, and return what `init_from` must say.
 
     Raises:
-        PipelineError: there is no such run, or the name is not fit or is taken by other weights.
+        PipelineError: there is no such run, a file of it is damaged, or the name is not fit or is taken by other weights.
     """
     source, folder = layout.RUNS / run, _folder(name)
     if not re.fullmatch(r"[a-z0-9][a-z0-9_]{0,63}", name):
@@ -87,6 +88,7 @@ def keep(run: str, name: str) -> str:
     if not _holds(source, FILES):
         known = ", ".join(sorted(path.name for path in layout.RUNS.glob("*") if _holds(path, FILES))) or "none"
         raise PipelineError(f"{source} holds no trained generator and discriminator; there are: {known}")
+    require_whole(source, *FILES)
     found = _sha256(source)
     if folder.exists() and not (_holds(folder, NETWORKS) and _sha256(folder) == found):
         raise PipelineError(f"{folder} holds other weights already: choose another name, or delete it")

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from pipeline import layout
 from pipeline.checkpoint import load_generator
+from pipeline.checksums import require_whole
 from pipeline.data import load_array, load_description
 from pipeline.devices import choose_device
 from pipeline.errors import PipelineError, suggest
@@ -72,6 +73,8 @@ def explain(protocol: str, experiment: str, params: Params) -> tuple[str, float,
     known = [path.parent.name for path in sorted(layout.SCORES.glob("*/metrics.json"))]
     if experiment not in known:
         raise PipelineError(f"--experiment {experiment}: not measured here; {suggest(experiment, known)}")
+    for folder in (layout.PREPARED, layout.REFERENCE, layout.SAMPLES / experiment, layout.SCORES / experiment):
+        require_whole(folder)
     scores = read_json(layout.SCORES / experiment / "metrics.json")
     extractor = load_extractor(params.metrics, choose_device(params.runtime.device))
     description, ours = load_description(layout.PREPARED), scores["protocol"]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.checksums import write_sums
 from pipeline.data import SPLITS, load_array, map_array
 from pipeline.errors import PipelineError
 from pipeline.files import ArrayWriter, atomic_folder, read_json, write_json
@@ -68,6 +69,7 @@ def measure_reference(
             "self_check": self_check(train.gaussian, value, extractor.metric, description["sha256"]),
         }
         write_json(folder / "floor.json", floor)
+        write_sums(folder)
     return floor
 
 

@@ -20,6 +20,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from pipeline import layout
+from pipeline.checksums import require_whole
 from pipeline.data import load_description, load_images
 from pipeline.devices import choose_device
 from pipeline.errors import exit_cleanly
@@ -148,6 +149,8 @@ def _tracker_of(at: Place, title: str) -> Callable[[Experiment], Tracker]:
 
 def load_bench(params: Params) -> Bench:
     """The prepared images, the extractor and the reference, on the device."""
+    require_whole(layout.PREPARED)
+    require_whole(layout.REFERENCE)
     device = choose_device(params.runtime.device)
     extractor = load_extractor(params.metrics, device)
     reference = load_reference(layout.REFERENCE, extractor)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from pipeline import layout
+from pipeline.checksums import require_whole
 from pipeline.data import load_array, load_description
 from pipeline.devices import choose_device, memory_errors
 from pipeline.errors import exit_cleanly, warn
@@ -16,13 +17,17 @@ from pipeline.stages import begin, experiment_options
 @exit_cleanly
 def main(arguments: list[str] | None = None) -> None:
     options, params = experiment_options(arguments), begin()
+    require_whole(layout.PREPARED)
+    require_whole(layout.REFERENCE)
     description = load_description(layout.PREPARED)
     experiment = Experiment(params, options.model, options.seed, description)
+    folder, run = layout.SAMPLES / experiment.name, layout.RUNS / experiment.name
+    require_whole(folder)
+    require_whole(run, "generator.json")
     extractor = load_extractor(params.metrics, choose_device(params.runtime.device))
     reference = load_reference(layout.REFERENCE, extractor)
-    info = read_json(layout.RUNS / experiment.name / "generator.json")
+    info = read_json(run / "generator.json")
     shape = (params.generate.samples or description["train"], *experiment.image_shape)
-    folder = layout.SAMPLES / experiment.name
     names = ["images", "best"] if (folder / "best.npy").exists() else ["images"]
     samples = {name: load_array(folder / f"{name}.npy", np.uint8, shape) for name in names}
     real = load_array(layout.PREPARED / "train.npy", np.uint8, (description["train"], *experiment.image_shape))

@@ -4,6 +4,7 @@ import math
 
 from pipeline import layout
 from pipeline.checkpoint import load_generator
+from pipeline.checksums import require_whole
 from pipeline.data import load_description
 from pipeline.devices import choose_device, memory_errors
 from pipeline.errors import exit_cleanly
@@ -17,9 +18,11 @@ from pipeline.stages import begin, experiment_options
 @exit_cleanly
 def main(arguments: list[str] | None = None) -> None:
     options, params = experiment_options(arguments), begin()
+    require_whole(layout.PREPARED, "dataset.json")
     description = load_description(layout.PREPARED)
     experiment = Experiment(params, options.model, options.seed, description)
     run, out = layout.RUNS / experiment.name, layout.SAMPLES / experiment.name
+    require_whole(run, "generator.safetensors", "best.safetensors", "generator.json", "grids")
     device, weights = choose_device(params.runtime.device), params.generate.weights
     generator, info = load_generator(run, weights)
     generators = {"images": generator.to(device)}

@@ -1,6 +1,7 @@
 """Stage reference: statistics of the real training images, and the floor that no model can beat."""
 
 from pipeline import layout
+from pipeline.checksums import require_whole
 from pipeline.data import load_description
 from pipeline.devices import choose_device, memory_errors
 from pipeline.errors import exit_cleanly
@@ -12,6 +13,7 @@ from pipeline.stages import begin
 @exit_cleanly
 def main() -> None:
     params = begin()
+    require_whole(layout.PREPARED)
     extractor = load_extractor(params.metrics, choose_device(params.runtime.device))
     description = load_description(layout.PREPARED)
     require_space(

@@ -3,6 +3,7 @@
 import sys
 
 from pipeline import layout
+from pipeline.checksums import require_whole
 from pipeline.data import load_description, load_images
 from pipeline.devices import choose_device, memory_errors
 from pipeline.errors import exit_cleanly
@@ -18,6 +19,8 @@ from pipeline.trainer import Interrupted, train_experiment, write_run
 @exit_cleanly
 def main(arguments: list[str] | None = None) -> None:
     options, params = experiment_options(arguments), begin()
+    require_whole(layout.PREPARED)
+    require_whole(layout.REFERENCE)
     received = stop_signals()
     experiment = Experiment(params, options.model, options.seed, load_description(layout.PREPARED))
     remedy = f"lower models.{options.model}.batch_size, width_g or width_d, or metrics.batch_size"

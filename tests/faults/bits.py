@@ -1,7 +1,7 @@
 """Damaged files: of every file that a stage reads, and of the checkpoints from which training goes on.
 
-A stage that meets one either makes the same bytes all the same, or says in one sentence what to do. DVC knows the
-content of all outputs: what a stage does not notice, and what it asks to be made anew, `dvc repro` brings back.
+A stage that meets one either makes the same bytes all the same, or says in one sentence what to do: it knows the
+sha256 of all that it reads. What is to be made anew, `dvc repro` brings back.
 """
 
 import random
@@ -15,9 +15,9 @@ from pathlib import Path
 from tests.faults.disk import check_refusal
 from tests.faults.stages import finish
 from tests.faults.table import Trial
-from tests.faults.world import STAGES, Stage, World, clear
+from tests.faults.world import MEASURED, STAGES, Stage, World, clear
 
-UNNOTICED = ", seen by DVC only"  # the stage took a damaged file of another one for whole
+UNNOTICED = ", of measured times"  # they have no checksum; only the report shows them
 
 
 def _flip(content: bytearray, chance: random.Random) -> bytearray:
@@ -50,8 +50,10 @@ def damage(world: World, chance: random.Random) -> Trial:
     spoil(world.repo / name, kind, chance)
     job = world.start(stage)
     unmended = [found for found in world.differences(stage) if found[0] != name] if job.wait() == 0 else []
-    if job.code == 0 and unmended:
+    if job.code == 0 and unmended and Path(name).name in MEASURED:
         trial.kind += UNNOTICED
+    elif job.code == 0:
+        trial.differ(unmended, "unnoticed")
     elif job.code != 0:
         check_refusal(trial, job, "dvc repro")
         _obey(world, job.errors)
