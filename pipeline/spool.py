@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.layout import root
 
 ENTRY = {"kind", "key", "step", "value", "time"}
+STEPPED = ("metric", "image")  # kinds of which each step has its own
 BATCH = {"metric": 1000, "param": 100, "tag": 100}  # the most that one request takes; other kinds go one by one
 
 
@@ -24,8 +25,9 @@ class Spool:
         self._path, self._end, self._waiting = folder / "spool.jsonl", 0, b""
         self._path.touch()
         self._values: dict[tuple[str, str, int], Any] = {}
+        self._former: dict[tuple[str, str, int], Any] = {}
         for entry, end in read(self._path):
-            self._values[entry["kind"], entry["key"], entry["step"]] = entry["value"]
+            self._remember(entry)
             self._end = end
         os.truncate(self._path, self._end)  # a kill can tear the last line
         if first(folder) is None:
@@ -39,20 +41,31 @@ class Spool:
     def add(self, kind: str, key: str, value: Any, step: int) -> None:
         """Append an entry, unless it is there already, be it with another value where values do not change.
 
+        The entry "back" says that a run has gone back to the step that is its value: what is logged of later steps from
+        then on is appended, unless it is what had been logged before.
+
         Raises:
             OSError: the disk refuses it; it is kept and appended before the next one.
         """
         known = self._values.get((kind, key, step))
-        if known == value or (known is not None and kind in ("metric", "param", "image")):
+        if known is None and self._former.get((kind, key, step)) == value:
+            return
+        if known == value or (known is not None and kind in (*STEPPED, "param", "back")):
             return
         entry = {"kind": kind, "key": key, "step": step, "value": value, "time": time.time_ns() // 1_000_000}
-        self._values[kind, key, step] = value
+        self._remember(entry)
         self._waiting += json.dumps(entry).encode() + b"\n"
         with open(self._path, "ab", buffering=0) as file:
             if file.write(self._waiting) != len(self._waiting):
                 file.truncate(self._end)
                 raise OSError("the disk is full")
         self._end, self._waiting = self._end + len(self._waiting), b""
+
+    def _remember(self, entry: dict[str, Any]) -> None:
+        self._values[entry["kind"], entry["key"], entry["step"]] = entry["value"]
+        if entry["kind"] == "back":
+            later = [at for at in self._values if at[0] in STEPPED and at[2] > entry["value"]]
+            self._former |= {at: self._values.pop(at) for at in later}
 
 
 def _place(parent: Path, folder: Path) -> str:

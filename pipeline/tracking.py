@@ -94,6 +94,11 @@ class Tracker:
                     self._keep(path, "model")
                 self._add("model", "generator", "spool/model")
 
+    def went_back(self, number: int, step: int) -> None:
+        """The run's rollback `number` led back to `step`: what is logged of later steps from now on stands beside what
+        was logged of them before, and MLflow shows the newest."""
+        self._add("back", str(number), step)
+
     def close(self, status: str = "FINISHED") -> None:
         """Send the rest and set the run's status; give up at once if the server has failed. Later calls do nothing.
 

@@ -70,6 +70,7 @@ def train_experiment(
     work = experiment.work_folder()
     present = sum(path.stat().st_size for path in checkpoints(work))
     require_space(work, (KEPT + 2) * checkpoint_bytes(state) - present)
+    trainer.tell_rollbacks(progress)
     observer.resumed(progress.history)
     while True:
         try:
@@ -167,12 +168,19 @@ class _Trainer:
             for path in old:
                 if step_of(path) == good and path != written:
                     path.unlink(missing_ok=True)
-            self.observer.tracker.tags({"rollbacks": json.dumps(progress.rollbacks)})
+            self.tell_rollbacks(progress)
             warn(
                 f"{name}: {fault.what} at step {fault.step}: back to step {good}, "
                 f"learning rates x {state.lr_scale:g} (rollback {done + 1} of {budget.rollbacks})"
             )
         return state, progress
+
+    def tell_rollbacks(self, progress: Progress) -> None:
+        """Tell MLflow, which is told nothing twice."""
+        for number, back in enumerate(progress.rollbacks):
+            self.observer.tracker.went_back(number, back["to"])
+        if progress.rollbacks:
+            self.observer.tracker.tags({"rollbacks": json.dumps(progress.rollbacks)})
 
     def _lost(self, fault: Diverged, tried: str) -> Diverged:
         """The fault with all that a user needs: whose it is, what was tried, and what is left."""

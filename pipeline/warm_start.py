@@ -80,7 +80,7 @@ def keep(run: str, name: str) -> str:
     """Copy the networks of runs/<run> to pretrained/<name>, and return what `init_from` must say.
 
     Raises:
-        PipelineError: there is no such run, a file of it is damaged, or the name is not fit or is taken by other weights.
+        PipelineError: there is no such run, a file of it is damaged, the name is not fit, or taken by other weights.
     """
     source, folder = layout.RUNS / run, _folder(name)
     if not re.fullmatch(r"[a-z0-9][a-z0-9_]{0,63}", name):

@@ -26,6 +26,7 @@ from pipeline.losses import LOSSES
 from pipeline.metrics import Extractor
 from pipeline.observer import Observer
 from pipeline.sampling import spread
+from pipeline.spool import read
 from pipeline.trainer import Interrupted, train_experiment, write_run
 from pipeline.training import Diverged, TrainState, create_state, train, train_step
 
@@ -217,6 +218,41 @@ def test_a_kill_at_any_write_or_removal_of_a_rollback_changes_nothing(
                 died += 1
         assert outputs(experiment, elsewhere / str(limit)) == whole, limit
     assert died >= 6
+
+
+def points() -> dict[tuple[str, int], list[float]]:
+    """What the only spool holds of each metric at each step, the newest last."""
+    found: dict[tuple[str, int], list[float]] = {}
+    (path,) = Path(".work").glob("*/spool.jsonl")
+    for entry, _ in read(path):
+        if entry["kind"] == "metric":
+            found.setdefault((entry["key"], entry["step"]), []).append(entry["value"])
+    return found
+
+
+@pytest.mark.parametrize("kills", [False, True])
+def test_mlflow_ends_with_the_points_after_a_rollback(
+    kills: bool, monkeypatch: pytest.MonkeyPatch, elsewhere: Path
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    poisoned(monkeypatch, at(6, above=0.9))
+    experiment = experiment_of(**{"train.rollbacks": 1, "runtime.tracking": True, "runtime.checkpoint_every": 1})
+    for limit in range(12 if kills else 0):  # stopped after 1, 2 .. steps, each time from the newest checkpoint on
+        with contextlib.suppress(Interrupted):
+            observer = observer_of(experiment)
+            train_experiment(experiment, IMAGES, observer, counting(limit % 4))
+        observer.tracker.close("KILLED")
+    observer = observer_of(experiment)
+    _, progress = train_experiment(experiment, IMAGES, observer)
+    observer.tracker.close("KILLED")
+    assert [back["to"] for back in progress.rollbacks] == [3]
+    found = points()
+    for name, key in {"loss/d": "loss/d", "loss/g": "loss/g", "distance": "curve/fd_mean", "images": "images"}.items():
+        last = {step: values[-1] for (metric, step), values in found.items() if metric == key}
+        assert last == {row["step"]: row[name] for row in progress.history if name in row}, name
+        changed = {step for (metric, step), values in found.items() if metric == key and len(values) > 1}
+        assert changed == {"loss/d": {6}, "loss/g": {4, 6}, "distance": set(), "images": set()}[name], name
+    assert all(len(set(values)) == len(values) <= 2 for values in found.values())
 
 
 def test_a_damaged_good_checkpoint_costs_time_and_no_bit(monkeypatch: pytest.MonkeyPatch, elsewhere: Path) -> None:
