@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from pipeline import experiment as experiments
 from pipeline import params, scoring, trainer
 from pipeline.checkpoint import export_networks, generator_tensors
+from pipeline.checksums import write_sums
 from pipeline.data import ImageSet
 from pipeline.errors import PipelineError
 from pipeline.experiment import Experiment
@@ -80,6 +81,7 @@ def make_run(name: str = "old-0", seed: int = 0, **changes: Any) -> TrainState:
     folder = Path("runs") / name
     folder.mkdir(parents=True)
     export_networks(folder, state, generator_tensors(state), info)
+    write_sums(folder)
     return state
 
 
