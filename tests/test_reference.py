@@ -96,8 +96,8 @@ def test_the_floor_is_the_distance_between_the_splits(prepared: Path, batch: int
     np.testing.assert_allclose(stored, train, rtol=1e-5)
     np.testing.assert_allclose(np.load(out / "test_features.npy"), test, rtol=1e-5)
     assert sorted(path.name for path in out.iterdir()) == [
-        "SHA256SUMS", "floor.json", "neighbours.npy", "statistics.npz", "test_features.npy", "test_labels.npy", "train_features.npy",
-        "train_labels.npy"]  # fmt: skip
+        "SHA256SUMS", "floor.json", "neighbours.npy", "statistics.npz", "test_features.npy", "test_labels.npy",
+        "train_features.npy", "train_labels.npy"]  # fmt: skip
 
 
 def test_a_loaded_reference_measures_samples(prepared: Path, tmp_path: Path) -> None:

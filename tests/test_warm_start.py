@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import pickle
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -165,6 +166,16 @@ def test_what_keep_writes_and_origin_reads() -> None:
     assert origin(f"kept_1@{digest}") == {"name": "kept_1", "sha256": digest, **told}
     shutil.rmtree("runs")  # as DVC does
     assert origin(f"kept_1@{digest}") == {"name": "kept_1", "sha256": digest, **told}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_run_is_not_kept(name: str) -> None:
+    make_run()
+    path = Path("runs/old-0") / name
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    with pytest.raises(PipelineError, match=rf"runs/old-0/{re.escape(name)} is damaged \(its sha256 is not"):
+        keep("old-0", "kept_1")
+    assert not Path("pretrained").exists()
 
 
 def test_networks_are_kept_at_the_repositorys_root(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
