@@ -8,6 +8,8 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from pipeline.check import require
 from pipeline.devices import make_deterministic
@@ -31,16 +33,21 @@ def stop_by_exception() -> None:
     def stop(number: int, _: object) -> None:
         raise Stopped(number)
 
-    for number in STOPS:
-        signal.signal(number, stop)
+    _on_stop(stop)
 
 
 def stop_signals() -> list[int]:
     """A list that from now on receives the number of each signal of `STOPS`, for whoever has work to save first."""
     received: list[int] = []
-    for number in STOPS:
-        signal.signal(number, lambda number, _: received.append(number))
+    _on_stop(lambda number, _: received.append(number))
     return received
+
+
+def _on_stop(handler: Callable[[int, Any], None]) -> None:
+    """One that was ignored from the start, as nohup has SIGHUP ignored, stays so."""
+    for number in STOPS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def experiment_options(arguments: list[str] | None) -> argparse.Namespace:

@@ -6,7 +6,7 @@ from pipeline import layout
 from pipeline.checksums import require_whole
 from pipeline.data import load_description, load_images
 from pipeline.devices import choose_device, memory_errors
-from pipeline.errors import exit_cleanly
+from pipeline.errors import exit_cleanly, say
 from pipeline.experiment import Experiment
 from pipeline.files import exclusive
 from pipeline.metrics import load_extractor, load_reference
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
         try:
             _train(experiment, params, received)
         except Interrupted:
-            print("stopped with its checkpoint written: run the same command again to continue", file=sys.stderr)
+            say("stopped with its checkpoint written: run the same command again to continue")
             sys.exit(128 + received[0])
 
 
