@@ -228,6 +228,15 @@ def test_a_stage_declares_the_params_that_it_reads(stage: str) -> None:
     assert sections_of(stage) - UNDECLARED_SECTIONS <= declared
 
 
+@pytest.mark.parametrize("stage", DVC)
+def test_a_stage_ends_with_a_look_at_the_params_that_it_declares(stage: str) -> None:
+    main = tree_of(SOURCE / "stages" / f"{stage}.py")
+    calls = [node for node in ast.walk(main) if isinstance(node, ast.Call) and ast.unparse(node.func) == "finish"]
+    names = {ast.unparse(argument).strip("'") for argument in calls[0].args[1:]}
+    told = {"models.${item.model}" if name == "recipe" else name for name in names}
+    assert told == set(DVC[stage]["params"])
+
+
 def test_sections_are_found() -> None:
     assert sections_of("prepare") == {"data"}
     assert sections_of("generate") == {"generate", "runtime"}

@@ -12,7 +12,7 @@ from pipeline.files import exclusive
 from pipeline.metrics import load_extractor, load_reference
 from pipeline.observer import Observer
 from pipeline.params import Params
-from pipeline.stages import begin, experiment_options, stop_signals
+from pipeline.stages import begin, experiment_options, finish, stop_signals
 from pipeline.trainer import Interrupted, train_experiment, write_run
 
 
@@ -30,6 +30,8 @@ def main(arguments: list[str] | None = None) -> None:
         except Interrupted:
             say("stopped with its checkpoint written: run the same command again to continue")
             sys.exit(128 + received[0])
+    recipe = f"models.{options.model}"
+    finish(params, "train", recipe, "metrics.extractor", "metrics.weights", "metrics.unknown_weights")
 
 
 def _train(experiment: Experiment, params: Params, received: list[int]) -> None:
