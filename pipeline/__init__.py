@@ -29,3 +29,10 @@ check                         what is wrong with params that do parse
 stages/                       what dvc.yaml runs
 search/                       studies: Optuna tunes a recipe; `python -m pipeline.search`
 """
+
+import signal
+import sys
+
+# Ctrl-C while `python -m pipeline...` imports, for seconds, ends it as it ends any program, without a traceback.
+if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -206,8 +206,8 @@ def _portable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The newest first."""
-    return sorted(folder.glob("step-*-*.safetensors"), reverse=True)
+    """The newest first; no pipe, from which one would read for ever, and no folder."""
+    return sorted(filter(Path.is_file, folder.glob("step-*-*.safetensors")), reverse=True)
 
 
 def step_of(path: Path) -> int:

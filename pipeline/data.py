@@ -168,7 +168,7 @@ class ImageSet:
 
 
 def load_images(folder: Path, split: str, device: torch.device | str) -> ImageSet:
-    """A prepared split on `device`. On the CPU it is mapped, not read: pages come from the file as they are used.
+    """A prepared split on `device`, read, not mapped: what becomes of the file later changes no training.
 
     Raises:
         PipelineError: a file is missing, damaged, or does not fit dataset.json.
@@ -180,7 +180,8 @@ def load_images(folder: Path, split: str, device: torch.device | str) -> ImageSe
     labels = load_array(Path(folder) / f"{split}_labels.npy", np.int64, (count,))
     if labels.min() < 0 or labels.max() >= max(classes, 1):
         raise _damaged(Path(folder) / f"{split}_labels.npy", f"labels outside 0..{max(classes, 1) - 1}")
-    return ImageSet(torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device), classes)
+    read, known = (torch.from_numpy(array).to(device, copy=True) for array in (images, labels))
+    return ImageSet(read, known, classes)
 
 
 def load_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:

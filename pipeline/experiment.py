@@ -60,8 +60,12 @@ class Experiment:
         except PipelineError as error:
             raise PipelineError(f"models.{self.model}.init_from: {error}") from None
 
+    @functools.cached_property
     def fingerprint(self) -> str:
-        """Changes with whatever shapes the trained weights or the learning curve."""
+        """Changes with whatever shapes the trained weights or the learning curve.
+
+        It is taken once: code that is edited while this trains is another experiment's.
+        """
         return fingerprint(
             self.recipe,
             budget=self.params.train.model_dump(),
@@ -76,14 +80,14 @@ class Experiment:
         return step * self.recipe.n_critic * self.recipe.batch_size
 
     def work_folder(self) -> Path:
-        return layout.work_folder(self.name, self.fingerprint())
+        return layout.work_folder(self.name, self.fingerprint)
 
     def tags(self) -> dict[str, str]:
         """What a run is found by in MLflow."""
         return {
             "model": self.model,
             "data_sha256": self.description["sha256"],
-            "fingerprint": self.fingerprint(),
+            "fingerprint": self.fingerprint,
             "initialised_from": "nothing" if self.origin is None else json.dumps(self.origin),
             "git_commit": commit(),
             "dvc_stage": os.environ.get("DVC_STAGE", "none"),
@@ -101,7 +105,7 @@ class Experiment:
         measured += [generate.samples, generate.seed, generate.weights, generate.labels, self.recipe.init_from]
         key = hashlib.sha256(json.dumps(measured).encode()).hexdigest()[:6]
         group = f"{self.description['name']}-{self.image_shape[1]}px-{metrics.extractor}-{key}"
-        folder = layout.work_folder(self.name, f"{self.fingerprint()}-{key}")
+        folder = layout.work_folder(self.name, f"{self.fingerprint}-{key}")
         tracker = Tracker(folder, group, self.name, self.params.runtime.tracking)
         tracker.params({**self.recipe.model_dump(), **self.params.train.model_dump(), "seed": self.seed})
         tracker.tags(self.tags())

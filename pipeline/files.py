@@ -62,7 +62,9 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
             for file in filter(Path.is_file, temporary.rglob("*")):
                 _fsync(file)
             former = temporary.with_suffix(".former.tmp")
-            if path.exists():
+            if path.is_symlink():  # perhaps to nothing
+                path.unlink()
+            elif path.exists():
                 os.replace(path, former)
             os.replace(temporary, path)
             shutil.rmtree(former, ignore_errors=True)

@@ -6,6 +6,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pipeline.errors import say
+
 LOG_FORMAT = "{desc}: {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
@@ -14,10 +16,10 @@ class _Log:
 
     def write(self, text: str) -> None:
         if line := text.strip():
-            sys.stderr.write(line + "\n")
+            say(line)
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        """Nothing: a line is flushed when it is said."""
 
 
 def progress(items: Iterable[Any] | None, title: str, total: int, unit: str, done: int = 0) -> tqdm:

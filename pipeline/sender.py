@@ -6,6 +6,7 @@ the parent's run: whoever comes first makes that, under the parent's lock, but o
 """
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
@@ -231,7 +232,7 @@ class Sender:
     def reason(self, error: BaseException) -> str:
         """The first line of what went wrong, without the tracking URI's credentials."""
         text = f"{type(error).__name__}: {error}".split("\n")[0]
-        user = "".join(re.findall(r"://(.*)@", self.uri))
+        user = "".join(re.findall(r"(?:://|^)(.*)@", self.uri))
         password = user.partition(":")[2]
         query = self.uri.partition("?")[2]
         for secret in (user + "@" if user else "", query, password, urllib.parse.unquote(password)):
@@ -239,7 +240,7 @@ class Sender:
         return text[:300]
 
     def warn_unsent(self, reason: str) -> None:
-        where = re.sub(r"://.*@", "://", self.uri).partition("?")[0]
+        where = re.sub(r"(://|^).*@", r"\1", self.uri).partition("?")[0]
         warn_once(where, "unsent", f"MLflow at {where} does not take what is logged ({reason}); all is kept in "
                    f"{self.folder}: send it later with `python -m pipeline.tracking sync`")  # fmt: skip
 
@@ -259,6 +260,8 @@ def _local_faults() -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):  # of $TMPDIR: there may be room later
+            raise
         raise _Unsendable(f"{type(error).__name__}: {error}") from error
 
 
@@ -281,6 +284,12 @@ def open_client(uri: str) -> Any:
     warnings.filterwarnings("ignore", module=r"(mlflow|sqlalchemy|alembic|torch)\.")
     from mlflow.tracking.client import MlflowClient
 
+    if not uri.startswith("http"):
+        from mlflow.store.db import utils
+
+        utils.MAX_RETRY_COUNT = (
+            0  # MLflow would try for two minutes to open a database: our own next round comes sooner
+        )
     for name, level in {"mlflow": "WARNING", "alembic": "WARNING", "urllib3.connectionpool": "ERROR"}.items():
         logging.getLogger(name).setLevel(level)
     return MlflowClient(tracking_uri=uri)

@@ -219,7 +219,7 @@ def write_run(experiment: Experiment, state: TrainState, progress: Progress, obs
         "best": {"step": progress.best_step, "distance": progress.best_distance()},
         "diversity": progress.diversity(),
         "rollbacks": progress.rollbacks,
-        "fingerprint": experiment.fingerprint(),
+        "fingerprint": experiment.fingerprint,
         "data_sha256": experiment.description["sha256"],
     }
     export_networks(out, state, progress.best, info)

@@ -122,8 +122,10 @@ def test_a_module_imports_only_what_stands_above_it(module: str) -> None:
     assert not wrong, f"{module} imports {sorted(wrong)}, which stand below {unit} in pipeline/__init__.py"
 
 
-def test_the_package_itself_imports_nothing() -> None:
-    assert [type(node).__name__ for node in tree_of(SOURCE / "__init__.py").body] == ["Expr"]
+def test_the_package_itself_imports_nothing_but_what_ctrl_c_needs() -> None:
+    top = tree_of(SOURCE / "__init__.py").body
+    assert [ast.unparse(node) for node in top[1:3]] == ["import signal", "import sys"]
+    assert [type(node).__name__ for node in top[3:]] == ["If"]
 
 
 def test_there_are_no_cycles() -> None:
@@ -224,6 +226,15 @@ def sections_of(stage: str) -> set[str]:
 def test_a_stage_declares_the_params_that_it_reads(stage: str) -> None:
     declared = {name.split(".")[0] for name in DVC[stage]["params"]}
     assert sections_of(stage) - UNDECLARED_SECTIONS <= declared
+
+
+@pytest.mark.parametrize("stage", DVC)
+def test_a_stage_ends_with_a_look_at_the_params_that_it_declares(stage: str) -> None:
+    main = tree_of(SOURCE / "stages" / f"{stage}.py")
+    calls = [node for node in ast.walk(main) if isinstance(node, ast.Call) and ast.unparse(node.func) == "finish"]
+    names = {ast.unparse(argument).strip("'") for argument in calls[0].args[1:]}
+    told = {"models.${item.model}" if name == "recipe" else name for name in names}
+    assert told == set(DVC[stage]["params"])
 
 
 def test_sections_are_found() -> None:

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from pipeline import checkpoint
 from pipeline.augment import AUGMENTATIONS
 from pipeline.checkpoint import (
     Progress,
+    checkpoints,
     code_version,
     export_networks,
     fingerprint,
@@ -205,6 +207,13 @@ def test_a_fresh_start_after_damage_can_be_resumed(two: Any) -> None:
     resumed = start(recipe_of())
     load_checkpoint(folder, resumed)
     assert resumed.step == 2
+
+
+def test_what_is_no_file_is_no_checkpoint(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "step-00000003-0123456789abcdef.safetensors")  # who reads it waits for ever
+    (tmp_path / "step-00000002-0123456789abcdef.safetensors").mkdir()
+    (tmp_path / "step-00000001-0123456789abcdef.safetensors").symlink_to("nothing")
+    assert checkpoints(tmp_path) == []
 
 
 def test_only_the_last_two_are_kept(tmp_path: Path) -> None:

@@ -200,6 +200,17 @@ def test_a_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nu
     assert names(tmp_path) == ["d"] and names(path) == ["old"]
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_to_a_folder_is_replaced_and_what_it_leads_to_stays(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "far")
+    if there:
+        (tmp_path / "far").mkdir()
+    with atomic_folder(tmp_path / "link") as folder:
+        (folder / "a").touch()
+    assert names(tmp_path) == ["far"] * there + ["link"] and names(tmp_path / "link") == ["a"]
+    assert not (tmp_path / "link").is_symlink()
+
+
 # JSON and hashes.
 
 

@@ -300,6 +300,15 @@ def test_an_outage_is_waited_for_and_a_long_one_is_one_sentence(
         patient.get_study_id_from_name("none")
 
 
+def test_a_journal_that_was_removed_is_one_sentence(tmp_path: Path) -> None:
+    patient = open_storage(f"{tmp_path}/s.journal")
+    (tmp_path / "s.journal").unlink()
+    with pytest.raises(
+        PipelineError, match=r"s\.journal was removed while the study ran: put it back, or run the same"
+    ):
+        patient.get_all_studies()
+
+
 def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")

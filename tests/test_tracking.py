@@ -243,6 +243,39 @@ def test_names_that_mlflow_refuses_do_not_block_the_rest(folder, caplog):
     assert runs()[0].data.params == {"long": "y" * 5000} and caplog.messages == []
 
 
+def test_what_finds_no_room_in_tmpdir_is_sent_later(folder, monkeypatch, root):
+    Image.new("L", (4, 4)).save(root / "grid.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", lambda *_, **__: os.write(os.open("/dev/full", os.O_WRONLY), b"no room"))
+        with opened(folder) as tracker:
+            tracker.image("samples", root / "grid.png", 1)
+    assert client().list_artifacts(runs()[0].info.run_id, "images") == []
+    tracking.main(["sync"])
+    assert len(client().list_artifacts(runs()[0].info.run_id, "images")) == 2
+
+
+def test_a_database_that_cannot_be_opened_is_told_at_once(folder, capsys, caplog, root):
+    (root / "mlflow.db").unlink()
+    (root / "mlflow.db").mkdir()
+    started = time.monotonic()
+    with opened(folder) as tracker:
+        tracker.metrics(1, {"loss/d": 1.0})
+    with pytest.raises(SystemExit):
+        tracking.main(["sync"])
+    assert time.monotonic() - started < 30  # MLflow itself would try for 100 seconds, twice
+    assert "unable to open database file" in capsys.readouterr().out
+    assert len(caplog.messages) == 1 and "all is kept in" in caplog.messages[0]
+
+
+def test_an_address_without_its_scheme_shows_no_password_either(folder, caplog, capsys, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"me:{PASSWORD}@mlflow.example")
+    with opened(folder) as tracker:
+        tracker.metrics(1, {"loss/d": 1.0})
+    with pytest.raises(SystemExit):
+        tracking.main(["sync"])
+    assert PASSWORD not in caplog.text + "".join(capsys.readouterr()) and "MLflow at mlflow.example" in caplog.text
+
+
 def test_an_entry_that_mlflow_refuses_is_dropped_and_named(folder, capsys, caplog):
     with opened(folder) as tracker:
         tracker.params({"a": 1, "b": 2, "c": 3})

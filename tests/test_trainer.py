@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline import files, params, training
+from pipeline import checkpoint, files, params, training
 from pipeline.checkpoint import Progress, checkpoints, step_of
 from pipeline.data import ImageSet
 from pipeline.devices import memory_errors
@@ -101,7 +101,7 @@ def counting(limit: int) -> Callable[[], bool]:
 def test_a_stop_breaks_off_a_measurement_and_nothing_is_lost(elsewhere: Path) -> None:
     whole = outputs(experiment_of(), elsewhere / "whole")
     experiment, stopped = experiment_of(**{"runtime.checkpoint_every": 100}), []
-    assert experiment.fingerprint() == experiment_of().fingerprint()
+    assert experiment.fingerprint == experiment_of().fingerprint
     for path in experiment.work_folder().iterdir():
         path.rename(elsewhere / path.name)
     for limit in range(200):
@@ -320,6 +320,14 @@ def test_what_a_lost_spool_held_is_told_again() -> None:
 
 
 # Collapse.
+
+
+def test_code_that_is_edited_meanwhile_moves_no_checkpoint(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = experiment_of()
+    folder = experiment.work_folder()
+    monkeypatch.setattr(checkpoint, "code_version", lambda _: "edited")
+    outputs(experiment, elsewhere / "out")
+    assert checkpoints(folder) and experiment_of().work_folder() != folder
 
 
 def test_the_spread_of_images() -> None:

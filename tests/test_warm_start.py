@@ -506,15 +506,15 @@ def test_the_fingerprint_knows_the_origin() -> None:
     make_run()
     make_run("other-0", seed=1)
     found = [
-        experiment_of(init_from).fingerprint()
+        experiment_of(init_from).fingerprint
         for init_from in (None, keep("old-0", "kept"), keep("other-0", "other"), keep("old-0", "again"))
     ]
     assert len(set(found)) == 4
-    assert experiment_of(keep("old-0", "kept")).fingerprint() == found[1]
+    assert experiment_of(keep("old-0", "kept")).fingerprint == found[1]
 
 
 def test_an_origin_that_is_not_there_names_the_model(kept: str) -> None:
-    sentence = refusal(lambda: experiment_of("kept").fingerprint())
+    sentence = refusal(lambda: experiment_of("kept").fingerprint)
     assert sentence == f"models.dcgan.init_from: it must say which weights, write {kept}"
 
 

@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 
 from pipeline import check, layout
 from pipeline.data import load_description
-from pipeline.errors import PipelineError, exit_cleanly
+from pipeline.errors import PipelineError, exit_cleanly, say
 from pipeline.params import PARAMS_FILE, load, save
 from pipeline.search.cluster import run_on_ray
 from pipeline.search.outcomes import distance_of
@@ -150,7 +150,7 @@ def _work(
         run_here(command, count, environment, lambda: not left(), lambda: bool(received), tell)
     tell()
     if received:
-        print("stopped: run the same command again to continue", file=sys.stderr)
+        say("stopped: run the same command again to continue")
         sys.exit(128 + received[0])
 
 
@@ -170,7 +170,7 @@ def _teller(at: Place, tracker: Tracker | None) -> Callable[[], None]:
             before = len(over)
             values = [value for trial in over if (value := distance_of(trial)) is not None]
             best = f", best {min(values):.2f}" if values else ""
-            print(f"study {at.name}: {len(over)} of {len(trials)} trials{best}", file=sys.stderr, flush=True)
+            say(f"study {at.name}: {len(over)} of {len(trials)} trials{best}")
             if tracker:
                 track_progress(tracker, over)
 

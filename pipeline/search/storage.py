@@ -214,6 +214,11 @@ def _patiently(method: Callable[..., Any]) -> Callable[..., Any]:
         try:
             with storage_errors(Path("the study's storage")):
                 return _persist(lambda: method(*arguments, **named), PATIENCE)
+        except FileNotFoundError as error:
+            raise PipelineError(
+                f"{error.filename} was removed while the study ran: put it back, or run the same command again, "
+                "which makes a new study"
+            ) from error
         except OUTAGES as error:
             raise PipelineError(
                 f"the study's storage has not answered for {PATIENCE / 60:.0f} minutes ({str(error).splitlines()[0]}): "

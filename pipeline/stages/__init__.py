@@ -8,11 +8,17 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from pipeline.check import require
 from pipeline.devices import make_deterministic
-from pipeline.errors import STOPS, Stopped
-from pipeline.params import Params, load
+from pipeline.errors import STOPS, PipelineError, Stopped
+from pipeline.files import sha256
+from pipeline.params import PARAMS_FILE, Params, load
+
+CODE = {str(path): sha256(path) for path in Path(__file__).parent.parent.rglob("*.py")}  # as it is being imported
 
 
 def begin() -> Params:
@@ -25,22 +31,61 @@ def begin() -> Params:
     return params
 
 
+def finish(params: Params, *declared: str) -> None:
+    """What every stage does last: see that its code and its params are still those that it began with.
+
+    DVC reads both only when a stage is over. So a result would count as made by what was changed meanwhile.
+
+    Args:
+        declared: the names under `params` of the stage in dvc.yaml.
+
+    Raises:
+        PipelineError: something was changed; the stage is to run again.
+    """
+    now = load()
+    changed = [f"{name} of {PARAMS_FILE}" for name in declared if _value(params, name) != _value(now, name)]
+    imported = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    changed += [path for path, digest in CODE.items() if path in imported and _digest(path) != digest]
+    if changed:
+        raise PipelineError(
+            f"{changed[0]} was changed while this ran, and DVC would take the result for one of what stands there now: "
+            "run the same command again"
+        )
+
+
+def _value(whole: Params, name: str) -> Any:
+    """What stands under a dotted name, None where nothing does."""
+    tree: Any = whole.model_dump()
+    for part in name.split("."):
+        tree = tree.get(part)
+    return tree
+
+
+def _digest(path: str) -> str:
+    return sha256(path) if os.path.exists(path) else ""
+
+
 def stop_by_exception() -> None:
     """From now on a signal of `STOPS` raises `Stopped`, so that what is open is closed and nothing half-made stays."""
 
     def stop(number: int, _: object) -> None:
         raise Stopped(number)
 
-    for number in STOPS:
-        signal.signal(number, stop)
+    _on_stop(stop)
 
 
 def stop_signals() -> list[int]:
     """A list that from now on receives the number of each signal of `STOPS`, for whoever has work to save first."""
     received: list[int] = []
-    for number in STOPS:
-        signal.signal(number, lambda number, _: received.append(number))
+    _on_stop(lambda number, _: received.append(number))
     return received
+
+
+def _on_stop(handler: Callable[[int, Any], None]) -> None:
+    """One that was ignored from the start, as nohup has SIGHUP ignored, stays so."""
+    for number in STOPS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def experiment_options(arguments: list[str] | None) -> argparse.Namespace:

@@ -11,7 +11,7 @@ from pipeline.experiment import Experiment
 from pipeline.files import read_json
 from pipeline.metrics import load_extractor, load_reference
 from pipeline.scoring import score_samples
-from pipeline.stages import begin, experiment_options
+from pipeline.stages import begin, experiment_options, finish
 
 
 @exit_cleanly
@@ -49,6 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
         tracker.tags({"collapsed": ", ".join(metrics["collapsed"])})
         tracker.tags({f"protocol.{key}": str(text) for key, text in metrics["protocol"].items()})
         tracker.artifact(out / "closest.png", "final")
+    finish(params, "metrics", "generate")
 
 
 if __name__ == "__main__":

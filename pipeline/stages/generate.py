@@ -12,7 +12,7 @@ from pipeline.experiment import Experiment
 from pipeline.files import require_space
 from pipeline.generation import generate_samples
 from pipeline.sampling import labels
-from pipeline.stages import begin, experiment_options
+from pipeline.stages import begin, experiment_options, finish
 
 
 @exit_cleanly
@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     with experiment.open_tracker() as tracker:
         tracker.artifact(out / "grid.png", "final")
         tracker.artifact(out / "progress.gif", "final")
+    finish(params, "generate")
 
 
 if __name__ == "__main__":

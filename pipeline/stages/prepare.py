@@ -3,7 +3,7 @@
 from pipeline import layout
 from pipeline.data import prepare
 from pipeline.errors import exit_cleanly
-from pipeline.stages import begin
+from pipeline.stages import begin, finish
 
 
 @exit_cleanly
@@ -12,6 +12,7 @@ def main() -> None:
     description = prepare(params.data, layout.PREPARED)
     shape = "x".join(map(str, description["image_shape"]))
     print(f"{description['name']}: {description['train']} training and {description['test']} test images of {shape}")
+    finish(params, "data")
 
 
 if __name__ == "__main__":

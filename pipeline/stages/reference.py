@@ -7,7 +7,7 @@ from pipeline.devices import choose_device, memory_errors
 from pipeline.errors import exit_cleanly
 from pipeline.files import require_space
 from pipeline.metrics import load_extractor, measure_reference
-from pipeline.stages import begin
+from pipeline.stages import begin, finish
 
 
 @exit_cleanly
@@ -26,6 +26,7 @@ def main() -> None:
         f"and {floor['test_images']} test images"
     )
     print(f"known floor {floor['self_check']['anchor']}")
+    finish(params, "metrics")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pipeline.checksums import require_whole
 from pipeline.errors import exit_cleanly
 from pipeline.params import Params
 from pipeline.report import write_report
-from pipeline.stages import begin
+from pipeline.stages import begin, finish
 
 SHOWN = ["rank", "model", "seed", "metric", "value", "ratio_to_floor"]
 
@@ -17,6 +17,7 @@ def main() -> None:
     table = write_report(params, layout.REPORTS)
     print(table[SHOWN].to_string(index=False, float_format="{:.2f}".format))
     print(f"report: {layout.REPORTS / 'report.html'}")
+    finish(params, "compare")
 
 
 def _require_inputs(params: Params) -> None:

@@ -6,13 +6,13 @@ from pipeline import layout
 from pipeline.checksums import require_whole
 from pipeline.data import load_description, load_images
 from pipeline.devices import choose_device, memory_errors
-from pipeline.errors import exit_cleanly
+from pipeline.errors import exit_cleanly, say
 from pipeline.experiment import Experiment
 from pipeline.files import exclusive
 from pipeline.metrics import load_extractor, load_reference
 from pipeline.observer import Observer
 from pipeline.params import Params
-from pipeline.stages import begin, experiment_options, stop_signals
+from pipeline.stages import begin, experiment_options, finish, stop_signals
 from pipeline.trainer import Interrupted, train_experiment, write_run
 
 
@@ -28,8 +28,10 @@ def main(arguments: list[str] | None = None) -> None:
         try:
             _train(experiment, params, received)
         except Interrupted:
-            print("stopped with its checkpoint written: run the same command again to continue", file=sys.stderr)
+            say("stopped with its checkpoint written: run the same command again to continue")
             sys.exit(128 + received[0])
+    recipe = f"models.{options.model}"
+    finish(params, "train", recipe, "metrics.extractor", "metrics.weights", "metrics.unknown_weights")
 
 
 def _train(experiment: Experiment, params: Params, received: list[int]) -> None:
