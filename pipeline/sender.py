@@ -287,9 +287,8 @@ def open_client(uri: str) -> Any:
     if not uri.startswith("http"):
         from mlflow.store.db import utils
 
-        utils.MAX_RETRY_COUNT = (
-            0  # MLflow would try for two minutes to open a database: our own next round comes sooner
-        )
+        # MLflow would try for two minutes to open a database: our own next round comes sooner.
+        utils.MAX_RETRY_COUNT = 0
     for name, level in {"mlflow": "WARNING", "alembic": "WARNING", "urllib3.connectionpool": "ERROR"}.items():
         logging.getLogger(name).setLevel(level)
     return MlflowClient(tracking_uri=uri)

@@ -49,7 +49,7 @@ def finish(params: Params, *declared: str) -> None:
     if changed:
         raise PipelineError(
             f"{changed[0]} was changed while this ran, and DVC would take the result for one of what stands there now: "
-            "run the same command again"
+            "run the same command again, which is quick where you take the change back first"
         )
 
 
