@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,6 +12,13 @@ from typing import Any
 from pipeline import params
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def hear_signals() -> None:
+    """A background job of a script, and what nohup starts, has some signals ignored, and so has all that it starts."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def make_clone(folder: Path, changes: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.clones import hear_signals
 from tests.faults import __doc__ as told
 from tests.faults.bits import damage
 from tests.faults.commands import damage_journal, disturb
@@ -27,6 +28,7 @@ Try = Callable[[World, random.Random], Trial]
 def main() -> None:
     options = _options()
     _own_mounts()
+    hear_signals()
     adopt_orphans()
     with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as folder:
         began = time.monotonic()

@@ -1,0 +1,3 @@
+from tests.clones import hear_signals
+
+hear_signals()
