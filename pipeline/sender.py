@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import re
+import shutil
 import tempfile
 import urllib.parse
 import uuid
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.files import read_json, write_json
+from pipeline.files import atomic_path, read_json, write_json
 from pipeline.layout import root
 from pipeline.mlflow_model import export
 from pipeline.spool import BATCH, ends_a_line, first, groups, lock
@@ -128,6 +129,8 @@ class Sender:
         place = (root() / "mlruns").resolve().as_uri() if local else None
         # Two processes that create a sqlite store at once break it.
         with lock(root() / ".work" / "mlflow.lock", wait=True) if local else contextlib.nullcontext():
+            if local:
+                _make_store(Path(self.uri.removeprefix("sqlite:///").partition("?")[0]))
             client = open_client(self.uri)
             if client.get_experiment_by_name(name) is None:
                 try:
@@ -284,6 +287,17 @@ def open_client(uri: str) -> Any:
     for name, level in {"mlflow": "WARNING", "alembic": "WARNING", "urllib3.connectionpool": "ERROR"}.items():
         logging.getLogger(name).setLevel(level)
     return MlflowClient(tracking_uri=uri)
+
+
+def _make_store(path: Path) -> None:
+    """Make a sqlite store whole or not at all: of one whose tables were half made, MLflow can make nothing any more."""
+    if path.exists():
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "mlflow.db"
+        open_client(f"sqlite:///{made}").search_experiments(max_results=1)
+        with atomic_path(path) as temporary:
+            shutil.copyfile(made, temporary)
 
 
 def warn_once(where: Path | str, what: str, message: str) -> None:

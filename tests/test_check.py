@@ -242,12 +242,12 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
     Path("params.yaml").write_text(text, encoding="utf-8")
-    check.main()
+    check.main([])
     assert capsys.readouterr() == ("params.yaml is sound\n", "")
     dataset = load().data.dataset
     Path("params.yaml").write_text(text.replace(f"dataset: {dataset}", "dataset: nope ", 1), encoding="utf-8")
     with pytest.raises(SystemExit) as stop:
-        check.main()
+        check.main([])
     out, error = capsys.readouterr()
     assert (stop.value.code, out) == (2, "")
     assert error == f"error: params.yaml: data.dataset: unknown name 'nope'; {choices(DATASETS)}\n"
