@@ -23,7 +23,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import atomic_path, read_json, write_json
 from pipeline.layout import root
 from pipeline.mlflow_model import export
-from pipeline.spool import BATCH, ends_a_line, first, groups, lock
+from pipeline.spool import BATCH, ends_a_line, first, fsync, groups, lock
 
 SETTINGS = {"HTTP_REQUEST_MAX_RETRIES": "1", "HTTP_REQUEST_TIMEOUT": "10", "DISABLE_TELEMETRY": "true",
             "LOGGING_LEVEL": "WARNING", "ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}  # fmt: skip
@@ -109,11 +109,10 @@ class Sender:
             return 0
         states = self._open(header)
         state, count, fault = states[self._server], 0, None
-        with open(self.folder / "spool.jsonl", "rb") as file:
-            os.fsync(file.fileno())  # a power cut must not take back what is sent: logged anew, it would come twice
+        stop = fsync(self.folder / "spool.jsonl")  # what a power cut took back, sent, would be logged and sent anew
         for lane, kinds in LANES.items():
             try:
-                for group, end in groups(self.folder / "spool.jsonl", state[lane], kinds):
+                for group, end in groups(self.folder / "spool.jsonl", state[lane], stop, kinds):
                     self._deliver(group)
                     count, state[lane] = count + len(group), end
                     write_json(self._state_file, states)

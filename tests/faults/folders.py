@@ -42,10 +42,9 @@ def take_away(world: World, chance: Chance) -> Trial:
 
 def _own(world: World, stage: Stage) -> list[Path]:
     """The folders that a stage has made so far."""
-    places = [world.repo / place for place in stage.places if place != "data"]
-    output = world.repo / stage.output
-    made = [*output.parent.glob(f".{output.name}.*.tmp"), *(path for place in places for path in place.rglob("*"))]
-    return sorted({path for path in [output, *places, *made] if path.is_dir()})
+    output, work = world.repo / stage.output, world.repo / ".work"
+    made = [output, *output.parent.glob(f".{output.name}.*.tmp"), *([work] if ".work" in stage.places else [])]
+    return sorted(path for top in made for path in [top, *top.rglob("*")] if path.is_dir())
 
 
 @contextlib.contextmanager

@@ -174,6 +174,7 @@ class World:
         kept = self.committed
         self.restore(STAGES[-1], with_its_own=True)
         clear(self.repo / ".dvc")
+        clear(self.repo / "dvc.lock")
         shutil.copytree(kept / ".dvc", self.repo / ".dvc", symlinks=True, dirs_exist_ok=True)
         shutil.copy2(kept / "dvc.lock", self.repo / "dvc.lock")
 
