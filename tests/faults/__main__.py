@@ -49,8 +49,8 @@ def _tried(world: World, options: argparse.Namespace) -> Iterator[Trial]:
     """Attempt after attempt, each a function of the seed, its group and its number; in some no fault takes place."""
     kills, others = options.kills, options.others
     counts = {"stages": kills, "commands": kills // 20, "tracked": kills // 20, "disk": others, "folders": others // 2,
-              "bits": others, "records": others // 4, "spools": others // 2, "server": others // 2,
-              "journal": others // 10, "stores": others // 10}  # fmt: skip
+              "bits": others, "records": others // 4 or 1, "spools": others // 2, "server": others // 2,
+              "journal": others // 10 or 1, "stores": others // 10 or 1}  # fmt: skip
     for group in options.only or GROUPS:
         if group == "stores" and not can_mount():
             continue

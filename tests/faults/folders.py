@@ -24,7 +24,8 @@ def take_away(world: World, chance: Chance) -> Trial:
     world.restore(stage)
     job = world.start(stage)
     job.wait(delay)
-    found = [folder for folder in _own(world, stage) if kind == DELETED or not folder.name.endswith(".tmp")]
+    # What is to be renamed is not locked: the lock would move with it.
+    found = [folder for folder in _own(world, stage) if kind == DELETED or ".tmp/" not in f"{folder}/"]
     if job.code is not None or not found:
         job.wait()
         return trial
