@@ -151,13 +151,13 @@ def mend_lock(path: Path = Path("dvc.lock")) -> None:
 
     DVC then finds the results again in its cache, and trains nothing anew.
     """
-    if not path.is_file():
+    if not path.exists():
         return
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA  # here, because DVC is slow to import
 
     try:
         COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe", pure=True).load(path.read_bytes()))
-    except Exception:  # of the parser, or of the schema
+    except Exception:  # of the parser, of the schema, or of a folder instead
         damaged = path.with_suffix(".damaged")
         path.rename(damaged)
         warn(f"{path} was cut short and is now {damaged}; DVC finds its results again without it")

@@ -398,3 +398,10 @@ def test_damaged_outputs_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (folder / "labels.npy").write_text("2")
     with pytest.raises(PipelineError, match=r"^samples/gan-0/labels\.npy is damaged .*: delete samples/gan-0 and run"):
         require_outputs_whole()
+
+
+def test_a_folder_instead_of_the_lock_file_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.lock").mkdir()
+    mend_lock()
+    assert [path.name for path in tmp_path.iterdir()] == ["dvc.damaged"]
