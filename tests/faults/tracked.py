@@ -16,7 +16,7 @@ from tests.faults.processes import Job
 from tests.faults.stages import CUT, SIGNALS, check_ended, ended_by, finish
 from tests.faults.table import Trial
 from tests.faults.told import SPEED, check_one_warning, check_told, serve, store, sync
-from tests.faults.world import TRAIN, World
+from tests.faults.world import TRAIN, World, clear
 
 LOCAL, REMOTE = "sqlite store's disk full", "server's disk full"
 LATE = 60.0  # seconds that a store that refuses may cost the end of a training
@@ -119,6 +119,7 @@ def _sqlite(place: Path) -> str:
 def _local_files(world: World, place: Path) -> Iterator[None]:
     """Have the pictures beside the local store, too."""
     link = world.repo / "mlruns"
+    clear(link)
     link.symlink_to(place / "mlruns")
     try:
         yield
