@@ -283,7 +283,13 @@ def open_client(uri: str) -> Any:
     warnings.filterwarnings("ignore", module=r"(mlflow|sqlalchemy|alembic|torch)\.")
     from mlflow.tracking.client import MlflowClient
 
-    for name, level in {"mlflow": "WARNING", "alembic": "WARNING", "urllib3.connectionpool": "ERROR"}.items():
+    levels = {
+        "mlflow": "WARNING",
+        "alembic": "WARNING",
+        "urllib3.connectionpool": "ERROR",
+        "mlflow.store.db.utils": "CRITICAL",
+    }  # fmt: skip  it logs what it raises, with its traceback
+    for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
     return MlflowClient(tracking_uri=uri)
 

@@ -74,10 +74,11 @@ def _of_a_checkpoint(world: World, stage: Stage, kind: str, chance: random.Rando
         spoil(path, kind, chance)
     names = ", ".join(path.name for path in chosen)
     trial = Trial(f"{kind}, of a checkpoint's files", f"{names} of {stage.name}", tried=1)
-    job = world.start(stage)
-    if job.wait() != 0:
-        check_refusal(trial, job)
-        obey(world, job.errors)
+    for _ in chosen:  # it tells of one at a time
+        job = world.start(stage)
+        if job.wait() != 0:
+            check_refusal(trial, job)
+            obey(world, job.errors)
     finish(world, stage, trial)
     return trial
 

@@ -47,8 +47,10 @@ def sync(world: World, trial: Trial, uri: str) -> None:
 def check_one_warning(trial: Trial, job: Job) -> None:
     """See that a training said no more of MLflow than one line."""
     told = [line for line in job.errors.splitlines() if "MLflow" in line]
-    if len(told) > 1 or "Traceback" in job.errors:
-        trial.problems.append(f"more than one warning: {told or job.errors[-300:]}")
+    if len(told) > 1:
+        trial.problems.append(f"more than one warning: {told}")
+    if "Traceback" in job.errors:
+        trial.problems.append(f"a traceback: {job.errors[job.errors.index('Traceback') - 200 :][:3000]}")
 
 
 def check_told(world: World, trial: Trial, folder: Path | None = None, but: Collection[str] = ()) -> None:
