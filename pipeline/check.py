@@ -1,15 +1,21 @@
 """What is wrong with params that do parse: unknown names and impossible pairs, found before anything runs.
 
-python -m pipeline.check        says that params.yaml is sound, or all that is not, and exits with 2; mends dvc.lock
+python -m pipeline.check           says that params.yaml is sound, or all that is not, and exits with 2; mends dvc.lock
+python -m pipeline.check --files   reads all outputs, too, and DVC's cache, which it rids of damaged files
 """
 
+import argparse
+import hashlib
+import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
 from ruamel.yaml import YAML
 
+from pipeline import layout
 from pipeline.augment import AUGMENTATIONS
+from pipeline.checksums import SUMS, require_whole
 from pipeline.datasets import DATASETS, expected_classes
 from pipeline.devices import choose_device
 from pipeline.errors import PipelineError, exit_cleanly, suggest, warn
@@ -145,23 +151,61 @@ def mend_lock(path: Path = Path("dvc.lock")) -> None:
 
     DVC then finds the results again in its cache, and trains nothing anew.
     """
-    if not path.is_file():
+    if not path.exists():
         return
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA  # here, because DVC is slow to import
 
     try:
         COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe", pure=True).load(path.read_bytes()))
-    except Exception:  # of the parser, or of the schema
+    except Exception:  # of the parser, of the schema, or of a folder instead
         damaged = path.with_suffix(".damaged")
         path.rename(damaged)
         warn(f"{path} was cut short and is now {damaged}; DVC finds its results again without it")
 
 
+def mend_cache() -> None:
+    """Remove what is damaged from DVC's cache: DVC hands it out as it is, but makes anew what is not there."""
+    from dvc.repo import Repo
+
+    for path in sorted(Path(Repo().cache.local.path).glob("??/*")):
+        name = path.parent.name + path.name.removesuffix(".dir")
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif _md5(path) == name:
+            continue
+        else:
+            path.unlink()
+        warn(f"{path} was damaged and is removed; `dvc repro` makes again what is missing")
+
+
+def _md5(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def require_outputs_whole() -> None:
+    """See that every output is as its stage wrote it.
+
+    Raises:
+        PipelineError: one is not.
+    """
+    several = (layout.RUNS, layout.SAMPLES, layout.SCORES)
+    for folder in [layout.PREPARED, layout.REFERENCE, *sorted(one for root in several for one in root.glob("*"))]:
+        if (folder / SUMS).exists():
+            require_whole(folder)
+
+
 @exit_cleanly
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("python -m pipeline.check", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--files", action="store_true", help="read all outputs, too, and DVC's cache")
+    options = parser.parse_args(arguments)
     require(load())
     mend_lock()
-    print(f"{PARAMS_FILE} is sound")
+    if options.files:
+        mend_cache()
+        require_outputs_whole()
+    print(f"{PARAMS_FILE} is sound{', and so is every file' if options.files else ''}")
 
 
 if __name__ == "__main__":

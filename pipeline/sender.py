@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import re
+import shutil
 import tempfile
 import urllib.parse
 import uuid
@@ -20,13 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.files import read_json, write_json
+from pipeline.files import atomic_path, read_json, write_json
 from pipeline.layout import root
 from pipeline.mlflow_model import export
-from pipeline.spool import BATCH, ends_a_line, first, groups, lock
+from pipeline.spool import BATCH, ends_a_line, first, fsync, groups, lock
 
 SETTINGS = {"HTTP_REQUEST_MAX_RETRIES": "1", "HTTP_REQUEST_TIMEOUT": "10", "DISABLE_TELEMETRY": "true",
             "LOGGING_LEVEL": "WARNING", "ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}  # fmt: skip
+# Of what goes wrong with a database, MLflow logs a traceback, and then raises it.
+LOGGED = {"mlflow": "WARNING", "alembic": "WARNING", "urllib3.connectionpool": "ERROR",
+          "mlflow.store.db.utils": "CRITICAL"}  # fmt: skip
 LANES = {"sent": {"run", *BATCH, "status"}, "sent_files": {"image", "artifact", "model"}}
 REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "NOT_FOUND", "ENDPOINT_NOT_FOUND", "RESOURCE_DOES_NOT_EXIST"}
 KIND = "custom_model_development"  # makes the UI open on training runs, not on traces of agents
@@ -109,11 +113,10 @@ class Sender:
             return 0
         states = self._open(header)
         state, count, fault = states[self._server], 0, None
-        with open(self.folder / "spool.jsonl", "rb") as file:
-            os.fsync(file.fileno())  # a power cut must not take back what is sent: logged anew, it would come twice
+        stop = fsync(self.folder / "spool.jsonl")  # what a power cut took back, sent, would be logged and sent anew
         for lane, kinds in LANES.items():
             try:
-                for group, end in groups(self.folder / "spool.jsonl", state[lane], kinds):
+                for group, end in groups(self.folder / "spool.jsonl", state[lane], stop, kinds):
                     self._deliver(group)
                     count, state[lane] = count + len(group), end
                     write_json(self._state_file, states)
@@ -125,10 +128,12 @@ class Sender:
 
     def _connect(self, header: dict[str, Any], run_id: str) -> None:
         """Open the store, the experiment and the run, and make what is missing: a parent's run before its child's."""
-        local, name = self.uri.startswith("sqlite:"), header["key"]
+        local, name = self.uri.startswith("sqlite:///"), header["key"]
         place = (root() / "mlruns").resolve().as_uri() if local else None
         # Two processes that create a sqlite store at once break it.
         with lock(root() / ".work" / "mlflow.lock", wait=True) if local else contextlib.nullcontext():
+            if local:
+                _make_store(Path(self.uri.removeprefix("sqlite:///").partition("?")[0]))
             client = open_client(self.uri)
             if client.get_experiment_by_name(name) is None:
                 try:
@@ -289,9 +294,20 @@ def open_client(uri: str) -> Any:
 
         # MLflow would try for two minutes to open a database: our own next round comes sooner.
         utils.MAX_RETRY_COUNT = 0
-    for name, level in {"mlflow": "WARNING", "alembic": "WARNING", "urllib3.connectionpool": "ERROR"}.items():
+    for name, level in LOGGED.items():
         logging.getLogger(name).setLevel(level)
     return MlflowClient(tracking_uri=uri)
+
+
+def _make_store(path: Path) -> None:
+    """Make a sqlite store whole or not at all: of one whose tables were half made, MLflow can make nothing any more."""
+    if path.exists():
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "mlflow.db"
+        open_client(f"sqlite:///{made}").search_experiments(max_results=1)
+        with atomic_path(path) as temporary:
+            shutil.copyfile(made, temporary)
 
 
 def warn_once(where: Path | str, what: str, message: str) -> None:

@@ -23,6 +23,7 @@ class Spool:
     def __init__(self, folder: Path, experiment: str, run_name: str, parent: Path | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path, self._end, self._waiting = folder / "spool.jsonl", 0, b""
+        self._fsynced = 0
         self._path.touch()
         self._values: dict[tuple[str, str, int], Any] = {}
         self._former: dict[tuple[str, str, int], Any] = {}
@@ -61,11 +62,25 @@ class Spool:
                 raise OSError("the disk is full")
         self._end, self._waiting = self._end + len(self._waiting), b""
 
+    def fsync(self) -> None:
+        """Keep what is added from a power cut."""
+        if self._fsynced < self._end:
+            fsync(self._path)
+            self._fsynced = self._end
+
     def _remember(self, entry: dict[str, Any]) -> None:
         self._values[entry["kind"], entry["key"], entry["step"]] = entry["value"]
         if entry["kind"] == "back":
             later = [at for at in self._values if at[0] in STEPPED and at[2] > entry["value"]]
             self._former |= {at: self._values.pop(at) for at in later}
+
+
+def fsync(path: Path) -> int:
+    """Keep what is in a file now from a power cut; how many bytes that is."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        os.fsync(file.fileno())
+    return size
 
 
 def _place(parent: Path, folder: Path) -> str:
@@ -109,9 +124,10 @@ def ends_a_line(path: Path, place: int) -> bool:
         return place == 0 or file.read(1) == b"\n"
 
 
-def groups(path: Path, start: int, kinds: set[str]) -> Iterator[tuple[list[dict[str, Any]], int]]:
-    """The entries of `kinds` in groups that one request can take, each with the byte at which it ends."""
-    wanted = ((entry, end) for entry, end in read(path, start) if entry["kind"] in kinds)
+def groups(path: Path, start: int, stop: int, kinds: set[str]) -> Iterator[tuple[list[dict[str, Any]], int]]:
+    """The entries of `kinds` between two bytes in groups that one request can take, each with the byte at its end."""
+    whole = itertools.takewhile(lambda pair: pair[1] <= stop, read(path, start))
+    wanted = ((entry, end) for entry, end in whole if entry["kind"] in kinds)
     for kind, run in itertools.groupby(wanted, lambda pair: pair[0]["kind"]):
         while chunk := list(itertools.islice(run, BATCH.get(kind, 1))):
             yield [entry for entry, _ in chunk], chunk[-1][1]

@@ -23,7 +23,7 @@ from pipeline.errors import PipelineError, exit_cleanly
 from pipeline.files import sha256
 from pipeline.layout import root
 from pipeline.sender import Sender, warn_once
-from pipeline.spool import Spool, first
+from pipeline.spool import Spool, first, fsync
 
 INTERVAL, RETRY = 5.0, 60.0  # seconds between two rounds of sending, and after a failed one
 CLOSE_WAIT = {"FINISHED": 30.0, "FAILED": 15.0, "KILLED": 5.0}  # seconds that closing waits at most
@@ -75,9 +75,15 @@ class Tracker:
                 self.tags({f"nonfinite/{key}": f"{float(value)} at step {step}"})
 
     def image(self, key: str, path: Path, step: int) -> None:
-        """Log an image file as one step of the image series `key`, which the UI shows with a slider."""
+        """Log an image file as one step of the image series `key`, which the UI shows with a slider.
+
+        No power cut takes it back: who goes on from a later checkpoint does not draw it again.
+        """
         self._add_file("image", key, Path(path), step)
         self.tags({"mlflow.loggedImages": "True"})  # makes the UI look for image series
+        if self._spool:
+            with self._disk_errors():
+                self._spool.fsync()
 
     def artifact(self, path: Path, folder: str) -> None:
         """Log a file into the artifact folder `folder`; a changed file of the same name replaces it."""
@@ -136,6 +142,7 @@ class Tracker:
         """Copy a file beside the spool: DVC removes outputs, and temporary copies of the repository, as it likes."""
         (self._folder / "spool" / name).mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, self._folder / "spool" / name / path.name)
+        fsync(self._folder / "spool" / name / path.name)
         return f"spool/{name}/{path.name}"
 
     @contextlib.contextmanager

@@ -1,16 +1,19 @@
 """Faults of params that do parse: each is told, all are told, and sound params have none."""
 
 import functools
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from dvc.repo import Repo
 
 from pipeline import check
 from pipeline.augment import AUGMENTATIONS
-from pipeline.check import mend_lock
+from pipeline.check import mend_cache, mend_lock, require_outputs_whole
 from pipeline.checkpoint import export_networks, generator_tensors
+from pipeline.checksums import write_sums
 from pipeline.data import DATASETS
 from pipeline.errors import PipelineError
 from pipeline.losses import LOSSES
@@ -242,12 +245,12 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
     Path("params.yaml").write_text(text, encoding="utf-8")
-    check.main()
+    check.main([])
     assert capsys.readouterr() == ("params.yaml is sound\n", "")
     dataset = load().data.dataset
     Path("params.yaml").write_text(text.replace(f"dataset: {dataset}", "dataset: nope ", 1), encoding="utf-8")
     with pytest.raises(SystemExit) as stop:
-        check.main()
+        check.main([])
     out, error = capsys.readouterr()
     assert (stop.value.code, out) == (2, "")
     assert error == f"error: params.yaml: data.dataset: unknown name 'nope'; {choices(DATASETS)}\n"
@@ -364,3 +367,41 @@ def test_a_lock_file_that_was_cut_short_is_put_aside(
     sound = cut == 52  # a command that was cut short: DVC takes it for another one, and runs the stage
     assert path.exists() is sound and (tmp_path / "dvc.damaged").exists() is not sound
     assert ("dvc.lock was cut short and is now dvc.damaged" in capsys.readouterr().err) is not sound
+
+
+def test_the_cache_is_rid_of_damaged_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Repo.init(no_scm=True).close()
+    for name in ("kept", "flipped", "folder"):
+        digest = hashlib.md5(name.encode()).hexdigest()
+        path = tmp_path / ".dvc/cache/files/md5" / digest[:2] / f"{digest[2:]}{'.dir' if name == 'kept' else ''}"
+        path.parent.mkdir(parents=True)
+        path.mkdir() if name == "folder" else path.write_text(name.replace("flipped", "flippee"))
+    mend_cache()
+    left = [path.read_text() for path in (tmp_path / ".dvc/cache/files/md5").glob("??/*")]
+    assert left == ["kept"]
+    assert capsys.readouterr().err.count("was damaged and is removed; `dvc repro` makes again what is missing") == 2
+    mend_cache()
+    assert capsys.readouterr().err == ""
+
+
+def test_damaged_outputs_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    require_outputs_whole()
+    folder = tmp_path / "samples/gan-0"
+    folder.mkdir(parents=True)
+    (folder / "labels.npy").write_text("1")
+    write_sums(folder)
+    require_outputs_whole()
+    (folder / "labels.npy").write_text("2")
+    with pytest.raises(PipelineError, match=r"^samples/gan-0/labels\.npy is damaged .*: delete samples/gan-0 and run"):
+        require_outputs_whole()
+
+
+def test_a_folder_instead_of_the_lock_file_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.lock").mkdir()
+    mend_lock()
+    assert [path.name for path in tmp_path.iterdir()] == ["dvc.damaged"]

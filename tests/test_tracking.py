@@ -715,3 +715,35 @@ def test_the_model_loads_back_and_draws_the_same(root, folder, monkeypatch):
 def test_importing_is_light():
     code = "import sys, pipeline.tracking; sys.exit('mlflow' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
+
+
+def test_a_store_is_made_whole_or_not_at_all(root, folder, monkeypatch):
+    """MLflow can mend no store whose making was broken off: by a kill, or a full disk."""
+    (root / "mlflow.db").unlink()
+    real = sender.shutil.copyfile
+
+    def broken_off(source, target):
+        Path(target).write_bytes(Path(source).read_bytes()[:5000])
+        raise OSError(28, "No space left on device", str(target))
+
+    monkeypatch.setattr(sender.shutil, "copyfile", broken_off)
+    tracker = opened(folder)
+    tracker.metrics(1, {"loss/d": 1.0})
+    tracker.close()
+    assert not list(root.glob("*mlflow.db*"))
+    monkeypatch.setattr(sender.shutil, "copyfile", real)
+    tracking.sync()
+    assert len(runs()) == 1 and len(history("loss/d")) == 1
+
+
+def test_a_picture_and_what_was_logged_before_it_are_fsynced(folder, monkeypatch, tmp_path):
+    done, real = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (done.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name), real(fd)))
+    monkeypatch.setattr(tracking.Tracker, "_work", lambda self: None)
+    picture = tmp_path / "1.png"
+    Image.new("L", (2, 2)).save(picture)
+    with opened(folder) as tracker:
+        tracker.metrics(1, {"loss/d": 1.0})
+        assert done == []
+        tracker.image("samples", picture, 1)
+        assert done == ["1.png", "spool.jsonl"]

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import random
 import subprocess
 import sys
 import tempfile
@@ -13,16 +12,20 @@ from pathlib import Path
 from tests.clones import hear_signals
 from tests.faults import __doc__ as told
 from tests.faults.bits import damage
+from tests.faults.chance import Chance
 from tests.faults.commands import damage_journal, disturb
-from tests.faults.disk import refuse
+from tests.faults.disk import can_mount, refuse
+from tests.faults.folders import take_away
 from tests.faults.mutants import MUTANTS
 from tests.faults.processes import adopt_orphans
+from tests.faults.records import damage_records
 from tests.faults.server import damage_spool, offend
 from tests.faults.stages import kill
 from tests.faults.table import Trial, table
+from tests.faults.tracked import fill_store, kill_tracked
 from tests.faults.world import World
 
-Try = Callable[[World, random.Random], Trial]
+Try = Callable[[World, Chance], Trial]
 
 
 def main() -> None:
@@ -47,15 +50,18 @@ def main() -> None:
 def _tried(world: World, options: argparse.Namespace) -> Iterator[Trial]:
     """Attempt after attempt, each a function of the seed, its group and its number; in some no fault takes place."""
     kills, others = options.kills, options.others
-    counts = {"stages": kills, "commands": kills // 20, "disk": others, "bits": others, "spools": others // 2,
-              "server": others // 2, "journal": others // 10}  # fmt: skip
+    counts = {"stages": kills, "commands": kills // 20, "tracked": kills // 20, "disk": others, "folders": others // 2,
+              "bits": others, "records": others // 4 or 1, "spools": others // 2, "server": others // 2,
+              "journal": others // 10 or 1, "stores": others // 10 or 1}  # fmt: skip
     for group in options.only or GROUPS:
+        if group == "stores" and not can_mount():
+            continue
         done, numbers = 0, range(20 * counts[group]) if options.instance is None else [options.instance]
         for number in numbers:
             if done >= counts[group] and options.instance is None:
                 break
             began = time.monotonic()
-            trial = GROUPS[group](world, random.Random(f"{options.seed}/{group}/{number}"))
+            trial = GROUPS[group](world, Chance(options.seed, group, number))
             done += trial.tried
             line = f"{group} {number}: {trial.kind}, {trial.about} [{time.monotonic() - began:.1f} s]"
             print(line + "".join(f"\n    FAILED: {problem}" for problem in trial.problems), flush=True)
@@ -65,8 +71,9 @@ def _tried(world: World, options: argparse.Namespace) -> Iterator[Trial]:
 
 
 GROUPS: dict[str, Try] = {
-    "stages": kill, "commands": disturb, "disk": refuse, "bits": damage, "spools": damage_spool, "server": offend,
-    "journal": damage_journal,
+    "stages": kill, "commands": disturb, "tracked": kill_tracked, "disk": refuse, "folders": take_away, "bits": damage,
+    "records": damage_records, "spools": damage_spool, "server": offend, "journal": damage_journal,
+    "stores": fill_store,
 }  # fmt: skip
 
 

@@ -56,7 +56,7 @@ def damage(world: World, chance: random.Random) -> Trial:
         trial.differ(unmended, "unnoticed")
     elif job.code != 0:
         check_refusal(trial, job, "dvc repro")
-        _obey(world, job.errors)
+        obey(world, job.errors)
     again = world.dvc("repro")
     if again.wait() != 0:
         trial.problems.append(f"`dvc repro` ended with {again.code}: {again.output[-600:]}{again.errors[-600:]}")
@@ -74,10 +74,11 @@ def _of_a_checkpoint(world: World, stage: Stage, kind: str, chance: random.Rando
         spoil(path, kind, chance)
     names = ", ".join(path.name for path in chosen)
     trial = Trial(f"{kind}, of a checkpoint's files", f"{names} of {stage.name}", tried=1)
-    job = world.start(stage)
-    if job.wait() != 0:
-        check_refusal(trial, job)
-        _obey(world, job.errors)
+    for _ in chosen:  # it tells of one at a time
+        job = world.start(stage)
+        if job.wait() != 0:
+            check_refusal(trial, job)
+            obey(world, job.errors)
     finish(world, stage, trial)
     return trial
 
@@ -92,9 +93,9 @@ def spoil(path: Path, kind: str, chance: random.Random) -> None:
         path.write_bytes(change(content, chance) if content else content)
 
 
-def _obey(world: World, errors: str) -> None:
-    """Delete what an error's sentence says is to be deleted."""
-    for subject, what in re.findall(r"error: (\S+) .*\bdelete (?:the folder )?(\S+)", errors):
+def obey(world: World, errors: str) -> None:
+    """Delete what an error's sentence says is to be deleted, or moved away."""
+    for subject, what in re.findall(r"error: (\S+?):? .*\b(?:delete|move) (?:the folder )?(\S+)", errors):
         path = world.repo / (subject if what == "it" else what)
         if path.is_dir() and world.repo in path.resolve().parents:
             shutil.rmtree(path)

@@ -1,13 +1,13 @@
 """Kills of `dvc repro` and of `python -m pipeline.search`, with all that they start; a search's journal damaged."""
 
 import csv
-import random
 import shutil
 import signal
 from collections.abc import Mapping
 from pathlib import Path
 
 from tests.faults.bits import DAMAGES, spoil
+from tests.faults.chance import Chance
 from tests.faults.disk import check_refusal
 from tests.faults.processes import Job
 from tests.faults.stages import EXIT, SIGNALS
@@ -16,19 +16,18 @@ from tests.faults.world import DRAWN_FROM_MEASURED, MEASURED, STAGES, World, cle
 
 PATIENCE = 60.0
 REPRO = ("dvc", "repro", "fid@gan-0")
+OF_DVC = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)  # it knows no other
 SEARCH = ("pipeline.search", "--model", "gan", "--trials", "3", "--workers", "2")
 
 
-def disturb(world: World, chance: random.Random) -> Trial:
+def disturb(world: World, chance: Chance) -> Trial:
     """Kill one of the long commands and run it again."""
-    if chance.random() < 0.5:
-        return _repro(world, chance)
-    return _search(world, chance)
+    attempt, number = chance.in_turn([*((_repro, one) for one in OF_DVC), *((_search, one) for one in SIGNALS)])
+    return attempt(world, chance, number)
 
 
-def _repro(world: World, chance: random.Random) -> Trial:
+def _repro(world: World, chance: Chance, number: signal.Signals) -> Trial:
     """Kill a comparison from the training on, and then go on with it."""
-    number = chance.choice(SIGNALS[:3])  # DVC knows no SIGUSR1
     trial = Trial(f"{number.name} of dvc repro", REPRO[-1])
     seconds = _repro_seconds(world)
     for _ in range(chance.randint(1, 2)):
@@ -60,10 +59,9 @@ def _repro_seconds(world: World) -> float:
         seconds = world.seconds["repro"] = world.succeed(world.dvc(*REPRO[1:])).seconds
 
 
-def _search(world: World, chance: random.Random) -> Trial:
+def _search(world: World, chance: Chance, number: signal.Signals) -> Trial:
     """Kill a search or one of its workers, or damage the file that keeps its studies; then go on with it."""
     whole, seconds = _undisturbed_search(world)
-    number = chance.choice(SIGNALS)
     trial = Trial(f"{number.name} of pipeline.search", " ".join(SEARCH[1:]))
     world.restore_committed()
     for _ in range(chance.randint(1, 3)):
@@ -76,10 +74,10 @@ def _search(world: World, chance: random.Random) -> Trial:
     return trial
 
 
-def damage_journal(world: World, chance: random.Random) -> Trial:
+def damage_journal(world: World, chance: Chance) -> Trial:
     """Damage the file in which a finished search keeps its studies: it is noticed, or nothing changes."""
     whole, _ = _undisturbed_search(world)
-    kind = chance.choice(list(DAMAGES))
+    kind = chance.in_turn(list(DAMAGES))
     trial = Trial(f"{kind}, of a study's journal", tried=1)
     journal = world.repo / ".work/search/studies.journal"
     world.restore_committed()

@@ -32,9 +32,9 @@ def refuse(world: World, chance: random.Random) -> Trial:
     with mounted(place, kind != LIMITED):
         world.restore(stage, with_its_own)
         if kind == FULL:
-            _remount(place, f"size={(_used(place) + size + 4095) // 4096 * 4096}")
+            remount(place, f"size={(used(place) + size + 4095) // 4096 * 4096}")
         elif kind == READ_ONLY:
-            _remount(place, "ro")
+            remount(place, "ro")
         job = world.start(stage, file_limit=size if kind == LIMITED else None)
         if kind == FILLED:
             job.wait(chance.uniform(0, world.seconds[stage.name]))
@@ -44,7 +44,7 @@ def refuse(world: World, chance: random.Random) -> Trial:
             check_refusal(trial, job, REASONS[kind])
         trial.differ(world.halves(stage), f"after the {kind}")
         if kind != LIMITED:
-            _remount(place, f"rw,size={ROOM}")
+            remount(place, f"rw,size={ROOM}")
             (place / FILLER).unlink(missing_ok=True)
         finish(world, stage, trial)
     return trial
@@ -75,7 +75,8 @@ class mounted:
             _do("umount", "-l", str(self.place))
 
 
-def _remount(place: Path, options: str) -> None:
+def remount(place: Path, options: str) -> None:
+    """Change a disk that is mounted."""
     _do("mount", "-o", f"remount,{options}", str(place))
 
 
@@ -90,7 +91,8 @@ def _fill(place: Path) -> None:
             file.write(bytes(1 << 20))
 
 
-def _used(place: Path) -> int:
+def used(place: Path) -> int:
+    """The bytes that are taken of the disk at `place`."""
     room = os.statvfs(place)
     return (room.f_blocks - room.f_bfree) * room.f_frsize
 

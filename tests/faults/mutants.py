@@ -34,6 +34,11 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "            warn_once(self._folder",
         "            raise\n            warn_once(self._folder",
     ),
+    "checksums unchecked": ("pipeline/checksums.py", "if found != known[name]:", "if False:"),
+    "pictures not fsynced": ("pipeline/tracking.py", "self._spool.fsync()", "pass"),
+    "stores made in place": ("pipeline/sender.py", "            if local:\n", "            if False:\n"),
+    "refusals of disks raised": ("pipeline/files.py", "if error.errno not in full | forbidden:", "if True:"),
+    "the cache unchecked": ("pipeline/check.py", "elif _md5(path) == name:", "elif True:"),
 }
 
 

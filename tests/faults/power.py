@@ -11,13 +11,14 @@ ACTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 class PowerCut:
     """An audit hook that lists this process's acts on files in `folders`, and cuts the power before act number `at`.
 
-    Files that were opened for writing and not fsynced since are then cut at a random length, as a disk's cache may.
+    Files that were opened for writing and not fsynced since are then cut at a random length, as a disk's cache may, but
+    never before what they held when they were opened to be appended to, or fsynced.
     """
 
     def __init__(self, folders: list[str], at: int | None, seed: int) -> None:
         self.folders, self.at, self.chance = [os.path.realpath(folder) + os.sep for folder in folders], at, seed
         self.acts: list[tuple[str, str]] = []
-        self._unsynced: set[str] = set()
+        self._safe: dict[str, int] = {}  # of each file that is not fsynced, the bytes that a cut leaves
         self._busy = False
         self._fsync = os.fsync
         os.fsync = self._synced  # type: ignore[assignment]
@@ -33,23 +34,26 @@ class PowerCut:
             self._cut()
         self.acts.append((event, path))
         if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR):
-            self._unsynced.add(path)
+            keeps = os.path.isfile(path) and not arguments[2] & os.O_TRUNC
+            self._safe.setdefault(path, os.path.getsize(path) if keeps else 0)
+            self._safe[path] *= keeps
         elif event == "os.remove":
-            self._unsynced.discard(path)
+            self._safe.pop(path, None)
         elif event == "os.rename":
             new = _path(arguments[1], -1)
-            moved = {old for old in self._unsynced if f"{old}{os.sep}".startswith(f"{path}{os.sep}")}
-            self._unsynced = (self._unsynced - moved) | {new + old[len(path) :] for old in moved}
+            moved = [old for old in self._safe if f"{old}{os.sep}".startswith(f"{path}{os.sep}")]
+            self._safe |= {new + old[len(path) :]: self._safe.pop(old) for old in moved}
         self._busy = False
 
     def _synced(self, descriptor: int) -> None:
         self._fsync(descriptor)
-        self._unsynced.discard(os.readlink(f"/proc/self/fd/{descriptor}"))
+        self._safe.pop(os.readlink(f"/proc/self/fd/{descriptor}"), None)
 
     def _cut(self) -> None:
         chance = random.Random(self.chance)
-        for path in sorted(filter(os.path.isfile, self._unsynced)):
-            os.truncate(path, chance.randint(0, os.path.getsize(path)))
+        for path, safe in sorted(self._safe.items()):
+            if os.path.isfile(path) and os.path.getsize(path) > safe:
+                os.truncate(path, chance.randint(safe, os.path.getsize(path)))
         os.kill(os.getpid(), signal.SIGKILL)
 
 

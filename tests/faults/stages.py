@@ -6,12 +6,14 @@ A stage is killed up to three times in a row, each time the same command goes on
 import random
 import signal
 import time
+from typing import Any
 
+from pipeline.errors import STOPS
 from tests.faults.processes import Job
 from tests.faults.table import Trial
 from tests.faults.world import STAGES, Stage, World
 
-SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGKILL, *STOPS)
 CUT, TORN = "power cut", "torn write"
 EXIT = 10.0  # seconds in which a signal must end a stage
 
@@ -31,9 +33,9 @@ def kill(world: World, chance: random.Random) -> Trial:
     return trial
 
 
-def finish(world: World, stage: Stage, trial: Trial) -> None:
+def finish(world: World, stage: Stage, trial: Trial, **options: Any) -> None:
     """Let the command run to its end, and compare all bytes; nothing else may be left."""
-    job = world.start(stage)
+    job = world.start(stage, **options)
     if job.wait() != 0:
         job.kill_group(signal.SIGKILL)
         trial.problems.append(f"the command run again ended with {job.wait()}: {job.errors[-300:]}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.spool import Spool, ends_a_line, first, read
+from pipeline.spool import Spool, ends_a_line, first, fsync, groups, read
 
 
 @pytest.fixture
@@ -71,3 +71,13 @@ def test_a_place_that_a_cut_has_moved_is_known(folder: Path) -> None:
     ends = [0, *(end for _, end in read(path))]
     assert [place for place in range(path.stat().st_size + 9) if ends_a_line(path, place)] == ends
     assert json.loads(path.read_bytes().splitlines()[1])["step"] == 1
+
+
+def test_only_what_is_fsynced_is_sent(folder: Path) -> None:
+    spool = Spool(folder, "digits", "gan-0")
+    spool.add("metric", "loss/d", 1.0, 1)
+    path = folder / "spool.jsonl"
+    stop = fsync(path)
+    spool.add("metric", "loss/d", 1.0, 2)
+    sent = [[entry["step"] for entry in group] for group, _ in groups(path, 0, stop, {"metric"})]
+    assert stop < path.stat().st_size and sent == [[1]]

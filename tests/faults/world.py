@@ -31,6 +31,7 @@ ROOTS = (".work", "data/prepared", "data/reference", "runs", "samples", "scores"
 # that is, so it counts but for runs of `dvc repro` that train again.
 MEASURED = {"timing.csv"}
 DRAWN_FROM_MEASURED = {"report.html"}
+OF_DVC = ".gitignore"  # it writes one beside the files that it keeps
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,7 @@ class World:
         kept = self.committed
         self.restore(STAGES[-1], with_its_own=True)
         clear(self.repo / ".dvc")
+        clear(self.repo / "dvc.lock")
         shutil.copytree(kept / ".dvc", self.repo / ".dvc", symlinks=True, dirs_exist_ok=True)
         shutil.copy2(kept / "dvc.lock", self.repo / "dvc.lock")
 
@@ -201,7 +203,7 @@ def _compared(whole: Path, there: Path, but: set[str]) -> Iterator[tuple[str, in
     """The files in which two folders differ, and the bytes lost; those in only one of them are among these."""
     names = {path.relative_to(folder) for folder in (whole, there) for path in folder.rglob("*") if path.is_file()}
     for name in sorted(names):
-        if name.name in but:
+        if name.name in {*but, OF_DVC}:
             continue
         one, other = whole / name, there / name
         if not (one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)):
