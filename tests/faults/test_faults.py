@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-KILLS = {"SIGKILL", "SIGTERM", "SIGINT", "SIGUSR1", "power cut", "torn write"}
+KILLS = {"SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "power cut", "torn write"}
 ROW = re.compile(r"\| (.+?) +\| (\d+) +\| (\d+) +\| (\d+) +\| (\d+) +\| (\S+).*\|")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, pidfd and tmpfs: Linux")
