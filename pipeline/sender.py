@@ -33,6 +33,7 @@ LOGGED = {"mlflow": "WARNING", "alembic": "WARNING", "urllib3.connectionpool": "
           "mlflow.store.db.utils": "CRITICAL"}  # fmt: skip
 LANES = {"sent": {"run", *BATCH, "status"}, "sent_files": {"image", "artifact", "model"}}
 REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "NOT_FOUND", "ENDPOINT_NOT_FOUND", "RESOURCE_DOES_NOT_EXIST"}
+CREDENTIALS = re.compile(r"([\w+.-]+://)?(.*)@")  # of a URI, after its scheme
 KIND = "custom_model_development"  # makes the UI open on training runs, not on traces of agents
 SPOOL_TAG = "pipeline.spool"  # marks our run on the server: a lost answer to its creation makes no second run
 PARENT_TAG = "mlflow.parentRunId"  # what the UI nests runs by
@@ -153,6 +154,8 @@ class Sender:
                 experiment.experiment_id, header["time"], tags, header["value"]["name"])  # fmt: skip
         if parent and run.data.tags.get(PARENT_TAG) != parent:  # the parent's run was made anew, or came later
             client.set_tag(run.info.run_id, PARENT_TAG, parent)
+        if not run.info.run_id:
+            raise PipelineError("its answers are not those of MLflow")
         self._client, self._experiment_id, self._run_id = client, experiment.experiment_id, run.info.run_id
 
     def _parent_run(self, header: dict[str, Any], client: Any) -> str:
@@ -237,7 +240,7 @@ class Sender:
     def reason(self, error: BaseException) -> str:
         """The first line of what went wrong, without the tracking URI's credentials."""
         text = f"{type(error).__name__}: {error}".split("\n")[0]
-        user = "".join(re.findall(r"(?:://|^)(.*)@", self.uri))
+        user = found[2] if (found := CREDENTIALS.match(self.uri)) else ""
         password = user.partition(":")[2]
         query = self.uri.partition("?")[2]
         for secret in (user + "@" if user else "", query, password, urllib.parse.unquote(password)):
@@ -245,7 +248,7 @@ class Sender:
         return text[:300]
 
     def warn_unsent(self, reason: str) -> None:
-        where = re.sub(r"(://|^).*@", r"\1", self.uri).partition("?")[0]
+        where = CREDENTIALS.sub(r"\1", self.uri).partition("?")[0]
         warn_once(where, "unsent", f"MLflow at {where} does not take what is logged ({reason}); all is kept in "
                    f"{self.folder}: send it later with `python -m pipeline.tracking sync`")  # fmt: skip
 
