@@ -313,6 +313,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     info = {"model": "dcgan", "seed": 0, "steps": 0, "data_sha256": "d" * 64}
     Path("runs/old-0").mkdir(parents=True)
     export_networks(Path("runs/old-0"), state, generator_tensors(state), info)
+    write_sums(Path("runs/old-0"))
     return keep("old-0", "kept")
 
 

@@ -472,7 +472,8 @@ def test_the_same_files_give_the_same_bytes(hundred: Path, tmp_path: Path) -> No
         shutil.copy(hundred / f"{i:03d}.png", tmp_path / "moved")
     prepare(params(root=str(tmp_path / "moved")), tmp_path / "again")
     assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == first
-    assert sorted(first) == ["dataset.json", "test.npy", "test_labels.npy", "train.npy", "train_labels.npy"]
+    names = ["SHA256SUMS", "dataset.json", "test.npy", "test_labels.npy", "train.npy", "train_labels.npy"]
+    assert sorted(first) == names
     assert str(tmp_path).encode() not in first["dataset.json"]
     save(hundred / "050.png", 51)
     assert data.load_description(tmp_path / "out")["sha256"] != prepared(hundred)[0]["sha256"]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipeline import params
+from pipeline.checksums import write_sums
 from pipeline.errors import PipelineError
 from pipeline.metrics import (
     Gaussian,
@@ -110,6 +111,8 @@ def images(elsewhere: Path) -> dict[str, np.ndarray]:
     (elsewhere / "scores/dcgan-0").mkdir(parents=True)
     scores = {"fd_efficientnet_lite0": 5.0, "protocol": protocol}
     (elsewhere / "scores/dcgan-0/metrics.json").write_text(json.dumps(scores))
+    for folder in ("data/prepared", "samples/dcgan-0", "scores/dcgan-0"):
+        write_sums(elsewhere / folder)
     return made
 
 
