@@ -164,10 +164,19 @@ def mend_lock(path: Path = Path("dvc.lock")) -> None:
 
 
 def mend_cache() -> None:
-    """Remove what is damaged from DVC's cache: DVC hands it out as it is, but makes anew what is not there."""
+    """Remove what is damaged from DVC's cache: DVC hands it out as it is, but makes anew what is not there.
+
+    Raises:
+        PipelineError: there is no repository of DVC here.
+    """
+    from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    for path in sorted(Path(Repo().cache.local.path).glob("??/*")):
+    try:
+        cache = Path(Repo().cache.local.path)
+    except DvcException as error:
+        raise PipelineError(f"DVC's cache cannot be read ({error}): run this in a clone of the repository") from None
+    for path in sorted(cache.glob("??/*")):
         name = path.parent.name + path.name.removesuffix(".dir")
         if path.is_dir():
             shutil.rmtree(path)

@@ -388,6 +388,12 @@ def test_the_cache_is_rid_of_damaged_files(
     assert capsys.readouterr().err == ""
 
 
+def test_without_dvc_there_is_no_cache_to_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PipelineError, match=r"DVC's cache cannot be read \(.*: run this in a clone of the repository$"):
+        mend_cache()
+
+
 def test_damaged_outputs_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     require_outputs_whole()
