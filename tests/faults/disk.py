@@ -42,10 +42,11 @@ def refuse(world: World, chance: random.Random) -> Trial:
         if job.wait() != 0:
             trial.tried = 1
             check_refusal(trial, job, REASONS[kind])
+        if kind == FILLED:
+            (place / FILLER).unlink(missing_ok=True)
         trial.differ(world.halves(stage), f"after the {kind}")
         if kind != LIMITED:
             remount(place, f"rw,size={ROOM}")
-            (place / FILLER).unlink(missing_ok=True)
         finish(world, stage, trial)
     return trial
 
