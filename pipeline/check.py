@@ -178,12 +178,9 @@ def mend_cache() -> None:
         raise PipelineError(f"DVC's cache cannot be read ({error}): run this in a clone of the repository") from None
     for path in sorted(cache.glob("??/*")):
         name = path.parent.name + path.name.removesuffix(".dir")
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif _md5(path) == name:
+        if path.is_file() and _md5(path) == name:
             continue
-        else:
-            path.unlink()
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
         warn(f"{path} was damaged and is removed; `dvc repro` makes again what is missing")
 
 

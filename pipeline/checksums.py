@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.files import sha256, write_bytes
+from pipeline.files import damaged, sha256, write_bytes
 
 SUMS = "SHA256SUMS"
 
@@ -26,20 +26,20 @@ def require_whole(folder: Path, *names: str) -> None:
     """
     known = _read(folder / SUMS)
     if not known:
-        raise _damaged(folder / SUMS, "it is empty")
+        raise damaged(folder / SUMS, "it is empty")
     chosen = [name for name in known if not names or name in names or name.startswith(tuple(f"{n}/" for n in names))]
     missing = [name for name in names if not any(f"{one}/".startswith(f"{name}/") for one in chosen)]
     if missing:
-        raise _damaged(folder / SUMS, f"it does not tell of {missing[0]}")
+        raise damaged(folder / SUMS, f"it does not tell of {missing[0]}")
     for name in chosen:
         try:
             found = sha256(folder / name)
         except FileNotFoundError:
             raise PipelineError(f"{folder / name} does not exist: run `dvc repro`, which makes it") from None
         except OSError as error:
-            raise _damaged(folder / name, error.strerror or str(error)) from None
+            raise damaged(folder / name, error.strerror or str(error)) from None
         if found != known[name]:
-            raise _damaged(folder / name, f"its sha256 is not the one in {SUMS}")
+            raise damaged(folder / name, f"its sha256 is not the one in {SUMS}")
 
 
 def _read(path: Path) -> dict[str, str]:
@@ -50,9 +50,4 @@ def _read(path: Path) -> dict[str, str]:
     except FileNotFoundError:
         raise PipelineError(f"{path} does not exist: run `dvc repro`, which makes it") from None
     except (OSError, ValueError) as error:
-        raise _damaged(path, str(error)) from None
-
-
-def _damaged(path: Path, reason: str) -> PipelineError:
-    folder = path.parent
-    return PipelineError(f"{path} is damaged ({reason}): delete {folder} and run `dvc repro` again")
+        raise damaged(path, str(error)) from None

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 from pipeline.checksums import write_sums
 from pipeline.datasets import DATASETS, RESIZE_FILTER, BadImage, Items, Source, reason_of, to_row
 from pipeline.errors import PipelineError, suggest, warn
-from pipeline.files import ArrayWriter, atomic_folder, read_json, require_space, write_json
+from pipeline.files import ArrayWriter, atomic_folder, damaged, read_json, require_space, write_json
 from pipeline.params import DataParams
 from pipeline.progress import progress
 from pipeline.randomness import generator
@@ -150,11 +150,11 @@ def load_description(folder: Path) -> dict[str, Any]:
     path = Path(folder) / "dataset.json"
     description = read_json(path)
     if not isinstance(description, dict) or not description.keys() >= DESCRIPTION_KEYS:
-        raise _damaged(path, "it lacks keys")
+        raise damaged(path, "it lacks keys")
     try:
         _Description.model_validate_json(json.dumps(description))  # in JSON a list may stand for a tuple
     except ValidationError as error:
-        raise _damaged(path, faults(error, _Description)[0]) from None
+        raise damaged(path, faults(error, _Description)[0]) from None
     return description
 
 
@@ -179,7 +179,7 @@ def load_images(folder: Path, split: str, device: torch.device | str) -> ImageSe
     images = load_array(Path(folder) / f"{split}.npy", np.uint8, (count, *description["image_shape"]))
     labels = load_array(Path(folder) / f"{split}_labels.npy", np.int64, (count,))
     if labels.min() < 0 or labels.max() >= max(classes, 1):
-        raise _damaged(Path(folder) / f"{split}_labels.npy", f"labels outside 0..{max(classes, 1) - 1}")
+        raise damaged(Path(folder) / f"{split}_labels.npy", f"labels outside 0..{max(classes, 1) - 1}")
     read, known = (torch.from_numpy(array).to(device, copy=True) for array in (images, labels))
     return ImageSet(read, known, classes)
 
@@ -188,7 +188,7 @@ def load_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
     """The array in a .npy file, which must be of this type and shape, mapped."""
     array = map_array(path)
     if array.dtype != dtype or array.shape != shape:
-        raise _damaged(path, f"it does not hold {np.dtype(dtype)} {shape}, which dataset.json announces")
+        raise damaged(path, f"it does not hold {np.dtype(dtype)} {shape}, which dataset.json announces")
     return array
 
 
@@ -199,11 +199,7 @@ def map_array(path: Path) -> np.ndarray:
     except FileNotFoundError:
         raise PipelineError(f"{path} does not exist: run `dvc repro`, which makes it") from None
     except Exception as error:  # OSError, ValueError, or what parsing a garbled header ends in
-        raise _damaged(path, reason_of(error)) from error
-
-
-def _damaged(path: Path, reason: str) -> PipelineError:
-    return PipelineError(f"{path} is damaged ({reason}): delete {path.parent} and run `dvc repro` again")
+        raise damaged(path, reason_of(error)) from error
 
 
 def batch(

@@ -37,9 +37,9 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             yield temporary
-            _fsync(temporary)
+            fsync(temporary)
             os.replace(temporary, path)
-            _fsync(path.parent)
+            fsync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -60,7 +60,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         try:
             yield temporary
             for file in filter(Path.is_file, temporary.rglob("*")):
-                _fsync(file)
+                fsync(file)
             former = temporary.with_suffix(".former.tmp")
             if path.is_symlink():  # perhaps to nothing
                 path.unlink()
@@ -68,7 +68,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
                 os.replace(path, former)
             os.replace(temporary, path)
             shutil.rmtree(former, ignore_errors=True)
-            _fsync(path.parent)
+            fsync(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -133,7 +133,8 @@ def _size(count: int) -> str:
     return f"{count} B"
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Keep what is in a file or a folder now from a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -164,6 +165,11 @@ def read_json(path: Path | str) -> Any:
         raise PipelineError(f"{path} does not exist: run `dvc repro`, which makes it") from None
     except (ValueError, RecursionError) as error:
         raise PipelineError(f"{path} is not valid JSON ({error}): delete it and run `dvc repro` again") from None
+
+
+def damaged(path: Path, reason: str) -> PipelineError:
+    """The error of a file in a folder that a stage has made."""
+    return PipelineError(f"{path} is damaged ({reason}): delete {path.parent} and run `dvc repro` again")
 
 
 def sha256(path: Path | str) -> str:

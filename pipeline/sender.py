@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.files import atomic_path, read_json, write_json
+from pipeline.files import atomic_path, fsync, read_json, write_json
 from pipeline.layout import root
 from pipeline.mlflow_model import export
-from pipeline.spool import BATCH, ends_a_line, first, fsync, groups, lock
+from pipeline.spool import BATCH, ends_a_line, first, groups, lock
 
 SETTINGS = {"HTTP_REQUEST_MAX_RETRIES": "1", "HTTP_REQUEST_TIMEOUT": "10", "DISABLE_TELEMETRY": "true",
             "LOGGING_LEVEL": "WARNING", "ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}  # fmt: skip
@@ -114,10 +114,12 @@ class Sender:
             return 0
         states = self._open(header)
         state, count, fault = states[self._server], 0, None
-        stop = fsync(self.folder / "spool.jsonl")  # what a power cut took back, sent, would be logged and sent anew
+        path = self.folder / "spool.jsonl"
+        stop = path.stat().st_size
+        fsync(path)  # what a power cut took back, sent, would be logged and sent anew
         for lane, kinds in LANES.items():
             try:
-                for group, end in groups(self.folder / "spool.jsonl", state[lane], stop, kinds):
+                for group, end in groups(path, state[lane], stop, kinds):
                     self._deliver(group)
                     count, state[lane] = count + len(group), end
                     write_json(self._state_file, states)
@@ -152,10 +154,10 @@ class Sender:
             found = client.search_runs([experiment.experiment_id], ours, max_results=1)
             run = found[0] if found else client.create_run(
                 experiment.experiment_id, header["time"], tags, header["value"]["name"])  # fmt: skip
-        if parent and run.data.tags.get(PARENT_TAG) != parent:  # the parent's run was made anew, or came later
-            client.set_tag(run.info.run_id, PARENT_TAG, parent)
         if not run.info.run_id:
             raise PipelineError("its answers are not those of MLflow")
+        if parent and run.data.tags.get(PARENT_TAG) != parent:  # the parent's run was made anew, or came later
+            client.set_tag(run.info.run_id, PARENT_TAG, parent)
         self._client, self._experiment_id, self._run_id = client, experiment.experiment_id, run.info.run_id
 
     def _parent_run(self, header: dict[str, Any], client: Any) -> str:

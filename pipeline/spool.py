@@ -23,7 +23,6 @@ class Spool:
     def __init__(self, folder: Path, experiment: str, run_name: str, parent: Path | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path, self._end, self._waiting = folder / "spool.jsonl", 0, b""
-        self._fsynced = 0
         self._path.touch()
         self._values: dict[tuple[str, str, int], Any] = {}
         self._former: dict[tuple[str, str, int], Any] = {}
@@ -62,25 +61,11 @@ class Spool:
                 raise OSError("the disk is full")
         self._end, self._waiting = self._end + len(self._waiting), b""
 
-    def fsync(self) -> None:
-        """Keep what is added from a power cut."""
-        if self._fsynced < self._end:
-            fsync(self._path)
-            self._fsynced = self._end
-
     def _remember(self, entry: dict[str, Any]) -> None:
         self._values[entry["kind"], entry["key"], entry["step"]] = entry["value"]
         if entry["kind"] == "back":
             later = [at for at in self._values if at[0] in STEPPED and at[2] > entry["value"]]
             self._former |= {at: self._values.pop(at) for at in later}
-
-
-def fsync(path: Path) -> int:
-    """Keep what is in a file now from a power cut; how many bytes that is."""
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        os.fsync(file.fileno())
-    return size
 
 
 def _place(parent: Path, folder: Path) -> str:

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from pipeline.errors import PipelineError, exit_cleanly
-from pipeline.files import sha256
+from pipeline.files import fsync, sha256
 from pipeline.layout import root
 from pipeline.sender import Sender, warn_once
-from pipeline.spool import Spool, first, fsync
+from pipeline.spool import Spool, first
 
 INTERVAL, RETRY = 5.0, 60.0  # seconds between two rounds of sending, and after a failed one
 CLOSE_WAIT = {"FINISHED": 30.0, "FAILED": 15.0, "KILLED": 5.0}  # seconds that closing waits at most
@@ -83,7 +83,7 @@ class Tracker:
         self.tags({"mlflow.loggedImages": "True"})  # makes the UI look for image series
         if self._spool:
             with self._disk_errors():
-                self._spool.fsync()
+                fsync(self._folder / "spool.jsonl")
 
     def artifact(self, path: Path, folder: str) -> None:
         """Log a file into the artifact folder `folder`; a changed file of the same name replaces it."""

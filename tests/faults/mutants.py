@@ -10,7 +10,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "no fsync": (
         "pipeline/files.py",
-        "            _fsync(temporary)\n            os.replace",
+        "            fsync(temporary)\n            os.replace",
         "            os.replace",
     ),
     "checkpoints unchecked": (
@@ -35,10 +35,10 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "            raise\n            warn_once(self._folder",
     ),
     "checksums unchecked": ("pipeline/checksums.py", "if found != known[name]:", "if False:"),
-    "pictures not fsynced": ("pipeline/tracking.py", "self._spool.fsync()", "pass"),
+    "pictures not fsynced": ("pipeline/tracking.py", 'fsync(self._folder / "spool.jsonl")', "pass"),
     "stores made in place": ("pipeline/sender.py", "            if local:\n", "            if False:\n"),
     "refusals of disks raised": ("pipeline/files.py", "if error.errno not in full | forbidden:", "if True:"),
-    "the cache unchecked": ("pipeline/check.py", "elif _md5(path) == name:", "elif True:"),
+    "the cache unchecked": ("pipeline/check.py", "if path.is_file() and _md5(path) == name:", "if path.is_file():"),
 }
 
 
