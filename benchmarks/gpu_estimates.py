@@ -22,10 +22,10 @@ from pathlib import Path
 
 import torch
 
+from pipeline.gan.step import create_state
 from pipeline.models import build_gan
 from pipeline.models.summary import Row, inputs_of, summarise
 from pipeline.params import Params, Recipe, load
-from pipeline.training import create_state
 
 PRESET = Path(__file__).resolve().parent.parent / "presets" / "cifar10.yaml"
 CLASSES = 10  # of conditional networks

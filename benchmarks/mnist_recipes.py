@@ -26,18 +26,18 @@ import pandas as pd
 import torch
 from PIL import Image, ImageDraw
 
-from pipeline.data import load_description, load_images, prepare
-from pipeline.devices import make_deterministic
-from pipeline.errors import exit_cleanly
+from pipeline.core.devices import make_deterministic
+from pipeline.core.errors import exit_cleanly
+from pipeline.core.files import exclusive, read_json, write_bytes, write_json
+from pipeline.core.provenance import provenance
+from pipeline.data.prepared import load_description, load_images, prepare
 from pipeline.experiment import Experiment
-from pipeline.files import exclusive, read_json, write_bytes, write_json
 from pipeline.metrics import load_extractor, load_reference, measure_reference
-from pipeline.observer import Observer
 from pipeline.params import PRESETS, Params, load
-from pipeline.provenance import provenance
 from pipeline.report.uncertainty import mean_interval, welch_interval
-from pipeline.sampling import save_picture
-from pipeline.trainer import train_experiment
+from pipeline.sampling.images import save_picture
+from pipeline.training.monitor import Observer
+from pipeline.training.trainer import train_experiment
 
 WORK, DOCS = Path(".work/mnist-recipes"), Path("docs")
 DRAWN = ["grid", "conditional"]  # what of a row is for the picture alone

@@ -35,19 +35,19 @@ from pathlib import Path
 
 import torch
 
-from pipeline import layout
-from pipeline.data import load_description, load_images
-from pipeline.devices import choose_device, make_deterministic
-from pipeline.errors import PipelineError, exit_cleanly
+from pipeline.core import paths
+from pipeline.core.devices import choose_device, make_deterministic
+from pipeline.core.errors import PipelineError, exit_cleanly
+from pipeline.core.files import sha256
+from pipeline.core.progress import progress as progress_bar
+from pipeline.data.prepared import load_description, load_images
 from pipeline.experiment import Experiment
-from pipeline.files import sha256
-from pipeline.losses import LOSSES
-from pipeline.observer import Observer
+from pipeline.gan.losses import LOSSES
+from pipeline.gan.step import TrainState, create_state, train
 from pipeline.params import load
-from pipeline.progress import progress as progress_bar
-from pipeline.sender import open_client
-from pipeline.trainer import train_experiment
-from pipeline.training import TrainState, create_state, train
+from pipeline.tracking.uploader import open_client
+from pipeline.training.monitor import Observer
+from pipeline.training.trainer import train_experiment
 
 MODEL = "dcgan"
 VARIANTS = ("bare", "checkpoints", "tracking", "dead server", "slow server")  # bare beside bare: the noise
@@ -75,9 +75,9 @@ def seconds(variant: str, steps: int, folder: Path) -> float:
     """
     changes = {"train.steps": steps, "runtime.device": "cpu", "runtime.tracking": variant not in VARIANTS[:2]}
     values = load().override(changes)
-    experiment = Experiment(values, MODEL, 0, load_description(layout.PREPARED))
+    experiment = Experiment(values, MODEL, 0, load_description(paths.PREPARED))
     device = choose_device("cpu")
-    images = load_images(layout.PREPARED.resolve(), "train", device)
+    images = load_images(paths.PREPARED.resolve(), "train", device)
     picture = next(Path(f"runs/{MODEL}-0/grids").resolve().glob("*.png"))
     os.environ["DVC_ROOT"] = str(folder)  # where checkpoints and the spool go
     print("ready", flush=True)

@@ -28,10 +28,10 @@ import numpy as np
 import optuna
 import pandas as pd
 
-from pipeline.errors import exit_cleanly
-from pipeline.files import read_json, write_bytes, write_json
+from pipeline.core.errors import exit_cleanly
+from pipeline.core.files import read_json, write_bytes, write_json
 from pipeline.params import SearchParams, load
-from pipeline.search.study import make_pruner
+from pipeline.search.study.study import make_pruner
 
 TRIALS, SEEDS = 24, (100, 200, 300)
 BOUND_BY_COMPUTE, QUICK = "sn_dcgan", "gan"

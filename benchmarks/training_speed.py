@@ -3,7 +3,7 @@
     python -m benchmarks.training_speed [--steps 30] [--rounds 5] [--device auto]
 
 The plain loop is what most public code does: fetch a batch from a DataLoader, step D, step G, `.item()` both losses.
-Each further row changes one thing and keeps those above it; the last is `pipeline.training.train` itself. All rows of
+Each further row changes one thing and keeps those above it; the last is `pipeline.gan.step.train` itself. All rows of
 a recipe are timed in turn, round after round, in one run; a figure is the median of the rounds.
 """
 
@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 from torch.utils.data import DataLoader, TensorDataset
 
-from pipeline.data import ImageSet, batch
-from pipeline.devices import choose_device
-from pipeline.losses import LOSSES
+from pipeline.core.devices import choose_device
+from pipeline.data.batches import ImageSet, batch
+from pipeline.gan.losses import LOSSES
+from pipeline.gan.step import create_state, train
 from pipeline.models import build_gan
 from pipeline.params import Params, Recipe, load
-from pipeline.training import create_state, train
 
 IMAGES = 2048  # random pixels do for timing
 
@@ -111,7 +111,7 @@ def _resident(recipe: Recipe, images: ImageSet) -> Iterator[tuple[Tensor, Tensor
 
 
 def ours(recipe: Recipe, images: ImageSet, params: Params) -> Callable[[int], None]:
-    """A function that trains for so many steps by `pipeline.training.train`."""
+    """A function that trains for so many steps by `pipeline.gan.step.train`."""
     budget = params.train.model_copy(update={"steps": 2**31 - 1})
     shape = tuple(images.images.shape[1:])
     state = create_state(recipe, budget, shape, images.n_classes, 0, images.images.device)

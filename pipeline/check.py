@@ -13,20 +13,20 @@ from pathlib import Path
 import torch
 from ruamel.yaml import YAML
 
-from pipeline import layout
-from pipeline.augment import AUGMENTATIONS
-from pipeline.checksums import SUMS, require_whole
-from pipeline.datasets import DATASETS, expected_classes
-from pipeline.devices import choose_device
-from pipeline.errors import PipelineError, exit_cleanly, suggest, warn
-from pipeline.losses import LOSSES
+from pipeline.core import paths
+from pipeline.core.checksums import SUMS, require_whole
+from pipeline.core.devices import choose_device
+from pipeline.core.errors import PipelineError, exit_cleanly, suggest, warn
+from pipeline.data.datasets import DATASETS, expected_classes
+from pipeline.gan.augment import AUGMENTATIONS
+from pipeline.gan.losses import LOSSES
+from pipeline.gan.optimisers import OPTIMISERS
+from pipeline.gan.penalties import PENALTIES
+from pipeline.gan.step import create_state
+from pipeline.gan.warm_start import warm_start
 from pipeline.metrics import EXTRACTORS
 from pipeline.models import NETWORKS, build_gan
-from pipeline.optimisers import OPTIMISERS
 from pipeline.params import PARAMS_FILE, Params, Recipe, load
-from pipeline.penalties import PENALTIES
-from pipeline.training import create_state
-from pipeline.warm_start import warm_start
 
 SMALL = {"width_g": 8, "width_d": 8, "latent_dim": 2}  # a network that is quickly built
 
@@ -125,14 +125,14 @@ def _origin_problems(
 def _impossible_pairs(place: str, recipe: Recipe) -> Iterator[str]:
     """What a loss, a penalty and D's normalisation ask of each other."""
     loss, penalty = LOSSES[recipe.loss], PENALTIES[recipe.penalty]
-    bounded = recipe.norm_d == "spectral" or penalty.bounds_slope or recipe.clip is not None
-    if loss.lipschitz and not bounded:
+    bounded = recipe.norm_d == "spectral" or penalty.enforces_lipschitz or recipe.clip is not None
+    if loss.needs_lipschitz and not bounded:
         remedy = "must be spectral (or set penalty: gradient, or clip)"
         yield f"{place}.norm_d: {remedy} with loss {recipe.loss}, which needs D's slope bounded"
     if recipe.label_smoothing and not loss.cross_entropy:
         smooth = ", ".join(name for name, value in LOSSES.items() if value.cross_entropy)
         yield f"{place}.label_smoothing: must be 0 with loss {recipe.loss}, which has no labels; losses with: {smooth}"
-    if penalty.per_image and recipe.norm_d == "batch":
+    if penalty.needs_independent_logits and recipe.norm_d == "batch":
         yield (
             f"{place}.norm_d: must not be batch with penalty {recipe.penalty}, which takes the slope of each logit by "
             "its own image: batch norm mixes them; use none or spectral"
@@ -195,15 +195,15 @@ def require_outputs_whole() -> None:
     Raises:
         PipelineError: one is not.
     """
-    several = (layout.RUNS, layout.SAMPLES, layout.SCORES)
-    for folder in [layout.PREPARED, layout.REFERENCE, *sorted(one for root in several for one in root.glob("*"))]:
+    several = (paths.RUNS, paths.SAMPLES, paths.SCORES)
+    for folder in [paths.PREPARED, paths.REFERENCE, *sorted(one for root in several for one in root.glob("*"))]:
         if (folder / SUMS).exists():
             require_whole(folder)
 
 
 @exit_cleanly
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("python -m pipeline.check", description=(__doc__ or "").split("\n")[0])
+def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.check") -> None:
+    parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--files", action="store_true", help="read all outputs, too, and DVC's cache")
     options = parser.parse_args(arguments)
     require(load())

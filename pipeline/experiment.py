@@ -8,14 +8,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import layout
-from pipeline.checkpoint import fingerprint
-from pipeline.errors import PipelineError, suggest
+import torch
+
+from pipeline.core import paths
+from pipeline.core.errors import PipelineError, suggest
+from pipeline.core.provenance import commit
+from pipeline.core.versions import program_of, program_of_entry, version
+from pipeline.gan.augment import AUGMENTATIONS, augment_for_discriminator
+from pipeline.gan.losses import LOSSES, smoothed
+from pipeline.gan.optimisers import OPTIMISERS, make_optimiser
+from pipeline.gan.penalties import PENALTIES, clip_weights, input_gradients
+from pipeline.gan.warm_start import origin
+from pipeline.metrics import sources_of
 from pipeline.models import NETWORKS
 from pipeline.params import Params, Recipe
-from pipeline.provenance import commit
-from pipeline.tracking import Tracker
-from pipeline.warm_start import origin
+from pipeline.tracking.tracker import Tracker
+
+PACKAGE = Path(__file__).parent
+SHAPING = (  # the code that shapes every training, registries apart
+    "core/devices.py", "core/randomness.py", "data/batches.py", "models/build.py", "models/layers.py",
+    "gan/schedules.py", "gan/state.py", "gan/step.py", "gan/warm_start.py", "sampling/images.py",
+    "training/monitor.py", "training/trainer.py", "metrics/frechet.py",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,7 +47,7 @@ class Experiment:
 
     @property
     def name(self) -> str:
-        return layout.experiment_name(self.model, self.seed)
+        return paths.experiment_name(self.model, self.seed)
 
     @property
     def recipe(self) -> Recipe:
@@ -54,7 +68,7 @@ class Experiment:
 
     @functools.cached_property
     def origin(self) -> dict[str, Any] | None:
-        """Whose weights training begins with, see `pipeline.warm_start.origin`; None = its own random ones."""
+        """Whose weights training begins with, see `pipeline.gan.warm_start.origin`; None = its own random ones."""
         try:
             return origin(self.recipe.init_from) if self.recipe.init_from else None
         except PipelineError as error:
@@ -66,10 +80,12 @@ class Experiment:
 
         It is taken once: code that is edited while this trains is another experiment's.
         """
+        metrics = self.params.metrics
         return fingerprint(
             self.recipe,
-            budget=self.params.train.model_dump(),
-            extractor=[self.params.metrics.extractor, self.params.metrics.weights],
+            metrics.extractor,
+            budget=self.params.train.effective(),
+            weights=metrics.weights,
             data=self.description["sha256"],
             origin=self.origin,
             seed=self.seed,
@@ -80,7 +96,7 @@ class Experiment:
         return step * self.recipe.n_critic * self.recipe.batch_size
 
     def work_folder(self) -> Path:
-        return layout.work_folder(self.name, self.fingerprint)
+        return paths.work_folder(self.name, self.fingerprint)
 
     def tags(self) -> dict[str, str]:
         """What a run is found by in MLflow."""
@@ -105,8 +121,34 @@ class Experiment:
         measured += [generate.samples, generate.seed, generate.weights, generate.labels, self.recipe.init_from]
         key = hashlib.sha256(json.dumps(measured).encode()).hexdigest()[:6]
         group = f"{self.description['name']}-{self.image_shape[1]}px-{metrics.extractor}-{key}"
-        folder = layout.work_folder(self.name, f"{self.fingerprint}-{key}")
+        folder = paths.work_folder(self.name, f"{self.fingerprint}-{key}")
         tracker = Tracker(folder, group, self.name, self.params.runtime.tracking)
         tracker.params({**self.recipe.model_dump(), **self.params.train.model_dump(), "seed": self.seed})
         tracker.tags(self.tags())
         return tracker
+
+
+def fingerprint(recipe: Recipe, extractor: str, **parts: Any) -> str:
+    """16 hexadecimal digits that change with anything that shapes a result; `parts` are JSON values.
+
+    The recipe, the code that it is trained by, and the version of torch are among them. Fields at their neutral value
+    are not.
+    """
+    code = code_version(recipe, extractor)
+    parts |= {"recipe": recipe.effective(), "extractor": extractor, "code": code, "torch": torch.__version__}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def code_version(recipe: Recipe, extractor: str) -> str:
+    """A version of the code that shapes what a recipe trains, and which checkpoint is its best one.
+
+    Of what stands in registries (networks, losses, penalties, augmentations, optimisers, extractors) only the recipe's
+    own counts, so that adding another restarts nothing.
+    """
+    network = NETWORKS[recipe.network]
+    files: list[Path | str] = [*(PACKAGE / name for name in SHAPING), *network.sources(), *sources_of(extractor)]
+    entries: list[object] = [LOSSES[recipe.loss], PENALTIES[recipe.penalty], OPTIMISERS[recipe.optimiser]]
+    entries += [AUGMENTATIONS[name] for name in recipe.augment]
+    entries += [smoothed, input_gradients, clip_weights, augment_for_discriminator, make_optimiser]
+    programs = [program_of_entry(entry) for entry in entries]
+    return version(program_of(files), *programs, network.arguments())

@@ -8,7 +8,7 @@ import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from pipeline.search.results import Finalist, Results
+from pipeline.search.study.results import Finalist, Results
 
 SPACE: dict[str, dict[str, Any]] = {
     "lr_g": {"low": 1e-4, "high": 1e-2, "log": True},

@@ -10,20 +10,20 @@ import torch
 from dvc.repo import Repo
 
 from pipeline import check
-from pipeline.augment import AUGMENTATIONS
 from pipeline.check import mend_cache, mend_lock, require_outputs_whole
-from pipeline.checkpoint import export_networks, generator_tensors
-from pipeline.checksums import write_sums
-from pipeline.data import DATASETS
-from pipeline.errors import PipelineError
-from pipeline.losses import LOSSES
+from pipeline.core.checksums import write_sums
+from pipeline.core.errors import PipelineError
+from pipeline.data.prepared import DATASETS
+from pipeline.gan.augment import AUGMENTATIONS
+from pipeline.gan.checkpoint import export_networks, generator_tensors
+from pipeline.gan.losses import LOSSES
+from pipeline.gan.optimisers import OPTIMISERS
+from pipeline.gan.penalties import PENALTIES
+from pipeline.gan.step import create_state
+from pipeline.gan.warm_start import keep
 from pipeline.metrics import EXTRACTORS
 from pipeline.models import NETWORKS
-from pipeline.optimisers import OPTIMISERS
 from pipeline.params import Params, load
-from pipeline.penalties import PENALTIES
-from pipeline.training import create_state
-from pipeline.warm_start import keep
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = "must be 4, 5, 6 or 7 times a power of two (16, 28, 32, 48, 64, ...), got"

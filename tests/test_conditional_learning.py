@@ -8,10 +8,11 @@ import torch
 from sklearn.svm import SVC
 
 from pipeline import params
-from pipeline.data import ImageSet, load_images, prepare
-from pipeline.losses import LOSSES
-from pipeline.sampling import rows_of_classes, sample
-from pipeline.training import create_state, train
+from pipeline.data.batches import ImageSet
+from pipeline.data.prepared import load_images, prepare
+from pipeline.gan.losses import LOSSES
+from pipeline.gan.step import create_state, train
+from pipeline.sampling.images import rows_of_classes, sample
 
 # The preset's recipe, narrower and for fewer steps: half a minute on one core.
 VALUES = params.load(Path(__file__).resolve().parent.parent / "presets/digits.yaml").override(

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from pipeline import params
 from pipeline.experiment import Experiment
-from pipeline.generation import generate_samples
 from pipeline.models import build_gan
-from pipeline.observer import CURVE_SEED, GRID_SEED, Observer
-from pipeline.sampling import COLUMNS, latents
+from pipeline.sampling.generation import generate_samples
+from pipeline.sampling.images import COLUMNS, latents
+from pipeline.training.monitor import CURVE_SEED, GRID_SEED, Observer
 
 ROOT = Path(__file__).resolve().parent.parent
 

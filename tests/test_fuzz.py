@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from pipeline import params as params_module
 from pipeline.check import require
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
 from pipeline.params import Params, load
-from pipeline.search import space
+from pipeline.search.study.study import space
 
 ROOT = Path(__file__).resolve().parent.parent
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_fuzz import assert_clear, fuzz
 
-from pipeline.data import prepare
-from pipeline.errors import PipelineError
-from pipeline.metrics.images import open_images
-from pipeline.metrics.statistics import is_statistics, read_statistics
+from pipeline.core.errors import PipelineError
+from pipeline.data.prepared import prepare
+from pipeline.evaluate.images import open_images
+from pipeline.evaluate.statistics import is_statistics, read_statistics
 from pipeline.params import DataParams
 
 DIM = 4

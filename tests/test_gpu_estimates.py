@@ -9,10 +9,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks.gpu_estimates import PRESET, Cost, cost_of, main, scoring, span, step_total
-from pipeline.data import ImageSet
-from pipeline.losses import LOSSES
+from pipeline.data.batches import ImageSet
+from pipeline.gan.losses import LOSSES
+from pipeline.gan.step import create_state, train_step
 from pipeline.params import Params, load
-from pipeline.training import create_state, train_step
 
 ROOT = Path(__file__).resolve().parent.parent
 CIFAR10 = load(PRESET)

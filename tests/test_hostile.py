@@ -24,19 +24,19 @@ import torch
 from PIL import Image
 from test_fuzz import assert_clear
 
-from pipeline import layout
-from pipeline.checkpoint import Progress, load_checkpoint, load_generator
-from pipeline.data import load_array, load_images, prepare
-from pipeline.errors import PipelineError
-from pipeline.metrics import arrays as arrays_module
-from pipeline.metrics import images as images_module
+from pipeline.core import paths as layout
+from pipeline.core.errors import PipelineError
+from pipeline.data.prepared import load_array, load_images, prepare
+from pipeline.evaluate import arrays as arrays_module
+from pipeline.evaluate import images as images_module
+from pipeline.evaluate.images import open_images
+from pipeline.evaluate.statistics import read_statistics
+from pipeline.gan.checkpoint import Progress, load_checkpoint, load_generator
+from pipeline.gan.step import create_state
+from pipeline.gan.warm_start import origin, warm_start
 from pipeline.metrics import load_extractor
 from pipeline.metrics.frechet import Gaussian
-from pipeline.metrics.images import open_images
-from pipeline.metrics.statistics import read_statistics
 from pipeline.params import DataParams, MetricsParams, load
-from pipeline.training import create_state
-from pipeline.warm_start import origin, warm_start
 
 ROOT = Path(__file__).resolve().parent.parent
 DIM = 4
@@ -357,9 +357,9 @@ def _bombs(folder: Path) -> None:
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from pipeline.errors import PipelineError
-from pipeline.metrics.images import open_images
-from pipeline.metrics.statistics import read_statistics
+from pipeline.core.errors import PipelineError
+from pipeline.evaluate.images import open_images
+from pipeline.evaluate.statistics import read_statistics
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for name in sys.argv[1:]:
     for read in (lambda path: [*open_images(path, 100.0, "skip", None).batches(64, 2)],

@@ -22,18 +22,18 @@ from studies import lively
 from test_fuzz import assert_clear, fuzz
 from test_report import compare, make_data, make_experiment
 
-from pipeline import downloads
-from pipeline.charts import Line, draw
-from pipeline.data import prepare
-from pipeline.datasets import DATASETS
-from pipeline.errors import PipelineError
-from pipeline.metrics.images import open_images
+from pipeline.core.errors import PipelineError
+from pipeline.data import downloads
+from pipeline.data.datasets import DATASETS
+from pipeline.data.prepared import prepare
+from pipeline.evaluate.images import open_images
 from pipeline.params import DataParams
 from pipeline.report import read_results, render
-from pipeline.search import charts, page
-from pipeline.search.page import Subject, svg_file
-from pipeline.search.storage import open_storage, shown
-from pipeline.sender import Sender
+from pipeline.report.charts import Line, draw
+from pipeline.search.pages import charts, page
+from pipeline.search.pages.page import Subject, svg_file
+from pipeline.search.study.storage import open_storage, shown
+from pipeline.tracking.uploader import Sender
 
 ROOT = Path(__file__).resolve().parent.parent
 EVIL = '"><script>document.title="owned"</script><img src=x onerror=alert(1)>\'</text></style>'

@@ -15,13 +15,21 @@ A metric is a function Comparison -> {name: Estimate}. All are computed from the
 images. To add one, write such a function in a file of its own, and one entry in METRICS.
 """
 
-from pipeline.metrics.features import EXTRACTORS, Extractor, extract, features_of, in_batches, load_extractor
+from pipeline.metrics.features import (
+    EXTRACTORS,
+    Extractor,
+    extract,
+    features_of,
+    in_batches,
+    load_extractor,
+    sources_of,
+)
 from pipeline.metrics.frechet import Gaussian, Moments, frechet_distance
 from pipeline.metrics.memorisation import closest_pairs
-from pipeline.metrics.record import protocol_of
+from pipeline.metrics.protocol import protocol_of
 from pipeline.metrics.reference import Reference, load_reference, measure_reference
 from pipeline.metrics.registry import METRICS, Measurement, measure
-from pipeline.metrics.sets import Comparison, Estimate, FeatureSet, NotAvailable
+from pipeline.metrics.types import Comparison, Estimate, FeatureSet, NotAvailable
 
 __all__ = [
     "EXTRACTORS",
@@ -45,4 +53,5 @@ __all__ = [
     "measure",
     "measure_reference",
     "protocol_of",
+    "sources_of",
 ]

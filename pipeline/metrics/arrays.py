@@ -17,9 +17,8 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from pipeline.errors import PipelineError
-from pipeline.files import sha256
-from pipeline.schema import printable
+from pipeline.core.errors import PipelineError, printable
+from pipeline.core.files import sha256
 
 CHANNELS = (1, 3)
 HEADER = 2**14  # bytes: numpy refuses a longer one, but only after it has read the length that the file announces

@@ -6,7 +6,7 @@ The class of an image without a label is what most of its 5 nearest training ima
 import numpy as np
 
 from pipeline.metrics.frechet import Gaussian, frechet_distance
-from pipeline.metrics.sets import Comparison, Estimate, FeatureSet, NotAvailable
+from pipeline.metrics.types import Comparison, Estimate, FeatureSet, NotAvailable
 
 
 def classes(comparison: Comparison) -> dict[str, Estimate]:

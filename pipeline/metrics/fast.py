@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from pipeline.errors import warn
+from pipeline.core.errors import warn
 
 TOLERANCE = 1e-5  # of the largest feature
 ROUNDINGS = 3  # or so many times the network's own error of rounding: both networks have it

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.errors import PipelineError, suggest
-from pipeline.files import sha256
+from pipeline.core.errors import PipelineError, suggest
+from pipeline.core.files import sha256
+from pipeline.core.progress import progress
 from pipeline.metrics.fast import accelerate, full_precision
 from pipeline.params import MetricsParams
-from pipeline.progress import progress
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
@@ -225,3 +225,8 @@ def _load(name: str, path: Path, build: Callable[[], nn.Module]) -> nn.Module:
     except (RuntimeError, LookupError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0][:100]
         raise PipelineError(f"the weights {path} are not {name}'s ({reason}): name the right file") from None
+
+
+def sources_of(extractor: str) -> list[str]:
+    """The files whose code turns images into the features of an extractor."""
+    return [str(Path(__file__)), str(Path(__file__).with_name("fast.py"))]

@@ -4,9 +4,9 @@ import contextlib
 
 import numpy as np
 
+from pipeline.core.randomness import stable_hash
 from pipeline.metrics.frechet import Gaussian, Moments, frechet_distance
-from pipeline.metrics.sets import Comparison, Estimate, NotAvailable
-from pipeline.randomness import stable_hash
+from pipeline.metrics.types import Comparison, Estimate, NotAvailable
 
 BLOCK = 4096  # rows that are in memory in float64 at once
 SIZES = 15  # numbers of images at which the distance is measured to extrapolate it: as many as Chong and Forsyth use

@@ -17,8 +17,8 @@ import numpy as np
 from scipy.linalg import svdvals
 from scipy.linalg.lapack import dpocon
 
-from pipeline.errors import PipelineError
-from pipeline.files import atomic_path
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import atomic_path
 from pipeline.metrics.arrays import load_arrays
 
 

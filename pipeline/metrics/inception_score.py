@@ -8,8 +8,8 @@ of the 1,008 classes are the pool3 features times the class weights, without the
 
 import numpy as np
 
-from pipeline.metrics.sets import Comparison, Estimate, NotAvailable
-from pipeline.randomness import stable_hash
+from pipeline.core.randomness import stable_hash
+from pipeline.metrics.types import Comparison, Estimate, NotAvailable
 
 SPLITS = 10
 BLOCK = 4096  # images whose logits are in memory at once

@@ -9,8 +9,8 @@ single values may be below 0. Under Inception it is called `kid`, under another 
 
 import numpy as np
 
-from pipeline.metrics.sets import Comparison, Estimate, NotAvailable
-from pipeline.randomness import stable_hash
+from pipeline.core.randomness import stable_hash
+from pipeline.metrics.types import Comparison, Estimate, NotAvailable
 
 SUBSETS = 100  # as in the literature, and so is the size
 SIZE = 1000

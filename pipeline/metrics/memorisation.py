@@ -6,8 +6,8 @@ training images by heart is nearer.
 
 import numpy as np
 
-from pipeline.metrics.sets import Comparison, Estimate, NotAvailable
-from pipeline.randomness import stable_hash
+from pipeline.core.randomness import stable_hash
+from pipeline.metrics.types import Comparison, Estimate, NotAvailable
 
 RESAMPLES = 200
 NEAREST_SHARE = 0.01  # a sample is a copy if it is nearer than all but this share of the held-out images

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
 from pipeline.metrics.fast import full_precision
 
 ROWS, COLUMNS = 2048, 1024  # of a block: 8 MiB of distances; 2,048 features of each side are 16 and 8 MiB

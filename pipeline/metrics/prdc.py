@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from pipeline.metrics.neighbours import Block, distance_blocks, exact_distances
-from pipeline.metrics.sets import Comparison, Estimate
+from pipeline.metrics.types import Comparison, Estimate
 
 KS = (3, 5)  # what the authors of precision and recall use; what those of density and coverage do
 

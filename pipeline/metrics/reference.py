@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.checksums import write_sums
-from pipeline.data import SPLITS, load_array, map_array
-from pipeline.errors import PipelineError
-from pipeline.files import ArrayWriter, atomic_folder, read_json, write_json
+from pipeline.core.checksums import write_sums
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import ArrayWriter, atomic_folder, read_json, write_json
+from pipeline.data.prepared import SPLITS, load_array, map_array
 from pipeline.metrics.features import Extractor, features_of
 from pipeline.metrics.frechet import Gaussian, Moments, frechet_distance
 from pipeline.metrics.registry import measure
-from pipeline.metrics.sets import NEIGHBOURS, Comparison, FeatureSet
+from pipeline.metrics.types import NEIGHBOURS, Comparison, FeatureSet
 from pipeline.params import MetricsParams
 
 # CIFAR-10's 50,000 training and 10,000 test images, 32 x 32 RGB, as `prepare` writes them; the FID between the two.

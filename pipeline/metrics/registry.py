@@ -5,15 +5,15 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.core.progress import progress
 from pipeline.metrics.classes import classes
 from pipeline.metrics.fid import fid, fid_infinity
 from pipeline.metrics.inception_score import inception_score
 from pipeline.metrics.kid import kid
 from pipeline.metrics.memorisation import memorisation
 from pipeline.metrics.prdc import prdc
-from pipeline.metrics.sets import Comparison, Estimate, NotAvailable
-from pipeline.progress import progress
+from pipeline.metrics.types import Comparison, Estimate, NotAvailable
 
 METRICS: dict[str, Callable[[Comparison], dict[str, Estimate]]] = {
     "fid": fid,

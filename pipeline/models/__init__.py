@@ -15,7 +15,7 @@ file and one entry here; the tests over the registry then test it.
 
 from functools import partial
 
-from pipeline.errors import PipelineError, suggest
+from pipeline.core.errors import PipelineError, suggest
 from pipeline.models import cnn, dcgan, mlp, resnet
 from pipeline.models.build import GAN, ImageShape, Network, construct
 from pipeline.params import Recipe

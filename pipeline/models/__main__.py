@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from pipeline import layout
-from pipeline.data import load_description
-from pipeline.errors import PipelineError, exit_cleanly, suggest
+from pipeline.core import paths
+from pipeline.core.errors import PipelineError, exit_cleanly, suggest
+from pipeline.data.prepared import load_description
 from pipeline.models import GAN, NETWORKS, build_gan
 from pipeline.models.summary import COUNTED, count_parameters, describe, inputs_of, table
 from pipeline.params import PARAMS_FILE, DataParams, Params, Recipe, load
@@ -24,9 +24,9 @@ ASSUMED_CLASSES = 10  # of MNIST, FashionMNIST, CIFAR-10 and digits
 
 def _classes(data: DataParams) -> int:
     """The number of classes of the prepared data, if it is of the data set of params.yaml."""
-    if not (layout.PREPARED / "dataset.json").exists():
+    if not (paths.PREPARED / "dataset.json").exists():
         return ASSUMED_CLASSES
-    description = load_description(layout.PREPARED)
+    description = load_description(paths.PREPARED)
     return len(description["classes"]) if description["name"] == data.dataset else ASSUMED_CLASSES
 
 
@@ -53,9 +53,9 @@ def _summary(recipe: Recipe, data: DataParams, n_classes: int) -> str:
 
 
 @exit_cleanly
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.models") -> None:
     formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="python -m pipeline.models", description=__doc__, formatter_class=formatter)
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=formatter)
     parser.add_argument("recipe", nargs="?", help="an entry under models:")
     parser.add_argument("--params", type=Path, default=PARAMS_FILE, help="another params file, such as a preset")
     options = parser.parse_args(arguments)

@@ -8,10 +8,10 @@ from functools import partial
 import torch
 from torch import nn
 
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.core.randomness import stable_hash
 from pipeline.models import layers
 from pipeline.params import Recipe
-from pipeline.randomness import stable_hash
 
 ImageShape = tuple[int, int, int]  # (C, S, S)
 

@@ -7,7 +7,7 @@
     meanings          what each further metric says
     ranking  verdict  metrics_table   Results -> tables and sentences of text
     export            Results -> the leaderboard
-    page              Results -> HTML, by the templates in pipeline/templates and the charts of pipeline.charts
+    page              Results -> HTML, by templates/ and charts
 
 Only files are read, and nothing is fetched: not when the page is made, and not when it is opened.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.files import write_bytes
+from pipeline.core.files import write_bytes
 from pipeline.params import Params
 from pipeline.report.export import leaderboard
 from pipeline.report.page import render

@@ -1,4 +1,4 @@
-"""The page: Results -> HTML. What it says is chosen here, how it looks stands in pipeline/templates."""
+"""The page: Results -> HTML. What it says is chosen here, how it looks stands in pipeline/report/templates."""
 
 import base64
 import io
@@ -14,18 +14,18 @@ import pandas as pd
 from markupsafe import Markup, escape
 from PIL import Image
 
-from pipeline import layout
-from pipeline.charts import Chart, Line, Point, draw, thin
-from pipeline.errors import PipelineError
-from pipeline.provenance import provenance
+from pipeline.core import paths
+from pipeline.core.errors import PipelineError
+from pipeline.core.provenance import provenance
+from pipeline.report.charts import Chart, Line, Point, draw, thin
 from pipeline.report.metrics_table import class_table, explained, metrics_table, nearest
 from pipeline.report.ranking import ranking
 from pipeline.report.results import Outcome, Results, differing
 from pipeline.report.text import TIMES, decimals, number, spread
 from pipeline.report.verdict import cautions, verdict
-from pipeline.sampling import grid, picture
+from pipeline.sampling.images import grid, picture
 
-TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
+TEMPLATES = Path(__file__).resolve().parent / "templates"
 HUES = 8  # colours in templates/style.css; with more models they come again, dashed
 REAL_IMAGES = 100  # shown: as many as in every model's grid
 SINGLES = 10
@@ -57,7 +57,7 @@ def render(results: Results) -> str:
     channels, height, width = dataset["image_shape"]
     first = [runs[0] for runs in models.values()]
     protocols, recipes = [group.protocol for group in groups], [run.info["recipe"] for run in first]
-    real_grid, real_singles = real_images(layout.PREPARED / "train.npy")
+    real_grid, real_singles = real_images(paths.PREPARED / "train.npy")
     context = {
         "results": results,
         "title": f"{dataset['name']}, {width} {TIMES} {height}, {'grey' if channels == 1 else 'RGB'}",

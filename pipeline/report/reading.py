@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.errors import PipelineError
-from pipeline.files import read_json
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json
 
 
 def read_keys(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline import layout
-from pipeline.errors import PipelineError
+from pipeline.core import paths
+from pipeline.core.errors import PipelineError
 from pipeline.params import Params
 from pipeline.report.reading import finite_numbers, read_csv, read_keys
 from pipeline.report.scores import Scores, read_scores
@@ -66,11 +66,11 @@ class Outcome:
 
     @property
     def name(self) -> str:
-        return layout.experiment_name(self.model, self.seed)
+        return paths.experiment_name(self.model, self.seed)
 
     @property
     def samples(self) -> Path:
-        return layout.SAMPLES / self.name
+        return paths.SAMPLES / self.name
 
     @property
     def singles(self) -> list[Path]:
@@ -79,12 +79,12 @@ class Outcome:
     @property
     def closest(self) -> Path:
         """The picture of the generated images nearest to training images."""
-        return layout.SCORES / self.name / "closest.png"
+        return paths.SCORES / self.name / "closest.png"
 
     @property
     def last_grid(self) -> Path:
         """The picture with which progress.gif ends."""
-        return max((layout.RUNS / self.name / "grids").glob("*.png"))
+        return max((paths.RUNS / self.name / "grids").glob("*.png"))
 
     @property
     def distances(self) -> list[float]:
@@ -169,8 +169,8 @@ def read_results(params: Params) -> Results:
     Raises:
         PipelineError: a file is missing, damaged, or was made from other data than the prepared ones.
     """
-    dataset = read_keys(layout.PREPARED / "dataset.json", DATASET_KEYS)
-    path = layout.REFERENCE / "floor.json"
+    dataset = read_keys(paths.PREPARED / "dataset.json", DATASET_KEYS)
+    path = paths.REFERENCE / "floor.json"
     floor = read_keys(path, FLOOR_KEYS)
     floor |= {key: finite_numbers(path, floor[key]) for key in ("metrics", "sampling_error")}
     outcomes = tuple(
@@ -202,16 +202,16 @@ def _rank(outcomes: list[Outcome]) -> Group:
 
 
 def _read_outcome(model: str, seed: int, index: int, metric: str, data_sha256: str) -> Outcome:
-    name = layout.experiment_name(model, seed)
-    run, samples = layout.RUNS / name, layout.SAMPLES / name
+    name = paths.experiment_name(model, seed)
+    run, samples = paths.RUNS / name, paths.SAMPLES / name
     info = read_keys(run / "generator.json", RUN_KEYS)
-    scores = read_scores(layout.SCORES / name / "metrics.json", metric)
+    scores = read_scores(paths.SCORES / name / "metrics.json", metric)
     for path, pattern in [(run / "grids", "*.png"), (samples, "grid.png"), (samples, "progress.gif"),
-                          (samples / "final", "*.png"), (layout.SCORES / name, "closest.png")]:  # fmt: skip
+                          (samples / "final", "*.png"), (paths.SCORES / name, "closest.png")]:  # fmt: skip
         if not any(path.glob(pattern)):
             raise PipelineError(f"{path / pattern} does not exist: run `dvc repro`, which makes it")
     if info["data_sha256"] != data_sha256:
-        raise PipelineError(f"{run} was trained on other data than {layout.PREPARED} holds: run `dvc repro`")
+        raise PipelineError(f"{run} was trained on other data than {paths.PREPARED} holds: run `dvc repro`")
     curve = read_csv(run / "history.csv", ("step", "images", "loss/d", "loss/g", "distance"))
     timing = read_csv(run / "timing.csv", ("step", "seconds"), may_be_empty=True)
     seconds = float(timing["seconds"].iloc[-1]) if len(timing) else math.nan
@@ -221,6 +221,6 @@ def _read_outcome(model: str, seed: int, index: int, metric: str, data_sha256: s
 
 def _feature_dimension() -> int | None:
     try:
-        return int(np.load(layout.REFERENCE / "train_features.npy", mmap_mode="r", allow_pickle=False).shape[1])
+        return int(np.load(paths.REFERENCE / "train_features.npy", mmap_mode="r", allow_pickle=False).shape[1])
     except (OSError, ValueError, IndexError):
         return None

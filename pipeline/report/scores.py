@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
 from pipeline.report.reading import finite_numbers, read_keys
 
 KEYS = ("floor", "ratio_to_floor", "protocol", "sampling_error", "not_available", "collapsed", "best")

@@ -19,26 +19,27 @@ from collections.abc import Callable
 import optuna
 from optuna.trial import TrialState
 
-from pipeline import check, layout
-from pipeline.data import load_description
-from pipeline.errors import PipelineError, exit_cleanly, say
+from pipeline import check
+from pipeline.core import paths
+from pipeline.core.errors import PipelineError, exit_cleanly, say
+from pipeline.data.prepared import load_description
 from pipeline.params import PARAMS_FILE, load, save
-from pipeline.search.cluster import run_on_ray
-from pipeline.search.outcomes import distance_of
-from pipeline.search.processes import run_here
-from pipeline.search.publish import publish, publish_comparison
-from pipeline.search.record import open_study, track_progress
-from pipeline.search.results import Results, results_of
-from pipeline.search.space import problems
-from pipeline.search.storage import VARIABLE, locked
-from pipeline.search.study import Place, make_finals, make_study, place
+from pipeline.search.pages.outputs import publish, publish_comparison
+from pipeline.search.study.mlflow_run import open_study, track_progress
+from pipeline.search.study.results import Results, results_of
+from pipeline.search.study.space import problems
+from pipeline.search.study.storage import VARIABLE, locked
+from pipeline.search.study.study import Place, make_finals, make_study, place
+from pipeline.search.study.trial_stats import distance_of
+from pipeline.search.workers.cluster import run_on_ray
+from pipeline.search.workers.processes import run_here
 from pipeline.stages import stop_by_exception, stop_signals
-from pipeline.tracking import Tracker
+from pipeline.tracking.tracker import Tracker
 
 
 @exit_cleanly
-def main(arguments: list[str] | None = None) -> None:
-    options = _options(arguments)
+def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.search") -> None:
+    options = _options(arguments, prog)
     stop_by_exception()
     params = load()
     check.require(params)
@@ -51,11 +52,11 @@ def main(arguments: list[str] | None = None) -> None:
         raise PipelineError("--apply and --apply-trial write one recipe: give them with --model")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     _prepare()
-    url = options.storage or str(layout.root() / ".work" / "search" / "studies.journal")
+    url = options.storage or str(paths.root() / ".work" / "search" / "studies.journal")
     found = []
     received = stop_signals()
     for model in models:
-        at, description = place(url, options.study or model), load_description(layout.PREPARED)
+        at, description = place(url, options.study or model), load_description(paths.PREPARED)
         make_study(at, params, model, description["sha256"], options.trials)
         with open_study(at, params, description) as tracker:
             _work(at, model, options, received, tracker)
@@ -70,10 +71,10 @@ def main(arguments: list[str] | None = None) -> None:
         _apply(found[0], options.apply_trial)
 
 
-def _options(arguments: list[str] | None) -> argparse.Namespace:
+def _options(arguments: list[str] | None, prog: str) -> argparse.Namespace:
     first, rest = __doc__.split("\n\n", 1)
     parser = argparse.ArgumentParser(
-        prog="python -m pipeline.search", description=first, epilog=rest, formatter_class=argparse.RawTextHelpFormatter
+        prog=prog, description=first, epilog=rest, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--model", "--models", dest="models", required=True, help="a recipe, or several with commas")
     parser.add_argument("--trials", type=_positive, required=True, help="trials of each study")
@@ -122,7 +123,7 @@ def _share(text: str) -> float:
 
 def _prepare() -> None:
     """Bring the prepared data and their reference up to date."""
-    with locked(str(layout.root() / ".work" / "search" / "prepare")):  # DVC refuses to run twice at once
+    with locked(str(paths.root() / ".work" / "search" / "prepare")):  # DVC refuses to run twice at once
         done = subprocess.run([sys.executable, "-m", "dvc", "repro", "--quiet", "reference"])
     if done.returncode:
         raise PipelineError("the reference could not be made: see what `dvc repro reference` says above")

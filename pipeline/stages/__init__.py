@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.check import require
-from pipeline.devices import make_deterministic
-from pipeline.errors import STOPS, PipelineError, Stopped
-from pipeline.files import sha256
+from pipeline.core.devices import make_deterministic
+from pipeline.core.errors import STOPS, PipelineError, Stopped
+from pipeline.core.files import sha256
 from pipeline.params import PARAMS_FILE, Params, load
 
 CODE = {str(path): sha256(path) for path in Path(__file__).parent.parent.rglob("*.py")}  # as it is being imported

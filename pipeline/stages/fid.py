@@ -2,36 +2,36 @@
 
 import numpy as np
 
-from pipeline import layout
-from pipeline.checksums import require_whole
-from pipeline.data import load_array, load_description
-from pipeline.devices import choose_device, memory_errors
-from pipeline.errors import exit_cleanly, warn
+from pipeline.core import paths
+from pipeline.core.checksums import require_whole
+from pipeline.core.devices import choose_device, memory_errors
+from pipeline.core.errors import exit_cleanly, warn
+from pipeline.core.files import read_json
+from pipeline.data.prepared import load_array, load_description
+from pipeline.evaluate.scoring import score_samples
 from pipeline.experiment import Experiment
-from pipeline.files import read_json
 from pipeline.metrics import load_extractor, load_reference
-from pipeline.scoring import score_samples
 from pipeline.stages import begin, experiment_options, finish
 
 
 @exit_cleanly
 def main(arguments: list[str] | None = None) -> None:
     options, params = experiment_options(arguments), begin()
-    require_whole(layout.PREPARED)
-    require_whole(layout.REFERENCE)
-    description = load_description(layout.PREPARED)
+    require_whole(paths.PREPARED)
+    require_whole(paths.REFERENCE)
+    description = load_description(paths.PREPARED)
     experiment = Experiment(params, options.model, options.seed, description)
-    folder, run = layout.SAMPLES / experiment.name, layout.RUNS / experiment.name
+    folder, run = paths.SAMPLES / experiment.name, paths.RUNS / experiment.name
     require_whole(folder)
     require_whole(run, "generator.json")
     extractor = load_extractor(params.metrics, choose_device(params.runtime.device))
-    reference = load_reference(layout.REFERENCE, extractor)
+    reference = load_reference(paths.REFERENCE, extractor)
     info = read_json(run / "generator.json")
     shape = (params.generate.samples or description["train"], *experiment.image_shape)
     names = ["images", "best"] if (folder / "best.npy").exists() else ["images"]
     samples = {name: load_array(folder / f"{name}.npy", np.uint8, shape) for name in names}
-    real = load_array(layout.PREPARED / "train.npy", np.uint8, (description["train"], *experiment.image_shape))
-    out = layout.SCORES / experiment.name
+    real = load_array(paths.PREPARED / "train.npy", np.uint8, (description["train"], *experiment.image_shape))
+    out = paths.SCORES / experiment.name
     labels = load_array(folder / "labels.npy", np.int64, shape[:1]) if experiment.conditional else None
     with memory_errors("lower metrics.batch_size or generate.samples"):
         metrics = score_samples(samples, labels, real, info, params, extractor, reference, out)

@@ -2,26 +2,26 @@
 
 import math
 
-from pipeline import layout
-from pipeline.checkpoint import load_generator
-from pipeline.checksums import require_whole
-from pipeline.data import load_description
-from pipeline.devices import choose_device, memory_errors
-from pipeline.errors import exit_cleanly
+from pipeline.core import paths
+from pipeline.core.checksums import require_whole
+from pipeline.core.devices import choose_device, memory_errors
+from pipeline.core.errors import exit_cleanly
+from pipeline.core.files import require_space
+from pipeline.data.prepared import load_description
 from pipeline.experiment import Experiment
-from pipeline.files import require_space
-from pipeline.generation import generate_samples
-from pipeline.sampling import labels
+from pipeline.gan.checkpoint import load_generator
+from pipeline.sampling.generation import generate_samples
+from pipeline.sampling.images import labels
 from pipeline.stages import begin, experiment_options, finish
 
 
 @exit_cleanly
 def main(arguments: list[str] | None = None) -> None:
     options, params = experiment_options(arguments), begin()
-    require_whole(layout.PREPARED, "dataset.json")
-    description = load_description(layout.PREPARED)
+    require_whole(paths.PREPARED, "dataset.json")
+    description = load_description(paths.PREPARED)
     experiment = Experiment(params, options.model, options.seed, description)
-    run, out = layout.RUNS / experiment.name, layout.SAMPLES / experiment.name
+    run, out = paths.RUNS / experiment.name, paths.SAMPLES / experiment.name
     require_whole(run, "generator.safetensors", "best.safetensors", "generator.json", "grids")
     device, weights = choose_device(params.runtime.device), params.generate.weights
     generator, info = load_generator(run, weights)

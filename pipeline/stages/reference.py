@@ -1,11 +1,11 @@
 """Stage reference: statistics of the real training images, and the floor that no model can beat."""
 
-from pipeline import layout
-from pipeline.checksums import require_whole
-from pipeline.data import load_description
-from pipeline.devices import choose_device, memory_errors
-from pipeline.errors import exit_cleanly
-from pipeline.files import require_space
+from pipeline.core import paths
+from pipeline.core.checksums import require_whole
+from pipeline.core.devices import choose_device, memory_errors
+from pipeline.core.errors import exit_cleanly
+from pipeline.core.files import require_space
+from pipeline.data.prepared import load_description
 from pipeline.metrics import load_extractor, measure_reference
 from pipeline.stages import begin, finish
 
@@ -13,14 +13,12 @@ from pipeline.stages import begin, finish
 @exit_cleanly
 def main() -> None:
     params = begin()
-    require_whole(layout.PREPARED)
+    require_whole(paths.PREPARED)
     extractor = load_extractor(params.metrics, choose_device(params.runtime.device))
-    description = load_description(layout.PREPARED)
-    require_space(
-        layout.REFERENCE, 4 * extractor.dim * (description["train"] + description["test"] + 2 * extractor.dim)
-    )
+    description = load_description(paths.PREPARED)
+    require_space(paths.REFERENCE, 4 * extractor.dim * (description["train"] + description["test"] + 2 * extractor.dim))
     with memory_errors("lower metrics.batch_size or data.limit"):
-        floor = measure_reference(layout.PREPARED, description, extractor, params.metrics, layout.REFERENCE)
+        floor = measure_reference(paths.PREPARED, description, extractor, params.metrics, paths.REFERENCE)
     print(
         f"floor: {floor['metric']} {floor['value']:.2f} between {floor['train_images']} training "
         f"and {floor['test_images']} test images"

@@ -2,27 +2,27 @@
 
 import sys
 
-from pipeline import layout
-from pipeline.checksums import require_whole
-from pipeline.data import load_description, load_images
-from pipeline.devices import choose_device, memory_errors
-from pipeline.errors import exit_cleanly, say
+from pipeline.core import paths
+from pipeline.core.checksums import require_whole
+from pipeline.core.devices import choose_device, memory_errors
+from pipeline.core.errors import exit_cleanly, say
+from pipeline.core.files import exclusive
+from pipeline.data.prepared import load_description, load_images
 from pipeline.experiment import Experiment
-from pipeline.files import exclusive
 from pipeline.metrics import load_extractor, load_reference
-from pipeline.observer import Observer
 from pipeline.params import Params
 from pipeline.stages import begin, experiment_options, finish, stop_signals
-from pipeline.trainer import Interrupted, train_experiment, write_run
+from pipeline.training.monitor import Observer
+from pipeline.training.trainer import Interrupted, train_experiment, write_run
 
 
 @exit_cleanly
 def main(arguments: list[str] | None = None) -> None:
     options, params = experiment_options(arguments), begin()
-    require_whole(layout.PREPARED)
-    require_whole(layout.REFERENCE)
+    require_whole(paths.PREPARED)
+    require_whole(paths.REFERENCE)
     received = stop_signals()
-    experiment = Experiment(params, options.model, options.seed, load_description(layout.PREPARED))
+    experiment = Experiment(params, options.model, options.seed, load_description(paths.PREPARED))
     remedy = f"lower models.{options.model}.batch_size, width_g or width_d, or metrics.batch_size"
     with exclusive(experiment.work_folder(), experiment.name), memory_errors(remedy):
         try:
@@ -30,20 +30,20 @@ def main(arguments: list[str] | None = None) -> None:
         except Interrupted:
             say("stopped with its checkpoint written: run the same command again to continue")
             sys.exit(128 + received[0])
-    recipe = f"models.{options.model}"
-    finish(params, "train", recipe, "metrics.extractor", "metrics.weights", "metrics.unknown_weights")
+    own = f"models.{options.model}"
+    finish(params, "train", "recipe", own, "metrics.extractor", "metrics.weights", "metrics.unknown_weights")
 
 
 def _train(experiment: Experiment, params: Params, received: list[int]) -> None:
     device = choose_device(params.runtime.device)
-    images = load_images(layout.PREPARED, "train", device)
+    images = load_images(paths.PREPARED, "train", device)
     extractor = load_extractor(params.metrics, device)
-    reference = load_reference(layout.REFERENCE, extractor)
+    reference = load_reference(paths.REFERENCE, extractor)
     with experiment.open_tracker() as tracker:
         grids = experiment.work_folder() / "grids"
         observer = Observer(experiment, extractor, reference, tracker, grids, stopping=lambda: bool(received))
         state, progress = train_experiment(experiment, images, observer)
-        out = layout.RUNS / experiment.name
+        out = paths.RUNS / experiment.name
         write_run(experiment, state, progress, observer, out)
         if params.runtime.log_model:
             tracker.model(out)

@@ -4,40 +4,40 @@ from pathlib import Path
 
 MUTANTS: dict[str, tuple[str, str, str]] = {
     "files written in place": (
-        "pipeline/files.py",
+        "pipeline/core/files.py",
         '        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")\n',
         "        temporary = path\n",
     ),
     "no fsync": (
-        "pipeline/files.py",
+        "pipeline/core/files.py",
         "            fsync(temporary)\n            os.replace",
         "            os.replace",
     ),
     "checkpoints unchecked": (
-        "pipeline/checkpoint.py",
+        "pipeline/gan/checkpoint.py",
         'if _digest(content) != path.stem.split("-")[2]:',
         "if False:",
     ),
     "optimisers not restored": (
-        "pipeline/checkpoint.py",
+        "pipeline/gan/checkpoint.py",
         "            tensor.copy_(saved[name])",
         '            name.startswith("optimiser") or tensor.copy_(saved[name])',
     ),
     "signals ignored": ("pipeline/stages/train.py", "lambda: bool(received)", "lambda: False"),
     "points sent under new times": (
-        "pipeline/sender.py",
+        "pipeline/tracking/uploader.py",
         'Metric(e["key"], e["value"], e["time"], e["step"])',
         'Metric(e["key"], e["value"], int(__import__("time").time() * 1000), e["step"])',
     ),
     "errors of MLflow raised": (
-        "pipeline/tracking.py",
+        "pipeline/tracking/tracker.py",
         "            warn_once(self._folder",
         "            raise\n            warn_once(self._folder",
     ),
-    "checksums unchecked": ("pipeline/checksums.py", "if found != known[name]:", "if False:"),
-    "pictures not fsynced": ("pipeline/tracking.py", 'fsync(self._folder / "spool.jsonl")', "pass"),
-    "stores made in place": ("pipeline/sender.py", "            if local:\n", "            if False:\n"),
-    "refusals of disks raised": ("pipeline/files.py", "if error.errno not in full | forbidden:", "if True:"),
+    "checksums unchecked": ("pipeline/core/checksums.py", "if found != known[name]:", "if False:"),
+    "pictures not fsynced": ("pipeline/tracking/tracker.py", 'fsync(self._folder / "spool.jsonl")', "pass"),
+    "stores made in place": ("pipeline/tracking/uploader.py", "            if local:\n", "            if False:\n"),
+    "refusals of disks raised": ("pipeline/core/files.py", "if error.errno not in full | forbidden:", "if True:"),
     "the cache unchecked": ("pipeline/check.py", "if path.is_file() and _md5(path) == name:", "if path.is_file():"),
 }
 

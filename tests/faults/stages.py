@@ -8,7 +8,7 @@ import signal
 import time
 from typing import Any
 
-from pipeline.errors import STOPS
+from pipeline.core.errors import STOPS
 from tests.faults.processes import Job
 from tests.faults.table import Trial
 from tests.faults.world import STAGES, Stage, World

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.spool import Spool, ends_a_line, first, groups, read
+from pipeline.tracking.outbox import Spool, ends_a_line, first, groups, read
 
 
 @pytest.fixture

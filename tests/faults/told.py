@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
-from pipeline.spool import first
+from pipeline.tracking.outbox import first
 from tests.faults.processes import PATIENCE, Job
 from tests.faults.table import Trial
 from tests.faults.world import TRAIN, World
@@ -39,7 +39,7 @@ def serve(world: World, folder: Path) -> Job:
 
 def sync(world: World, trial: Trial, uri: str) -> None:
     """Send what is unsent, as a user does once MLflow is well again."""
-    job = world.nursery.start(world.repo, "pipeline.tracking", "sync", extra={"MLFLOW_TRACKING_URI": uri})
+    job = world.nursery.start(world.repo, "pipeline.tracking.tracker", "sync", extra={"MLFLOW_TRACKING_URI": uri})
     if job.wait() != 0:
         trial.problems.append(f"sync ended with {job.code}: {job.output[-200:]} {job.errors[-300:]}")
 
@@ -69,7 +69,7 @@ def check_told(world: World, trial: Trial, folder: Path | None = None, but: Coll
     heads = [first(path.parent) for path in (world.repo / ".work").glob("*/spool.jsonl")]
     marks = [head["value"]["id"] for head in heads if head]
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as opened:
-        tags = opened.execute("select run_uuid, value from tags where key = 'pipeline.spool'")
+        tags = opened.execute("select run_uuid, value from tags where key = 'pipeline.tracking.outbox'")
         runs = [run for run, mark in tags if mark in marks]
         for run in runs:
             points = opened.execute("select key, step, value from metrics where run_uuid = ?", [run])

@@ -1,0 +1,53 @@
+"""SHA256SUMS: what a stage wrote, so that whoever reads it later notices a flipped bit. `sha256sum -c` reads it too."""
+
+from pathlib import Path
+
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import damaged, sha256, write_bytes
+
+SUMS = "SHA256SUMS"
+
+
+def write_sums(folder: Path, *names: str) -> None:
+    """Write SHA256SUMS into `folder`, of the files and folders named, by default of all that is there."""
+    files = [path for name in names or ["."] for path in [folder / name, *(folder / name).rglob("*")] if path.is_file()]
+    found = sorted(path.relative_to(folder).as_posix() for path in files)
+    write_bytes(folder / SUMS, "".join(f"{sha256(folder / name)}  {name}\n" for name in found).encode())
+
+
+def require_whole(folder: Path, *names: str) -> None:
+    """See that files are as the stage wrote them that made `folder`.
+
+    Args:
+        names: of files or folders in it; by default all that SHA256SUMS tells of.
+
+    Raises:
+        PipelineError: one is missing or damaged, or SHA256SUMS is.
+    """
+    known = _read(folder / SUMS)
+    if not known:
+        raise damaged(folder / SUMS, "it is empty")
+    chosen = [name for name in known if not names or name in names or name.startswith(tuple(f"{n}/" for n in names))]
+    missing = [name for name in names if not any(f"{one}/".startswith(f"{name}/") for one in chosen)]
+    if missing:
+        raise damaged(folder / SUMS, f"it does not tell of {missing[0]}")
+    for name in chosen:
+        try:
+            found = sha256(folder / name)
+        except FileNotFoundError:
+            raise PipelineError(f"{folder / name} does not exist: run `dvc repro`, which makes it") from None
+        except OSError as error:
+            raise damaged(folder / name, error.strerror or str(error)) from None
+        if found != known[name]:
+            raise damaged(folder / name, f"its sha256 is not the one in {SUMS}")
+
+
+def _read(path: Path) -> dict[str, str]:
+    """The sha256 of each file by its name."""
+    try:
+        lines = path.read_text().splitlines()
+        return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    except FileNotFoundError:
+        raise PipelineError(f"{path} does not exist: run `dvc repro`, which makes it") from None
+    except (OSError, ValueError) as error:
+        raise damaged(path, str(error)) from None

@@ -1,0 +1,57 @@
+"""Which device computes, and that it computes the same every time."""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+
+import torch
+
+from pipeline.core.errors import PipelineError
+
+FULL = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")  # MPS, CPU, and CUDA's libraries
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA, else MPS, else the CPU; any other name is taken at its word.
+
+    Raises:
+        PipelineError: the named device is not there.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True, "meta": True}
+    if name == "auto":
+        name = next(kind for kind, there in available.items() if there)
+    device = torch.device(name)
+    if not available[device.type] or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+        raise PipelineError(f"runtime.device: {name} is not available on this machine; use auto or cpu")
+    return device
+
+
+def make_deterministic() -> None:
+    """Ask the libraries for the same result every time: no autotuned kernels, deterministic ones where they exist."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may differ from run to run
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # an aid that costs time
+
+
+class OutOfMemory(PipelineError):
+    """An allocation failed."""
+
+
+@contextlib.contextmanager
+def memory_errors(remedy: str) -> Iterator[None]:
+    """Turn an allocation that fails, on an accelerator or in the host's memory, into one sentence with its remedy.
+
+    Raises:
+        OutOfMemory: an allocation failed.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        told = str(error)
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(sign in told for sign in FULL):
+            raise
+        size = re.search(r"allocate [\d.]+ \w+", told)
+        raise OutOfMemory(f"out of memory{f' (tried to {size[0]})' if size else ''}: {remedy}") from error

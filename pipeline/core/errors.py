@@ -1,0 +1,141 @@
+"""The one error that users see, and the one place that turns it into an exit code."""
+
+import contextlib
+import difflib
+import errno
+import functools
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable
+
+
+class PipelineError(Exception):
+    """A fault that the user can mend.
+
+    The message is one clear sentence that names the thing and the remedy. It is printed as it stands, without a
+    traceback; any other exception is a bug of ours and keeps its traceback.
+    """
+
+
+# SIGHUP: the terminal is closed. SIGUSR1: Slurm sends it before it takes a machine away.
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+UNNAMED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # faults of writing, that name no file where it is open
+
+
+class Stopped(KeyboardInterrupt):
+    """The signal `number` asked this process to stop."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a command's ``main``: a `PipelineError` becomes ``error: ...`` on stderr and exit status 2.
+
+    So do the system's refusals, and memory that is lacking. A signal that asked it to stop becomes a sentence too, and
+    128 plus the signal's number. One that comes when it is over ends the process at once, as signals do.
+    """
+
+    @functools.wraps(main)
+    def wrapper(*args: object, **kwargs: object) -> None:
+        _complete_streams()
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of the seconds of importing, see pipeline/__init__.py
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            main(*args, **kwargs)
+            sys.stdout.flush()  # here, where its fault can still be told
+        except PipelineError as error:
+            sys.exit(_fail(str(error), 2))
+        except FileNotFoundError as error:
+            sys.exit(_fail(f"{error.filename} does not exist: run `dvc repro`, which makes what is missing", 2))
+        except BrokenPipeError:  # as of `| head`
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  Python flushes it when it ends
+            sys.exit(128 + signal.SIGPIPE)
+        except OSError as error:
+            if error.filename is None and error.errno not in UNNAMED:
+                raise
+            sys.exit(_fail(_sentence(error), 2))
+        except MemoryError:
+            sys.exit(_fail("out of memory: free some, or lower batch sizes and numbers of samples in params.yaml", 2))
+        except KeyboardInterrupt as stop:
+            _end_at_once()
+            number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
+            sys.exit(_fail("interrupted; run the same command again to continue", 128 + number))
+        finally:
+            _end_at_once()
+            try:
+                sys.stderr.flush()
+            except OSError:  # Python would make this the exit status
+                sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+    return wrapper
+
+
+def say(line: str) -> None:
+    """A line on stderr. Nothing ends because that is closed, a pipe that nobody reads, or a file on a full disk."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def warn(message: str) -> None:
+    """One line on stderr about what goes on all the same."""
+    say(f"warning: {_visible(message)}")
+
+
+def suggest(name: str, choices: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: the nearest match if there is one, and all the choices.
+
+    >>> suggest("hinqe", ["bce", "hinge"])
+    "did you mean 'hinge'? Choices: bce, hinge"
+    """
+    choices = sorted(map(str, choices))
+    near = difflib.get_close_matches(str(name), choices, n=1)
+    return (f"did you mean {near[0]!r}? " if near else "") + f"Choices: {', '.join(choices)}"
+
+
+def printable(text: str, longest: int = 60) -> str:
+    r"""Foreign text on one line of a terminal, cut to `longest`: what would steer the terminal stands as an escape.
+
+    >>> printable("a\n\x1b[2J")
+    'a\\n\\x1b[2J'
+    """
+    text = text if len(text) <= longest else text[: longest - 3] + "..."
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def _fail(message: str, code: int) -> int:
+    say(f"error: {_visible(message)}")
+    return code
+
+
+def _sentence(error: OSError) -> str:
+    if error.filename is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  what it holds would be refused again
+        return f"standard output: {error.strerror}: what was printed is not complete"
+    remedy = "move it away" if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST) else "mend that"
+    return f"{error.filename}: {error.strerror}: {remedy} and run the same command again"
+
+
+def _complete_streams() -> None:
+    """Open what was closed when this started, as by `2>&-`: else the next file opened would be taken for it."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  for as long as this runs
+
+
+def _end_at_once() -> None:
+    """From now on a stop signal ends the process, without a word."""
+    for number in STOPS:
+        if callable(handler := signal.getsignal(number)) and handler is not signal.default_int_handler:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _visible(message: str) -> str:
+    r"""A message, in which a name from outside cannot steer the terminal.
+
+    >>> _visible("a\x1b[2J\nb")
+    'a\\x1b[2J\nb'
+    """
+    return "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in message)

@@ -1,0 +1,235 @@
+"""Files that are whole or absent: everything is written beside its place and renamed into it."""
+
+import contextlib
+import errno
+import fcntl
+import glob
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.errors import PipelineError
+
+
+class InUse(PipelineError):
+    """Another process holds the lock."""
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is fsynced and renamed to `path`, on failure removed.
+
+    Raises:
+        PipelineError: the disk is full, or the folder cannot be written.
+    """
+    path = Path(path)
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            yield temporary
+            fsync(temporary)
+            os.replace(temporary, path)
+            fsync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """Yield a new empty folder beside `path`; on success it takes the place of `path`, on failure it is removed.
+
+    What an earlier, killed process left beside it is cleared first.
+    """
+    path = Path(path)
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        temporary.chmod(0o755)
+        try:
+            yield temporary
+            for file in filter(Path.is_file, temporary.rglob("*")):
+                fsync(file)
+            former = temporary.with_suffix(".former.tmp")
+            if path.is_symlink():  # perhaps to nothing
+                path.unlink()
+            elif path.exists():
+                os.replace(path, former)
+            os.replace(temporary, path)
+            shutil.rmtree(former, ignore_errors=True)
+            fsync(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes that were killed left beside `path`; a name holds the process that writes it."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        pid = leftover.name.split(".")[-2]
+        if pid.isdigit() and not _alive(int(pid)):
+            leftover.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals while writing `path` into one sentence."""
+    full, forbidden = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}, {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in full | forbidden:
+            raise
+        place = error.filename or path
+        remedy = "free some space" if error.errno in full else "check the path and its permissions"
+        raise PipelineError(f"{place}: {error.strerror}; {remedy} and run the command again") from error
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Make sure, before hours are spent, that the disk of `folder` has `needed` bytes left; an estimate may be rough.
+
+    Raises:
+        PipelineError: it has not.
+    """
+    place = folder
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise PipelineError(
+            f"{folder} needs about {_size(needed)} of disk space, {_size(free)} are free: "
+            "free some space and run the command again"
+        )
+
+
+def _size(count: int) -> str:
+    """
+    >>> _size(512), _size(2_500_000), _size(3 * 10**12)
+    ('512 B', '2.5 MB', '3000.0 GB')
+    """
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} B"
+
+
+def fsync(path: Path) -> None:
+    """Keep what is in a file or a folder now from a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Write `content` to `path` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write `value` to `path` atomically, as JSON with sorted keys: the same value always gives the same bytes."""
+    write_bytes(path, (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path | str) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        PipelineError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise PipelineError(f"{path} does not exist: run `dvc repro`, which makes it") from None
+    except (ValueError, RecursionError) as error:
+        raise PipelineError(f"{path} is not valid JSON ({error}): delete it and run `dvc repro` again") from None
+
+
+def damaged(path: Path, reason: str) -> PipelineError:
+    """The error of a file in a folder that a stage has made."""
+    return PipelineError(f"{path} is damaged ({reason}): delete {path.parent} and run `dvc repro` again")
+
+
+def sha256(path: Path | str) -> str:
+    """The sha256 of a file, as 64 hexadecimal digits, read in blocks."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class ArrayWriter:
+    """Write a .npy file row by row, the number of rows unknown until the end; memory holds one row.
+
+    >>> with ArrayWriter("rows.npy", (2,), np.uint8) as rows:      # doctest: +SKIP
+    ...     rows.append(np.zeros((3, 2), np.uint8))
+    """
+
+    def __init__(self, path: Path | str, row_shape: tuple[int, ...], dtype: Any) -> None:
+        self.row_shape, self.dtype, self.count = row_shape, np.dtype(dtype), 0
+        self._file = open(path, "wb")  # noqa: SIM115  closed in __exit__
+        self._file.write(self._header())
+
+    def _header(self) -> bytes:
+        # numpy pads the header so that the first axis can grow in place: its length does not depend on `count`.
+        buffer = io.BytesIO()
+        description = np.lib.format.dtype_to_descr(self.dtype)
+        shape = (self.count, *self.row_shape)
+        np.lib.format.write_array_header_1_0(buffer, {"descr": description, "fortran_order": False, "shape": shape})
+        return buffer.getvalue()
+
+    def append(self, rows: np.ndarray) -> None:
+        """Add `rows` (n, *row_shape), of the writer's dtype."""
+        assert rows.shape[1:] == self.row_shape and rows.dtype == self.dtype, (rows.shape, rows.dtype)
+        self._file.write(np.ascontiguousarray(rows).tobytes())
+        self.count += len(rows)
+
+    def __enter__(self) -> "ArrayWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._file:  # closed also where the disk is full
+            self._file.seek(0)
+            self._file.write(self._header())
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path, what: str) -> Iterator[None]:
+    """Hold the lock of `folder` while the body runs; the kernel releases it when the process ends, however it ends.
+
+    Raises:
+        InUse: another process holds it; its pid is named.
+    """
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "lock", "a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                raise InUse(f"{what} is in use by process {holder}: wait for it, or stop it") from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield

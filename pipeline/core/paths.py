@@ -1,0 +1,38 @@
+"""Where everything lies: what each stage writes, and what is kept outside DVC.
+
+    prepare     data/prepared/    train.npy train_labels.npy test.npy test_labels.npy dataset.json
+    reference   data/reference/   {train,test}_features.npy statistics.npz neighbours.npy floor.json
+    train       runs/E/           {generator,best,discriminator}.safetensors generator.json {history,timing}.csv grids/
+    generate    samples/E/        images.npy best.npy labels.npy grid.png progress.gif final/00.png ..
+    fid         scores/E/         metrics.json closest.png
+    report      reports/          report.html leaderboard.csv
+
+E is `<model>-<seed>`, one experiment. Paths are relative to the current folder, the root of the repository or of the
+copy in which DVC runs an experiment. `root()` is always the original repository: checkpoints and MLflow's database
+stay there, so that an experiment in a temporary copy is neither lost nor started from nothing.
+"""
+
+import os
+from pathlib import Path
+
+PREPARED = Path("data/prepared")
+REFERENCE = Path("data/reference")
+RUNS = Path("runs")
+SAMPLES = Path("samples")
+SCORES = Path("scores")
+REPORTS = Path("reports")
+PRETRAINED = Path("pretrained")  # networks of earlier runs, see pipeline.gan.warm_start
+
+
+def experiment_name(model: str, seed: int) -> str:
+    return f"{model}-{seed}"
+
+
+def root() -> Path:
+    """The repository's root, also from within DVC's temporary copies of it."""
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd())
+
+
+def work_folder(name: str, fingerprint: str) -> Path:
+    """Checkpoints, spool and locks of one experiment; a changed fingerprint is another folder."""
+    return root() / ".work" / f"{name}-{fingerprint}"

@@ -1,0 +1,53 @@
+"""Batches of prepared images on a device: what a training step is given."""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.core.errors import PipelineError
+from pipeline.core.randomness import generator
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A split, resident on one device: images uint8 (N, C, H, W), labels int64 (N,)."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    n_classes: int  # 0 = unlabelled
+
+
+def batch(
+    images: ImageSet, index: int, size: int, seed: int, flip: bool, dequantise: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Batch `index` of an endless sequence: float32 (size, C, H, W) in [-1, 1], and int64 (size,).
+
+    A pure function of its arguments. Each epoch is a fresh permutation, the same on every device, of which the whole
+    batches are used. `flip` mirrors each image with probability 1/2; `dequantise` adds noise from U(0, 1/128) after
+    scaling, as the SNGAN code does, so that values then reach 1 + 1/128.
+
+    Raises:
+        PipelineError: there are fewer than `size` images.
+    """
+    assert index >= 0 and size >= 1, (index, size)
+    count, device = len(images.labels), images.images.device
+    if size > count:
+        raise PipelineError(f"batch_size: must be at most the number of training images, {count}, got {size}")
+    epoch, place = divmod(index, count // size)
+    chosen = _epoch_order(count, seed, epoch, device)[place * size : (place + 1) * size]
+    rows = images.images[chosen]
+    if flip:
+        mirrored = torch.rand(size, 1, 1, 1, device=device, generator=generator(device, seed, "flip", index)) < 0.5
+        rows = torch.where(mirrored, rows.flip(-1), rows)
+    values = rows.float().div_(127.5).sub_(1)
+    if dequantise:
+        noise = torch.rand(values.shape, device=device, generator=generator(device, seed, "noise", index))
+        values.add_(noise, alpha=1 / 128)
+    return values, images.labels[chosen]
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch_order(count: int, seed: int, epoch: int, device: torch.device) -> torch.Tensor:
+    """The permutation of one epoch, int64 (count,); never to be written to, since it is cached."""
+    return torch.randperm(count, generator=generator("cpu", seed, "epoch", epoch)).to(device)

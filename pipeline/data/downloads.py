@@ -1,0 +1,90 @@
+"""Archives of data sets, fetched by https and used only if their sha256 is the known one.
+
+torchvision would check an MD5, and turn to http where https fails.
+"""
+
+import gzip
+import os
+import shutil
+import tarfile
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.core.files import atomic_path, sha256
+
+TIMEOUT = 60  # seconds without an answer
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A .gz, or a .tar.gz of a folder; `path` is its place below data.root, beside which it is unpacked."""
+
+    url: str
+    path: str
+    sha256: str
+
+
+def fetch(archive: Archive, root: Path) -> None:
+    """Unpack an archive below `root`, downloading it if it is not there or is another one.
+
+    Raises:
+        OSError, ValueError: it cannot be had, or is not the known one; nothing is then written.
+    """
+    path = root / archive.path
+    if not (os.path.isfile(path) and sha256(path) == archive.sha256):
+        with atomic_path(path) as temporary:
+            _download(archive.url, temporary)
+            if (found := sha256(temporary)) != archive.sha256:
+                raise ValueError(f"{archive.url} has sha256 {found[:16]}..., expected {archive.sha256[:16]}...")
+    if path.name.endswith(".tar.gz"):
+        with tarfile.open(path) as packed:
+            packed.extractall(path.parent, filter="data")
+    else:
+        with gzip.open(path) as content, atomic_path(path.with_suffix("")) as temporary, temporary.open("wb") as file:
+            shutil.copyfileobj(content, file)
+
+
+def _download(url: str, path: Path) -> None:
+    assert url.startswith("https://"), url
+    with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, path.open("wb") as file:
+        if not answer.url.startswith("https://"):
+            raise ValueError(f"it leads to {answer.url}, which is not https")
+        shutil.copyfileobj(answer, file)
+
+
+def _idx(kind: str, url: str, **sums: str) -> tuple[Archive, ...]:
+    return tuple(
+        Archive(f"{url}/{name}", f"{kind}/raw/{name}", sums[key])
+        for key, name in (
+            ("train", "train-images-idx3-ubyte.gz"),
+            ("train_labels", "train-labels-idx1-ubyte.gz"),
+            ("test", "t10k-images-idx3-ubyte.gz"),
+            ("test_labels", "t10k-labels-idx1-ubyte.gz"),
+        )
+    )
+
+
+MNIST = _idx(
+    "MNIST",
+    "https://ossci-datasets.s3.amazonaws.com/mnist",
+    train="440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    train_labels="3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    test="8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    test_labels="f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+)
+FASHION_MNIST = _idx(
+    "FashionMNIST",
+    "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion",
+    train="3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+    train_labels="a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+    test="346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+    test_labels="67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+)
+CIFAR10 = (
+    Archive(
+        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        "cifar-10-python.tar.gz",
+        "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+    ),
+)

@@ -1,0 +1,193 @@
+"""Prepared images: a data set as uint8 arrays on disk.
+
+prepare(params, folder) -> train.npy, test.npy, ... -> load_images -> ImageSet
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, ValidationError
+
+from pipeline.core.checksums import write_sums
+from pipeline.core.errors import PipelineError, suggest, warn
+from pipeline.core.files import ArrayWriter, atomic_folder, damaged, read_json, require_space, write_json
+from pipeline.core.progress import progress
+from pipeline.core.randomness import generator
+from pipeline.data.batches import ImageSet
+from pipeline.data.datasets import DATASETS, RESIZE_FILTER, BadImage, Items, Source, reason_of, to_row
+from pipeline.params import DataParams
+from pipeline.params.schema import Section, faults
+
+SPLITS = ("train", "test")
+
+
+class _Description(Section):
+    """What dataset.json must hold."""
+
+    name: str
+    train: Annotated[int, Field(ge=2, lt=2**63)]
+    test: Annotated[int, Field(ge=2, lt=2**63)]
+    image_shape: tuple[Literal[1, 3], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    classes: list[str]
+    class_counts: list[Annotated[int, Field(ge=0)]]
+    source_size: Any
+    skipped: dict[str, int]
+    sha256: str
+
+
+DESCRIPTION_KEYS = set(_Description.model_fields)
+
+
+@dataclass
+class _Tally:
+    """What adds up over both splits."""
+
+    digest: Any = field(default_factory=hashlib.sha256)
+    bad: list[BadImage] = field(default_factory=list)
+    resized: int = 0
+
+
+def prepare(params: DataParams, out: Path) -> dict[str, Any]:
+    """Write a data set to the folder `out`, whole or not at all, and return what dataset.json says of it.
+
+    `out` gets train.npy and test.npy (uint8, (N, C, H, W)), train_labels.npy and test_labels.npy (int64, (N,)), and
+    dataset.json, whose sha256 is that of the arrays' values in the order train, train_labels, test, test_labels. The
+    same params and files give the same bytes.
+
+    Raises:
+        PipelineError: an unknown or missing data set, an image that is refused, or too few images.
+    """
+    if params.dataset not in DATASETS:
+        raise PipelineError(f"data.dataset: unknown value {params.dataset!r}; {suggest(params.dataset, DATASETS)}")
+    source, tally = DATASETS[params.dataset](params), _Tally()
+    chosen = _choose(source, params)
+    images = sum(len(indices) for _, indices in chosen.values())
+    require_space(out, images * (params.channels * params.image_size**2 + 8))
+    with atomic_folder(out) as folder:
+        labels = {
+            split: _write_split(folder, split, items, indices, params, tally)
+            for split, (items, indices) in chosen.items()
+        }
+        counts = {split: len(found) for split, found in labels.items()}
+        if min(counts.values()) < 2:
+            found = f"{counts['train']} for training, {counts['test']} for testing, {len(tally.bad)} bad"
+            rule = "at least 2 of each are needed: add images, or change data.test_fraction or data.limit"
+            raise PipelineError(f"{params.dataset}: too few usable images ({found}); {rule}")
+        description = {
+            "name": params.dataset,
+            **counts,
+            "image_shape": [params.channels, params.image_size, params.image_size],
+            "classes": list(source.classes),
+            "class_counts": np.bincount(labels["train"], minlength=len(source.classes)).tolist(),
+            "source_size": {"crop": "centre", "filter": RESIZE_FILTER.name.lower(), "images_changed": tally.resized},
+            "skipped": {**source.skipped, **Counter(fault.kind for fault in tally.bad)},
+            "sha256": tally.digest.hexdigest(),
+        }
+        write_json(folder / "dataset.json", description)
+        write_sums(folder)
+    if tally.bad:
+        names = "; ".join(map(str, tally.bad[:3])) + ("; ..." if len(tally.bad) > 3 else "")
+        warn(f"skipped {len(tally.bad)} bad images: {names}")
+    return description
+
+
+def _choose(source: Source, params: DataParams) -> dict[str, tuple[Items, list[int]]]:
+    """For each split its items and the indices that are used, ascending: with the held-out part and `limit` applied."""
+    splits: dict[str, tuple[Items, Sequence[int]]]
+    if source.test is None:
+        count = len(source.train)
+        order = torch.randperm(count, generator=generator("cpu", params.seed, "split")).tolist()
+        held_out = max(2, min(round(params.test_fraction * count), count - 2))  # a covariance needs 2
+        splits = {"train": (source.train, sorted(order[held_out:])), "test": (source.train, sorted(order[:held_out]))}
+    else:
+        splits = {"train": (source.train, range(len(source.train))), "test": (source.test, range(len(source.test)))}
+    chosen = {}
+    for split, (items, indices) in splits.items():
+        order = torch.randperm(len(indices), generator=generator("cpu", params.seed, "limit", split)).tolist()
+        chosen[split] = items, sorted(indices[place] for place in order[: params.limit])
+    return chosen
+
+
+def _write_split(
+    folder: Path, split: str, items: Items, indices: list[int], params: DataParams, tally: _Tally
+) -> np.ndarray:
+    """Stream one split to its two files and into `tally`; the labels of the images written, int64 (N,)."""
+    size, found = params.image_size, list[int]()
+    with ArrayWriter(folder / f"{split}.npy", (params.channels, size, size), np.uint8) as rows:
+        for index in progress(indices, f"prepare {params.dataset} {split}", len(indices), "images"):
+            try:
+                picture, label = items[index]
+                row = to_row(picture, params.channels, size)
+            except BadImage as fault:
+                if params.bad_images == "refuse":
+                    raise PipelineError(f"{fault}: mend or remove it, or set data.bad_images: skip") from fault
+                tally.bad.append(fault)
+                continue
+            rows.append(row[None])
+            tally.digest.update(row.tobytes())
+            tally.resized += (picture.shape[:2] if isinstance(picture, np.ndarray) else picture.size) != (size, size)
+            found.append(label)
+    labels = np.array(found, np.int64)
+    with ArrayWriter(folder / f"{split}_labels.npy", (), np.int64) as writer:
+        writer.append(labels)
+    tally.digest.update(labels.tobytes())
+    return labels
+
+
+def load_description(folder: Path) -> dict[str, Any]:
+    """What dataset.json in a prepared folder says.
+
+    Raises:
+        PipelineError: the file is missing or is not one that `prepare` wrote.
+    """
+    path = Path(folder) / "dataset.json"
+    description = read_json(path)
+    if not isinstance(description, dict) or not description.keys() >= DESCRIPTION_KEYS:
+        raise damaged(path, "it lacks keys")
+    try:
+        _Description.model_validate_json(json.dumps(description))  # in JSON a list may stand for a tuple
+    except ValidationError as error:
+        raise damaged(path, faults(error, _Description)[0]) from None
+    return description
+
+
+def load_images(folder: Path, split: str, device: torch.device | str) -> ImageSet:
+    """A prepared split on `device`, read, not mapped: what becomes of the file later changes no training.
+
+    Raises:
+        PipelineError: a file is missing, damaged, or does not fit dataset.json.
+    """
+    assert split in SPLITS, split
+    description = load_description(folder)
+    count, classes = description[split], len(description["classes"])
+    images = load_array(Path(folder) / f"{split}.npy", np.uint8, (count, *description["image_shape"]))
+    labels = load_array(Path(folder) / f"{split}_labels.npy", np.int64, (count,))
+    if labels.min() < 0 or labels.max() >= max(classes, 1):
+        raise damaged(Path(folder) / f"{split}_labels.npy", f"labels outside 0..{max(classes, 1) - 1}")
+    read, known = (torch.from_numpy(array).to(device, copy=True) for array in (images, labels))
+    return ImageSet(read, known, classes)
+
+
+def load_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """The array in a .npy file, which must be of this type and shape, mapped."""
+    array = map_array(path)
+    if array.dtype != dtype or array.shape != shape:
+        raise damaged(path, f"it does not hold {np.dtype(dtype)} {shape}, which dataset.json announces")
+    return array
+
+
+def map_array(path: Path) -> np.ndarray:
+    """The array in a .npy file, mapped copy-on-write: torch warns of memory that it may not write to."""
+    try:
+        return np.lib.format.open_memmap(path, mode="c")  # never unpickles, never takes a zip for an array
+    except FileNotFoundError:
+        raise PipelineError(f"{path} does not exist: run `dvc repro`, which makes it") from None
+    except Exception as error:  # OSError, ValueError, or what parsing a garbled header ends in
+        raise damaged(path, reason_of(error)) from error

@@ -1,0 +1,206 @@
+"""How close are the images B to the images A? Two folders, arrays or statistics files; one JSON on stdout.
+
+python -m pipeline.metrics A B                         A real, B generated: the FID and what goes with it
+python -m pipeline.metrics A --save statistics.npz     the statistics of A, as pytorch-fid reads them too
+python -m pipeline.metrics doctor                      checks this installation
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pipeline.core.devices import choose_device
+from pipeline.core.errors import PipelineError, exit_cleanly, suggest, warn
+from pipeline.core.files import write_bytes
+from pipeline.evaluate.command import Reading, Side, compare, measure_side, open_side
+from pipeline.evaluate.statistics import write_statistics
+from pipeline.metrics import EXTRACTORS, METRICS, Extractor, load_extractor
+from pipeline.metrics.protocol import protocol_of
+from pipeline.params import MetricsParams
+
+# What the extractors' and devices' errors call a parameter of params.yaml, and what it is here.
+OPTIONS = {
+    "name it in metrics.weights": "give --weights",
+    "set metrics.unknown_weights: allow": "give --allow-unknown-weights",
+    "metrics.extractor": "--extractor",
+    "runtime.device": "--device",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise PipelineError(f"{message} (see --help)")
+
+
+def _number(kind: Callable[[str], float], low: float, high: float) -> Callable[[str], Any]:
+    """A converter for argparse: a number of a kind, within bounds."""
+
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"must be {what} from {low:g} to {high:g}, got {text!r}")
+        return value
+
+    return convert
+
+
+def _range(text: str) -> tuple[float, float]:
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        low = high = 0.0
+    if not -1e9 <= low < high <= 1e9:
+        raise argparse.ArgumentTypeError(f"must be two numbers, the smaller one first, such as -1,1; got {text!r}")
+    return low, high
+
+
+def _metrics(text: str) -> tuple[str, ...] | None:
+    if text == "all":
+        return None
+    for name in (names := tuple(text.split(","))):
+        if name not in METRICS:
+            raise argparse.ArgumentTypeError(f"unknown name {name!r}; {suggest(name, ['all', *METRICS])}")
+    return names
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,2})?", text):
+        raise argparse.ArgumentTypeError(f"must be auto, cpu, mps, cuda or cuda:N, got {text!r}")
+    return text
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(prog=prog, description=__doc__, formatter_class=formatter)
+    add = parser.add_argument
+    add("a", type=Path, metavar="A", help="the real images: a folder, .npy, .npz, or statistics (.npz)")
+    add("b", type=Path, metavar="B", nargs="?", help="the generated images: the same")
+    add("--extractor", default="inception", help=f"{', '.join(EXTRACTORS)}; only inception gives a FID")
+    add("--weights", metavar="PATH", help="the extractor's weights, if they do not lie where they are looked for")
+    add("--allow-unknown-weights", action="store_true", help="take other weights; the metric is named by their hash")
+    add("--device", type=_device, default="auto", help="auto, cpu, mps, cuda or cuda:N")
+    add("--batch-size", type=_number(int, 1, 2**20), default=64)
+    add("--workers", type=_number(int, 1, 256), default=2, help="threads that decode")
+    add("--compile", action="store_true", help="compile the network: takes a minute, so for very many images")
+    add("--value-range", type=_range, metavar="LOW,HIGH", help="of float arrays: -1,1 or 0,255; 0,1 if not given")
+    add("--bad-images", choices=("refuse", "skip"), default="refuse", help="what to do with broken or too large files")
+    add("--max-megapixels", type=_number(float, 1e-6, 1e5), default=100.0, help="an image with more is too large")
+    add("--held-out", type=Path, metavar="PATH", help="real images that are not in A, for the memorisation check")
+    add("--metrics", type=_metrics, metavar="NAMES", help=f"all, or of {','.join(METRICS)}")
+    add("--bootstrap", type=_number(int, 0, 10_000), default=20, help="resamples for the distance's sampling error")
+    add("--infinity", action="store_true", help="extrapolate the distance to infinitely many generated images")
+    add("--out", type=Path, metavar="FILE.json", help="write the JSON there too")
+    add("--save", type=Path, metavar="FILE.npz", help="write the statistics of A; without B")
+    cache = parser.add_mutually_exclusive_group()
+    cache.add_argument("--cache", type=Path, metavar="DIR", help="where features of A are kept; see the README")
+    cache.add_argument("--no-cache", action="store_true", help="keep nothing")
+    return parser
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """`--value-range -1,1` as one word: argparse would take -1,1 for an option of its own."""
+    words: list[str] = []
+    for word in arguments:
+        if words and words[-1] == "--value-range":
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
+    return words
+
+
+def _parse(arguments: list[str], prog: str) -> argparse.Namespace:
+    """The options, after the checks that need no image."""
+    options = _parser(prog).parse_args(_joined(arguments))
+    if (options.b is None) == (options.save is None):
+        raise PipelineError("name a second set B to compare with A, or --save FILE.npz for A's statistics, not both")
+    if options.save and options.save.suffix != ".npz":
+        raise PipelineError(f"--save {options.save}: others read statistics only from names that end in .npz")
+    for path in filter(None, (options.out, options.save)):
+        if os.path.isdir(path) or not os.access(path.parent, os.W_OK):
+            raise PipelineError(f"{path} cannot be written: name a file in a folder that is there")
+    return options
+
+
+def _load_extractor(options: argparse.Namespace) -> Extractor:
+    """The extractor, its faults told in this command's words."""
+    params = MetricsParams(
+        extractor=options.extractor,
+        weights=options.weights,
+        unknown_weights="allow" if options.allow_unknown_weights else "refuse",
+        batch_size=options.batch_size,
+        compile=options.compile,
+        bootstrap=options.bootstrap,
+        infinity=options.infinity,
+    )
+    try:
+        return load_extractor(params, choose_device(options.device))
+    except PipelineError as error:
+        text = str(error)
+        for there, here in OPTIONS.items():
+            text = text.replace(there, here)
+        if options.extractor == "inception" and "weights" in text:
+            text += "; or choose --extractor efficientnet_lite0, whose distance is no FID"
+        raise PipelineError(text) from None
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    """What is printed. All that can be refused cheaply is, before the first image is decoded."""
+    reading = Reading(
+        options.max_megapixels, options.bad_images, options.value_range, options.batch_size, options.workers
+    )
+    paths = [path for path in (options.a, options.held_out, options.b) if path]
+    sources = {path: open_side(path, reading) for path in paths}
+    for name, path in {"--save": options.save and options.a, "--held-out": options.held_out}.items():
+        if path and sources[path] is None:
+            raise PipelineError(f"{path} holds statistics, and {name} needs images: name the images")
+    extractor = _load_extractor(options)
+    cache = None if options.no_cache else options.cache or _default_cache()
+
+    def measured(path: Path, cache: Path | None) -> Side:
+        return measure_side(path, sources[path], extractor, reading, cache)
+
+    real = measured(options.a, cache)
+    if options.save:
+        write_statistics(options.save, real.features, extractor.protocol)
+        saved = {"saved": str(options.save), "protocol": protocol_of(extractor.protocol), "a": real.record}
+        return {**saved, "warnings": real.warnings}
+    held_out = measured(options.held_out, cache) if options.held_out else None
+    generated = measured(options.b, None)
+    return compare(real, generated, held_out, extractor, options.bootstrap, options.infinity, options.metrics)
+
+
+def _default_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gan-metrics"
+
+
+@exit_cleanly
+def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.metrics") -> None:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["doctor"]:
+        from pipeline.evaluate.doctor import main as doctor  # here, since no other use needs to wait for it
+
+        doctor(arguments[1:], f"{prog} doctor")
+        return
+    options = _parse(arguments, prog)
+    with contextlib.redirect_stdout(sys.stderr):  # libraries may print; stdout is for the JSON
+        result = _run(options)
+    for sentence in result["warnings"]:
+        warn(sentence)
+    text = json.dumps(result, indent=2, allow_nan=False)
+    print(text)
+    if options.out:
+        write_bytes(options.out, f"{text}\n".encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""Why a number differs from a published one: the fields of its protocol that do, and the number under each of them.
+
+    python -m pipeline.metrics doctor --explain train50k-50k --experiment dcgan-0
+
+Each field that differs is changed by itself, everything else as it was, and the distance measured anew, where the
+images, weights or generators at hand allow it.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from pipeline.core import paths
+from pipeline.core.checksums import require_whole
+from pipeline.core.devices import choose_device
+from pipeline.core.errors import PipelineError, suggest
+from pipeline.core.files import read_json
+from pipeline.data.prepared import load_array, load_description
+from pipeline.gan.checkpoint import load_generator
+from pipeline.metrics.features import INCEPTION_SHA256, Extractor, features_of, load_extractor
+from pipeline.metrics.frechet import Gaussian, frechet_distance
+from pipeline.metrics.reference import Reference, load_reference
+from pipeline.params import Params
+from pipeline.sampling.images import sample
+
+_FID = {
+    "extractor": "inception",
+    "weights_sha256": INCEPTION_SHA256,
+    "input_size": 299,
+    "resize": "bilinear, no antialias",
+    "quantisation": "uint8",
+}
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    # the usual one for GANs on CIFAR-10
+    "train50k-50k": {**_FID, "real_split": "train", "real_images": 50_000, "generated_images": 50_000},
+    "test10k-10k": {**_FID, "real_split": "test", "real_images": 10_000, "generated_images": 10_000},
+    # Miyato et al. 2018 (arXiv:1802.05957), appendix B.1: 10,000 real and 5,000 generated images
+    "sngan": {**_FID, "real_split": "test", "real_images": 10_000, "generated_images": 5_000},
+    # Parmar et al. 2022 (arXiv:2104.11222)
+    "clean-fid": {
+        **_FID, "resize": "bicubic, antialias", "real_split": "train", "real_images": 50_000,
+        "generated_images": 50_000,
+    },
+}  # fmt: skip
+
+
+class Row(NamedTuple):
+    """A field that differs: what the number has, what the protocol asks for, and the number then, if there is one."""
+
+    field: str
+    ours: Any
+    theirs: Any
+    outcome: str
+
+
+class _Missing(Exception):
+    """What a variant lacks."""
+
+
+def explain(protocol: str, experiment: str, params: Params) -> tuple[str, float, list[Row]]:
+    """The metric and value of an experiment, and how it would change under each field of a named protocol.
+
+    Raises:
+        PipelineError: the protocol or the experiment is unknown, or files are missing.
+    """
+    if protocol not in PROTOCOLS:
+        raise PipelineError(f"--explain {protocol}: no such protocol; {suggest(protocol, PROTOCOLS)}")
+    known = [path.parent.name for path in sorted(paths.SCORES.glob("*/metrics.json"))]
+    if experiment not in known:
+        raise PipelineError(f"--experiment {experiment}: not measured here; {suggest(experiment, known)}")
+    for folder in (paths.PREPARED, paths.REFERENCE, paths.SAMPLES / experiment, paths.SCORES / experiment):
+        require_whole(folder)
+    scores = read_json(paths.SCORES / experiment / "metrics.json")
+    extractor = load_extractor(params.metrics, choose_device(params.runtime.device))
+    description, ours = load_description(paths.PREPARED), scores["protocol"]
+    shape = (ours["generated_images"], *description["image_shape"])
+    case = _Case(
+        params,
+        experiment,
+        extractor,
+        load_reference(paths.REFERENCE, extractor),
+        load_array(paths.PREPARED / "train.npy", np.uint8, (description["train"], *shape[1:])),
+        load_array(paths.SAMPLES / experiment / "images.npy", np.uint8, shape),
+    )
+    return extractor.metric, scores[extractor.metric], list(_rows(case, ours, protocol))
+
+
+def _rows(case: "_Case", ours: dict[str, Any], protocol: str) -> Iterator[Row]:
+    for field, theirs in PROTOCOLS[protocol].items():
+        if str(ours[field]) == str(theirs) or (field == "weights_sha256" and ours[field].startswith(theirs)):
+            continue
+        try:
+            outcome = f"{case.distance(field, theirs):.4f}"
+        except (_Missing, PipelineError) as error:
+            outcome = f"cannot be computed here: {error}"
+        yield Row(field, ours[field], theirs, outcome)
+    other = "raw" if ours["generator"] == "ema" else "ema"
+    try:
+        yield Row("generator", ours["generator"], f"{other} (papers seldom say)", f"{case.sampled(other):.4f}")
+    except (_Missing, PipelineError) as error:
+        yield Row("generator", ours["generator"], other, f"cannot be computed here: {error}")
+
+
+@dataclasses.dataclass
+class _Case:
+    """An experiment's images uint8 (N, C, S, S), real and generated, and its distance under changed circumstances."""
+
+    params: Params
+    name: str
+    extractor: Extractor
+    reference: Reference
+    real: np.ndarray
+    generated: np.ndarray
+
+    def distance(self, field: str, value: Any) -> float:
+        """The distance with one field of the protocol changed to `value`."""
+        change: Callable[[Any], float] | None = {
+            "extractor": self._other_extractor,
+            "resize": self._resized,
+            "real_split": lambda split: _distance(getattr(self.reference, split).features, self._features),
+            "real_images": lambda count: _distance(_chosen(self.reference.train.features, count), self._features),
+            "generated_images": lambda count: self.reference.distance(_chosen(self._features, count)),
+        }.get(field)
+        if change is None:
+            raise _Missing("it comes with the extractor")
+        return change(value)
+
+    def sampled(self, weights: str) -> float:
+        """The distance of as many samples of the generator's other weights."""
+        generator, info = load_generator(paths.RUNS / self.name, weights)
+        batches = sample(
+            generator.to(self.extractor.device),
+            torch.from_numpy(load_array(paths.SAMPLES / self.name / "labels.npy", np.int64, (len(self.generated),))),
+            self.params.generate.seed,
+            self.params.generate.batch_size,
+            info["recipe"]["latent_dim"],
+        )
+        return self.reference.distance(self._extracted(self.extractor, torch.cat(list(batches)).numpy()))
+
+    @functools.cached_property
+    def _features(self) -> np.ndarray:
+        return self._extracted(self.extractor, self.generated)
+
+    def _other_extractor(self, name: str) -> float:
+        params = self.params.metrics.model_copy(update={"extractor": name, "weights": None})
+        return self._under(load_extractor(params, self.extractor.device))
+
+    def _resized(self, resize: str) -> float:
+        mode, _, rest = resize.partition(", ")
+        size = self.extractor.protocol["input_size"]
+
+        def resized(images: torch.Tensor) -> torch.Tensor:  # the extractor's own resizing then finds nothing to do
+            images = F.interpolate(images, (size, size), mode=mode, align_corners=False, antialias=rest == "antialias")
+            return self.extractor.resize(images.clamp(0, 255))
+
+        return self._under(dataclasses.replace(self.extractor, resize=resized))
+
+    def _under(self, extractor: Extractor) -> float:
+        return _distance(*(self._extracted(extractor, images) for images in (self.real, self.generated)))
+
+    def _extracted(self, extractor: Extractor, images: np.ndarray) -> np.ndarray:
+        title = "real images" if images is self.real else "generated images"
+        return np.concatenate(list(features_of(extractor, images, self.params.metrics.batch_size, title)))
+
+
+def _distance(real: np.ndarray, generated: np.ndarray) -> float:
+    return frechet_distance(*map(Gaussian.from_features, (real, generated)))
+
+
+def _chosen(rows: np.ndarray, count: int) -> np.ndarray:
+    """A seeded choice of `count` rows."""
+    if count > len(rows):
+        raise _Missing(f"{len(rows):,} images are there")
+    return rows[np.sort(np.random.default_rng(0).choice(len(rows), count, replace=False))]

@@ -1,0 +1,131 @@
+"""Samples -> metrics.json: every metric of the final and of the best checkpoint, and how they were measured."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.checksums import write_sums
+from pipeline.core.files import write_json
+from pipeline.metrics import (
+    Comparison,
+    Extractor,
+    FeatureSet,
+    Reference,
+    closest_pairs,
+    features_of,
+    measure,
+    protocol_of,
+)
+from pipeline.metrics.prdc import expected_coverage
+from pipeline.params import Params
+from pipeline.sampling.images import LEAST_DIVERSITY, grid, save_picture
+
+PAIRS = 10
+LEAST = 0.05  # of precision, and of the coverage that a perfect model has: below it there is nothing to compare
+
+
+def score_samples(
+    samples: dict[str, np.ndarray],
+    labels: np.ndarray | None,
+    real: np.ndarray,
+    info: dict[str, Any],
+    params: Params,
+    extractor: Extractor,
+    reference: Reference,
+    out: Path,
+) -> dict[str, Any]:
+    """Measure samples against the reference; write metrics.json and closest.png to the folder `out`.
+
+    Args:
+        samples: uint8 (N, C, S, S), of the final generator as "images", and of the best checkpoint as "best", which is
+            lacking where the final one is the best.
+        labels: int64 (N,), the classes that the samples were generated for; None if the generator ignores labels.
+        real: the training images, uint8 (M, C, S, S), of which closest.png shows some.
+        info: generator.json.
+
+    Returns:
+        What metrics.json says.
+    """
+    comparisons = {}
+    for name, images in samples.items():
+        generated = _features(images, labels, extractor, params, f"{name} of {out.name}")
+        comparisons[name] = reference.against(generated, extractor, params.metrics)
+    records = {name: _record(comparison, reference) for name, comparison in comparisons.items()}
+    metrics = {
+        "model": info["model"],
+        "seed": info["seed"],
+        **records["images"],
+        "floor": reference.floor["value"],
+        "collapsed": collapsed(records["images"], info["diversity"], len(reference.train), len(samples["images"])),
+        "best": {
+            "step": info["best"]["step"],
+            "selected_by": {"distance": info["best"]["distance"], "samples": info["curve"]["samples"]},
+            **records.get("best", records["images"]),
+        },
+        "protocol": protocol(extractor, reference, params, info, len(samples["images"])),
+    }
+    places, nearest, _ = closest_pairs(comparisons["images"], PAIRS)
+    pairs = np.concatenate([samples["images"][places], real[nearest]])
+    save_picture(grid(pairs, len(places)), out / "closest.png")
+    write_json(out / "metrics.json", metrics)
+    write_sums(out, "closest.png", "metrics.json")
+    return metrics
+
+
+def protocol(
+    extractor: Extractor, reference: Reference, params: Params, info: dict[str, Any], generated: int
+) -> dict[str, Any]:
+    """All that must agree before two values may be ranked together."""
+    labels, origin = params.generate.labels, info["init_from"]
+    return {
+        "name": f"{_short(len(reference.train), 'train')}-{_short(generated)}",
+        **protocol_of(extractor.protocol),
+        "real_split": "train",
+        "real_images": len(reference.train),
+        "held_out_images": len(reference.test),
+        "generated_images": generated,
+        "data_sha256": reference.floor["data_sha256"],
+        "generator": params.generate.weights,
+        "batch_norm": "running statistics",
+        "checkpoint": "final",
+        "sampling_seed": params.generate.seed,
+        "labels": f"class {labels}" if isinstance(labels, int) else labels,
+        "initialised_from": "nothing" if origin is None else f"{origin['name']}@{origin['sha256']}",
+    }
+
+
+def collapsed(record: dict[str, Any], diversity: float, real: int, generated: int) -> list[str]:
+    """What says that a model has collapsed, or has learnt nothing; empty where nothing does.
+
+    Args:
+        record: its metrics, of which precision and coverage are looked at, where they are.
+        diversity: of its last grid, see `pipeline.training.monitor`.
+
+    >>> collapsed({"precision": 0.9, "coverage": 0.01}, 0.3, 1000, 1000)
+    ['coverage 0.010']
+    """
+    least = {"precision": LEAST, "coverage": LEAST * expected_coverage(real, generated), "diversity": LEAST_DIVERSITY}
+    found = {name: value for name, value in (record | {"diversity": diversity}).items() if name in least}
+    return [f"{name} {found[name]:.3f}" for name in least if name in found and found[name] < least[name]]
+
+
+def _short(count: int, split: str = "") -> str:
+    """As the literature writes it: train50k.
+
+    >>> _short(50_000, "train") + "-" + _short(1_438)
+    'train50k-1438'
+    """
+    return split + (f"{count // 1000}k" if count % 1000 == 0 else str(count))
+
+
+def _features(
+    images: np.ndarray, labels: np.ndarray | None, extractor: Extractor, params: Params, title: str
+) -> FeatureSet:
+    found = np.concatenate(list(features_of(extractor, images, params.metrics.batch_size, title)))
+    return FeatureSet(found, labels, device=extractor.device)
+
+
+def _record(comparison: Comparison, reference: Reference) -> dict[str, Any]:
+    found = measure(comparison)
+    return {**found.record(), "ratio_to_floor": found.values[comparison.metric] / reference.floor["value"]}

@@ -1,0 +1,238 @@
+"""Adversarial training: one step, and the loop as a Python generator.
+
+Whoever iterates `train` logs, draws, scores, checkpoints, prunes or stops; nothing here knows of MLflow, Optuna or
+files. Every draw is named by (seed, stream, step), so `TrainState` is all there is. What a recipe names (loss, penalty,
+augmentations, optimiser) acts as a value from its registry: the step has no branch on a name.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from pipeline.core.randomness import generator, stable_hash
+from pipeline.data.batches import ImageSet, batch
+from pipeline.gan.augment import AUGMENTATIONS, augment_for_discriminator
+from pipeline.gan.losses import AdversarialLoss, smoothed
+from pipeline.gan.optimisers import OPTIMISERS
+from pipeline.gan.penalties import PENALTIES, Update, clip_weights
+from pipeline.gan.schedules import SHAPES, value_at
+from pipeline.gan.state import Diverged, TrainState, create_state, mean_losses, reported_losses, require_finite
+from pipeline.params import Recipe, TrainParams
+
+__all__ = [
+    "Diverged", "StepReport", "TrainState", "create_state", "draw_inputs", "ema_decay", "mean_losses",
+    "reported_losses", "require_finite", "train", "train_step", "update_ema",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What happened: the step just done, and at each `report_every` steps the mean losses since the last report."""
+
+    step: int
+    losses: dict[str, float] | None
+
+
+def train(
+    state: TrainState, images: ImageSet, loss: AdversarialLoss, recipe: Recipe, budget: TrainParams
+) -> Iterator[StepReport]:
+    """Train from `state.step` to `budget.steps`, yielding after every step; `state` is changed in place.
+
+    The losses stay on the device between reports, so a step never waits for it.
+
+    Raises:
+        Diverged: a loss is NaN or infinite, found at the next report; it names the loss and the step.
+    """
+    while state.step < budget.steps:
+        row = state.step % len(state.losses)
+        state.losses[row] = train_step(state, images, loss, recipe, budget)
+        state.step += 1
+        yield StepReport(state.step, reported_losses(state, budget))
+
+
+def train_step(
+    state: TrainState, images: ImageSet, loss: AdversarialLoss, recipe: Recipe, budget: TrainParams
+) -> Tensor:
+    """`n_critic` updates of D and one of G, on the device alone.
+
+    Returns:
+        The last values of the curves `state.names`, float32 (K,), detached, on the device: the losses of D and G
+        without the penalty, the penalty as it was added, and what penalties and augmentations report.
+    """
+    step = _Step(state, images, smoothed(loss, recipe.label_smoothing), recipe, budget)
+    _set_optimisers(state, recipe, budget)
+    for index in range(state.step * recipe.n_critic, (state.step + 1) * recipe.n_critic):
+        step.update_discriminator(index)
+    step.update_generator()
+    if state.ema is not None and recipe.ema_decay is not None:
+        update_ema(state.ema, state.gan.generator, ema_decay(recipe.ema_decay, recipe.ema_warmup, state.step))
+    return step.curves()
+
+
+class _Step:
+    """One training step: what both updates share, and the curves that they write."""
+
+    def __init__(
+        self, state: TrainState, images: ImageSet, loss: AdversarialLoss, recipe: Recipe, budget: TrainParams
+    ) -> None:
+        self.state, self.images, self.loss, self.recipe = state, images, loss, recipe
+        self.device, self.budget = images.images.device, budget
+        self.penalty, self.penalty_name = PENALTIES[recipe.penalty], f"penalty/{recipe.penalty}"
+        self.noise = recipe.instance_noise * (1 - state.step / budget.steps)
+        self.weight = value_at(recipe.penalty_weight, state.step, budget.steps) * recipe.penalty_every
+        scheduled = value_at(recipe.augment_strength, state.step, budget.steps)
+        self.strengths = {
+            name: scheduled if AUGMENTATIONS[name].adapt is None else state.own[f"augment/{name}/strength"]
+            for name in recipe.augment
+        }
+        self.values: dict[str, Tensor] = {}
+
+    def update_discriminator(self, index: int) -> None:
+        """Update number `index` of D, counted from 0 over the whole training."""
+        state, discriminator = self.state, self.state.gan.discriminator
+        real_images, real_labels = self._real(state.seed, index)
+        latents, labels = self._inputs("d", index, real_labels)
+        with torch.no_grad(), self._autocast():
+            fake_images = state.gan.generator(latents, labels)
+        show = self._augmentation(index)
+        real, fake = show(real_images, "real"), show(fake_images, "fake")
+        # Real and fake images pass D apart (batch norm must not mix them) but under the same normalised weights.
+        with parametrize.cached():
+            with self._autocast():
+                real_logits, fake_logits = discriminator(real, real_labels), discriminator(fake, labels)
+            real_logits, fake_logits = real_logits.float(), fake_logits.float()
+            update = functools.partial(
+                Update, state.gan.generator, discriminator, real, real_labels, fake, labels,
+                real_images=real_images, fake_images=fake_images, real_logits=real_logits, fake_logits=fake_logits,
+                latents=latents, show=show,
+            )  # fmt: skip
+            loss = self.loss.discriminator(real_logits, fake_logits)
+            total = self._penalised(loss, "discriminator", index, update)
+        state.optimiser_d.zero_grad()
+        total.backward()
+        state.optimiser_d.step()
+        if self.recipe.clip is not None:
+            clip_weights(discriminator, self.recipe.clip)
+        self._adapt(real_logits.detach())
+        self.values["loss/d"] = loss.detach()
+
+    def update_generator(self) -> None:
+        """The update of G of this step."""
+        state, discriminator, index = self.state, self.state.gan.discriminator, self.state.step
+        real_images = real_labels = real = real_logits = None
+        if self.loss.paired:
+            real_images, real_labels = self._real(stable_hash(state.seed, "real for g"), index)
+        latents, labels = self._inputs("g", index, real_labels)
+        show = self._augmentation(index)
+        discriminator.requires_grad_(False)  # G's step needs no gradient of D's weights: a third less to compute
+        with parametrize.cached():
+            with self._autocast():
+                fake_images = state.gan.generator(latents, labels)
+                fake = show(fake_images, "g")
+                logits = [discriminator(fake, labels).float()]
+                if real_images is not None and real_labels is not None:
+                    real = show(real_images, "real for g")
+                    real_logits = discriminator(real, real_labels).float()
+                    logits.append(real_logits)
+            update = functools.partial(
+                Update, state.gan.generator, discriminator, real, real_labels, fake, labels,
+                real_images=real_images, fake_images=fake_images, real_logits=real_logits, fake_logits=logits[0],
+                latents=latents, show=show,
+            )  # fmt: skip
+            loss = self.loss.generator(*logits)
+            total = self._penalised(loss, "generator", index, update)
+        discriminator.requires_grad_(True)
+        state.optimiser_g.zero_grad()
+        total.backward()
+        state.optimiser_g.step()
+        self.values["loss/g"] = loss.detach()
+
+    def curves(self) -> Tensor:
+        """The values of `state.names` in this step, float32 (K,)."""
+        values = [self.values[name] if name in self.values else self.state.own[name] for name in self.state.names]
+        return torch.stack([value.float() for value in values])
+
+    def _real(self, seed: int, index: int) -> tuple[Tensor, Tensor]:
+        recipe = self.recipe
+        return batch(self.images, index, recipe.batch_size, seed, recipe.flip, recipe.dequantise)
+
+    def _inputs(self, stream: str, index: int, real_labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        latents, labels = draw_inputs(self.recipe, self.images, self.state.seed, stream, index)
+        return latents, real_labels if self.loss.paired and real_labels is not None else labels
+
+    def _augmentation(self, index: int) -> Callable[[Tensor, str], Tensor]:
+        """(images, name of the stream that it draws from) -> the images as D is shown them."""
+        strengths, noise, seed = self.strengths, self.noise, self.state.seed
+        return lambda images, stream: augment_for_discriminator(images, strengths, noise, seed, stream, index)
+
+    def _penalised(self, loss: Tensor, whose: str, index: int, update: Callable[..., Update]) -> Tensor:
+        """`loss` with the penalty, where it is this network's and due at this update."""
+        penalty, name = self.penalty, self.penalty_name
+        if penalty.value is None or penalty.of != whose:
+            return loss
+        self.values[name] = torch.zeros((), device=self.device)
+        if index % self.recipe.penalty_every:
+            return loss
+        draws = generator(self.device, self.state.seed, "penalty", index)
+        value = self.weight * penalty.value(update(draws=draws, own=self.state.own_tensors(name)))  # in float32
+        self.values[name] = value.detach()
+        return loss + value
+
+    def _adapt(self, real_logits: Tensor) -> None:
+        for name in self.recipe.augment:
+            if adapt := AUGMENTATIONS[name].adapt:
+                adapt(self.state.own_tensors(f"augment/{name}"), real_logits)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+        half = self.budget.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16) if half else contextlib.nullcontext()
+
+
+def draw_inputs(recipe: Recipe, images: ImageSet, seed: int, stream: str, index: int) -> tuple[Tensor, Tensor]:
+    """Latents ~ N(0, 1), float32 (N, Z), and the labels of random real images, int64 (N,), for one batch of fakes."""
+    device = images.images.device
+    source = generator(device, seed, "latents", stream, index)
+    latents = torch.randn(recipe.batch_size, recipe.latent_dim, generator=source, device=device)
+    return latents, images.labels[
+        torch.randint(len(images.labels), (recipe.batch_size,), generator=source, device=device)
+    ]
+
+
+def ema_decay(decay: float, warmup: bool, step: int) -> float:
+    """The decay at a step, counted from 0: with `warmup` min(decay, (1 + step) / (10 + step)).
+
+    So the first average forgets the untrained weights at once. (The idea: TensorFlow's ExponentialMovingAverage.)
+    """
+    return min(decay, (1 + step) / (10 + step)) if warmup else decay
+
+
+@torch.no_grad()
+def update_ema(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """average = decay * average + (1 - decay) * network, for weights and batch norm's statistics.
+
+    Other buffers, such as the singular vectors of spectral norm, are unit vectors and are copied.
+    """
+    blend = get_ema_multi_avg_fn(decay)
+    blend(tuple(average.parameters()), tuple(network.parameters()), 0)
+    for (name, old), new in zip(average.named_buffers(), network.buffers(), strict=True):
+        if name.endswith(("running_mean", "running_var")):
+            old.lerp_(new, 1 - decay)
+        else:
+            old.copy_(new)
+
+
+def _set_optimisers(state: TrainState, recipe: Recipe, budget: TrainParams) -> None:
+    """The learning rates and betas of this step."""
+    step, steps = state.step, budget.steps
+    factor = SHAPES[recipe.lr_decay](step / steps) * state.lr_scale
+    betas = value_at(recipe.beta1, step, steps), value_at(recipe.beta2, step, steps)
+    for optimiser, lr in ((state.optimiser_g, recipe.lr_g), (state.optimiser_d, recipe.lr_d)):
+        for group in optimiser.param_groups:
+            group["lr"] = value_at(lr, step, steps) * factor
+            OPTIMISERS[recipe.optimiser].set_betas(group, *betas)

@@ -1,0 +1,94 @@
+"""Show and change params.yaml.
+
+python -m pipeline.params use cifar10               show how a preset differs from params.yaml, and write it
+python -m pipeline.params set train.steps=500 ...   change single values; comments stay
+python -m pipeline.params show sagan                the complete recipe, with what it changes marked
+"""
+
+import argparse
+import difflib
+from pathlib import Path
+
+from pipeline.core.errors import PipelineError, exit_cleanly, printable, suggest
+from pipeline.core.files import write_bytes
+from pipeline.params.file import PARAMS_FILE, load, preset_path, preset_text, save
+from pipeline.params.schema import parse_yaml
+from pipeline.params.sections import Params, Recipe, parse
+
+
+def use(preset: str) -> None:
+    """Write a preset to params.yaml, and then say how the two differed."""
+    new = preset_text(preset)
+    parse(parse_yaml(new, preset_path(preset)), preset_path(preset))
+    old = PARAMS_FILE.read_bytes() if PARAMS_FILE.exists() else b""
+    if old == new.encode():
+        print(f"{PARAMS_FILE} is the preset {preset} already")
+        return
+    if old:
+        write_bytes(PARAMS_FILE.with_suffix(".previous.yaml"), old)
+    write_bytes(PARAMS_FILE, new.encode())
+    before, after = old.decode(errors="replace").splitlines(True), new.splitlines(True)
+    print("".join(difflib.unified_diff(before, after, str(PARAMS_FILE), preset, n=0)))
+    print(f"wrote {PARAMS_FILE} from {preset}.yaml" + ("; the former one is params.previous.yaml" if old else ""))
+
+
+def set_values(assignments: list[str]) -> None:
+    """Write `name=value` pairs to params.yaml, all of them or none."""
+    changes = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise PipelineError(f"{printable(assignment)}: write it as name=value, for example train.steps=500")
+        changes[name] = parse_yaml(value, Path(printable(name)))
+    save(changes)
+    print(f"wrote {', '.join(assignments)} to {PARAMS_FILE}")
+
+
+def shown(params: Params, model: str) -> str:
+    """A complete recipe, a line a field; `*` marks what it changes, with the shared value beside it.
+
+    Raises:
+        PipelineError: there is no such recipe.
+    """
+    if model not in params.models:
+        raise PipelineError(f"{printable(model)}: no such recipe under models:; {suggest(model, params.models)}")
+    own, recipe = params.differences(model), params.models[model].model_dump(mode="json")
+    shared, lines = params.recipe.model_dump(mode="json"), []
+    for field in Recipe.model_fields:
+        line = f"{'*' if field in own else ' '} {field}: {_yaml(recipe[field])}"
+        lines.append(f"{line:<36} # shared: {_yaml(shared[field])}" if field in own else line)
+    return "\n".join([f"{model} (* = differs from recipe: in {PARAMS_FILE})", *lines])
+
+
+def _yaml(value: object) -> str:
+    """A value as it is written in params.yaml.
+
+    >>> _yaml(None), _yaml(True), _yaml(["a", "b"]), _yaml(0.0002)
+    ('null', 'true', '[a, b]', '0.0002')
+    """
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_yaml(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_yaml, value)) + "]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@exit_cleanly
+def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.params") -> None:
+    parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("use", help="write a preset to params.yaml").add_argument("preset")
+    setter = commands.add_parser("set", help="change single values in params.yaml")
+    setter.add_argument("assignments", nargs="+", metavar="name=value")
+    commands.add_parser("show", help="print a recipe with all its fields").add_argument("model")
+    options = parser.parse_args(arguments)
+    if options.command == "use":
+        use(options.preset)
+    elif options.command == "set":
+        set_values(options.assignments)
+    else:
+        print(shown(load(), options.model))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""The samples of a trained generator, and pictures of them: what the generate stage writes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from pipeline.core.checksums import write_sums
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import ArrayWriter, atomic_folder
+from pipeline.core.progress import progress
+from pipeline.models import NETWORKS
+from pipeline.params import Params
+from pipeline.sampling.images import COLUMNS, grid, picture, rows_of_classes, sample, save_animation, save_picture
+
+
+def generate_samples(
+    generators: dict[str, nn.Module], labels: torch.Tensor, info: dict[str, Any], params: Params, grids: Path, out: Path
+) -> None:
+    """Write samples of each generator to the folder `out`, one for each label, all of the same latents.
+
+    `generators` holds the final one as "images", whose samples are also written as grid.png, progress.gif, final/ and
+    png/, and perhaps others: to <name>.npy each, uint8 (n, C, S, S), and their labels to labels.npy. The grid of a
+    conditional generator has one class a row.
+    """
+    settings = (params.generate.seed, params.generate.batch_size, info["recipe"]["latent_dim"])
+    if NETWORKS[info["recipe"]["network"]].conditional:
+        shown = rows_of_classes(labels.unique().tolist()[:COLUMNS], COLUMNS, COLUMNS)
+    else:
+        shown = labels[: COLUMNS**2]
+    with atomic_folder(out) as folder:
+        for name, generator in generators.items():
+            png = folder / "png" if params.generate.png_folder and name == "images" else None
+            bar = progress(None, f"{name} of {out.name}", len(labels), "images")
+            with ArrayWriter(folder / f"{name}.npy", tuple(info["image_shape"]), np.uint8) as rows:
+                for images in sample(generator, labels, *settings):
+                    if png:
+                        _write_singles(images.numpy(), png, rows.count, digits=6)
+                    rows.append(images.numpy())
+                    bar.update(len(images))
+            bar.close()
+        np.save(folder / "labels.npy", labels.numpy())
+        images = torch.cat(list(sample(generators["images"], shown, *settings)))
+        save_picture(grid(images, COLUMNS), folder / "grid.png")
+        first = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)[:10]
+        _write_singles(np.array(first), folder / "final", 0, digits=2)
+        save_animation([_opened(path) for path in sorted(grids.glob("*.png"))], folder / "progress.gif")
+        write_sums(folder)
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except (OSError, SyntaxError) as error:  # the latter for a chunk whose checksum is wrong
+        raise PipelineError(f"{path} is damaged ({error}): delete it and run `dvc repro` again") from None
+
+
+def _write_singles(images: np.ndarray, folder: Path, first: int, digits: int) -> None:
+    folder.mkdir(exist_ok=True)
+    for index, image in enumerate(images, start=first):
+        picture(image).save(folder / f"{index:0{digits}d}.png")

@@ -1,0 +1,126 @@
+"""From a generator to uint8 images and pictures of them.
+
+The latents of sample i are a function of (seed, i) alone, on every device. So are its pixels, given its label, but for
+the rounding of kernels that a library chooses by device and batch size: at most one level in a few pixels.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.utils import make_grid
+
+from pipeline.core.files import atomic_path
+from pipeline.core.randomness import generator as random_generator
+
+COLUMNS = 10  # of every grid
+LEAST_DIVERSITY = 0.05  # of a grid, as a share of real images' spread: below it the model has collapsed
+BLOCK = 256  # latents are drawn in blocks of this size, so that a batch's size never shifts them
+
+
+def latents(seed: int, start: int, stop: int, latent_dim: int) -> Tensor:
+    """The latents of samples start..stop-1: float32 (stop - start, Z) on the CPU, the same for every device."""
+    first, last = start // BLOCK, (stop - 1) // BLOCK
+    blocks = [
+        torch.randn(BLOCK, latent_dim, generator=random_generator("cpu", seed, "samples", block))
+        for block in range(first, last + 1)
+    ]
+    return torch.cat(blocks)[start - first * BLOCK : stop - first * BLOCK]
+
+
+def labels(choice: str | int, counts: Sequence[int], n: int) -> Tensor:
+    """The labels of samples 0..n-1, int64: those of the first k samples are as `choice` says, for every k.
+
+    Args:
+        choice: "balanced", each class as often as any other; "data", each as often as among the training images; or
+            the number of one class, which all samples have.
+        counts: how many training images each class has; of images without labels, one number.
+
+    The order is that of the divisor method of Webster and Sainte-Laguë: of equal classes each in turn.
+
+    >>> labels("data", [10, 30], 8).tolist()
+    [1, 0, 1, 1, 1, 0, 1, 1]
+    """
+    if isinstance(choice, int):
+        return torch.full((n,), choice)
+    weights = np.ones(len(counts)) if choice == "balanced" else np.asarray(counts, np.float64)
+    most = (n + len(weights) / 2) * weights / weights.sum()  # no class is due more often
+    numbers = [np.arange(int(number) + 2) for number in most]
+    # Of counts, not of shares: equal quotients then round to the same number.
+    due = np.concatenate([(k + 0.5) / weight for k, weight in zip(numbers, weights, strict=True) if weight])
+    owner = np.concatenate([np.full(len(k), label) for label, k in enumerate(numbers) if weights[label]])
+    return torch.from_numpy(owner[np.lexsort((owner, due))[:n]])
+
+
+def rows_of_classes(classes: Sequence[int], rows: int, columns: int) -> Tensor:
+    """The labels of a grid with one class a row, int64 (rows * columns,): the classes in order, each in equal parts.
+
+    >>> rows_of_classes([0, 1, 2], rows=4, columns=2).tolist()
+    [0, 0, 0, 0, 1, 1, 2, 2]
+    """
+    chosen = np.sort(np.arange(rows) % len(classes))
+    return torch.from_numpy(np.asarray(classes)[chosen].repeat(columns))
+
+
+@torch.inference_mode()
+def sample(generator: nn.Module, labels: Tensor, seed: int, batch_size: int, latent_dim: int) -> Iterator[Tensor]:
+    """Yield one sample for each label in batches: uint8 (N, C, S, S) on the CPU.
+
+    The generator runs in evaluation mode on the device of its weights, and is left in the mode it came in. Every
+    batch it sees has the same size (a short last one is filled up), so that the same kernels make every sample.
+    """
+    device, was_training, n = next(generator.parameters()).device, generator.training, len(labels)
+    labels = F.pad(labels, (0, -n % batch_size))
+    generator.eval()
+    try:
+        for first in range(0, n, batch_size):
+            last = first + batch_size
+            images = generator(latents(seed, first, last, latent_dim).to(device), labels[first:last].to(device))
+            yield to_uint8(images)[: n - first].cpu()
+    finally:
+        generator.train(was_training)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """[-1, 1] to 0..255, rounded to the nearest: -1 -> 0, 0 -> 128, 1 -> 255; what lies outside is clipped."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def grid(images: Tensor | np.ndarray, columns: int) -> Image.Image:
+    """Images uint8 (N, C, S, S) side by side on white, row by row, enlarged without smoothing to at least 32 pixels."""
+    images = torch.as_tensor(images)
+    scale = max(1, -(-32 // images.shape[-1]))
+    enlarged = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    return picture(make_grid(enlarged, nrow=columns, padding=2, pad_value=255))
+
+
+def picture(image: Tensor | np.ndarray) -> Image.Image:
+    """One image uint8 (C, S, S) for PIL; C is 1 or 3."""
+    array = np.asarray(image)
+    return Image.fromarray(array[0] if len(array) == 1 else array.transpose(1, 2, 0))  # (C, S, S) -> (S, S, C)
+
+
+def save_picture(image: Image.Image, path: Path) -> None:
+    """Write a PNG atomically."""
+    with atomic_path(path) as temporary:
+        image.save(temporary, format="PNG")
+
+
+def save_animation(frames: Sequence[Image.Image], path: Path, seconds: float = 0.4) -> None:
+    """Write an endless GIF atomically: `seconds` a frame, the last one four times as long."""
+    durations = [round(seconds * 1000)] * (len(frames) - 1) + [round(seconds * 4000)]
+    with atomic_path(path) as temporary:
+        frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+
+
+def spread(images: torch.Tensor) -> float:
+    """How much images differ, in grey levels: the standard deviation of a pixel over them, the mean of all pixels.
+
+    Args:
+        images: uint8 (R, N, C, H, W), or (N, C, H, W) for R = 1: R groups of N, compared within each group.
+    """
+    return float(images.float().std(dim=-4).mean())

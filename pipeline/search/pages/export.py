@@ -1,0 +1,182 @@
+"""A study's tables for other programs: trials.csv, curves.csv, finals.csv, result.json; and comparison.csv."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from optuna.trial import FrozenTrial
+
+from pipeline.core.files import write_bytes, write_json
+from pipeline.search.pages.comparison import Entry
+from pipeline.search.study.results import Results, gain_text
+from pipeline.search.study.trial_stats import cost_of, curve_of, distance_of, images_of, seconds_of, state_of, steps_of
+
+
+def write(results: Results, folder: Path) -> list[Path]:
+    """Write a study's tables to the folder `folder`, each file whole or not at all, and return their paths."""
+    tables = {"trials": trials_table(results), "curves": curves_table(results), "finals": finals_table(results)}
+    for name, table in tables.items():
+        _write_csv(folder / f"{name}.csv", table)
+    write_json(folder / "result.json", as_json(results))
+    return [*(folder / f"{name}.csv" for name in tables), folder / "result.json"]
+
+
+def trials_table(results: Results) -> pd.DataFrame:
+    """One row a trial. `value` is that of complete ones only; seconds are of training, wall_seconds of the last worker.
+
+    With a cost beside the distance, `pareto` says which trials are on the front. The parameters' columns bear their
+    names in the recipe, none of which is one of the others'.
+    """
+    names = list(results.settings["space"])
+    best = {trial.number for trial in results.front}
+    rows = [
+        {
+            "number": trial.number,
+            "state": state_of(trial),
+            "value": distance_of(trial),
+            **({"pareto": trial.number in best} if results.against else {}),
+            "steps": trial.user_attrs.get("steps"),
+            "images": images_of({**results.settings["recipe"], **trial.params}, trial),
+            "seconds": trial.user_attrs.get("seconds"),
+            "wall_seconds": wall_seconds(trial),
+            "fault": trial.user_attrs.get("fault", ""),
+            **{name: trial.params.get(name) for name in names},
+        }
+        for trial in results.trials
+    ]
+    return pd.DataFrame(rows)
+
+
+def curves_table(results: Results) -> pd.DataFrame:
+    """The distance at every point of every trial's curve."""
+    rows = [
+        {"number": trial.number, "step": step, "distance": value}
+        for trial in results.trials
+        for step, value in curve_of(trial).items()
+    ]
+    return pd.DataFrame(rows, columns=["number", "step", "distance"])
+
+
+def finals_table(results: Results) -> pd.DataFrame:
+    """One row a finalist and final seed, by rank; `value` is empty where training diverged."""
+    rows = [
+        {
+            "rank": rank,
+            "trial": finalist.trial,
+            "start": finalist is results.start,
+            "seed": seed,
+            "value": value,
+            "mean": finalist.mean if finalist.finals else None,
+            "ci95_low": (finalist.interval or (None, None))[0],
+            "ci95_high": (finalist.interval or (None, None))[1],
+            **({f"mean_{results.against}": finalist.cost} if results.against else {}),
+            "in_study": finalist.proxy,
+            **finalist.values,
+        }
+        for rank, finalist in enumerate(results.ranked, 1)
+        for seed, value in [
+            *zip(finalist.seeds, finalist.finals, strict=True),
+            *((seed, None) for seed in finalist.diverged),
+        ]
+    ]
+    return pd.DataFrame(rows)
+
+
+def comparison_table(entries: Sequence[Entry]) -> pd.DataFrame:
+    """One row a model, by the rank of its tuned recipe."""
+    rows = []
+    for entry in entries:
+        results, found = entry.results, entry.results.gain
+        row: dict[str, Any] = {"model": results.model, "study": results.study}
+        for name, finalist, rank in (
+            ("untuned", results.start, entry.rank_untuned),
+            ("tuned", results.winner, entry.rank_tuned),
+        ):
+            low, high = finalist.interval or (None, None)
+            mean = finalist.mean if finalist.finals else None
+            row |= {f"{name}_rank": rank, f"{name}_mean": mean, f"{name}_ci95_low": low, f"{name}_ci95_high": high}
+        low, high = (found.interval if found else None) or (None, None)
+        row |= {"gain": found.gap if found else None, "gain_ci95_low": low, "gain_ci95_high": high}
+        row |= {"seeds": len(results.winner.finals), "trials": len(results.trials), "winner": results.winner.trial}
+        row |= {"steps": steps_of(results.trials), "seconds": seconds_of(results.trials)}
+        rows.append(row)
+    return pd.DataFrame(rows).sort_values("tuned_rank")
+
+
+def write_comparison(entries: Sequence[Entry], folder: Path) -> Path:
+    """Write comparison.csv to the folder `folder`."""
+    path = folder / "comparison.csv"
+    _write_csv(path, comparison_table(entries))
+    return path
+
+
+def as_json(results: Results) -> dict[str, Any]:
+    """What a study found, with its settings; what there is not is null."""
+    found, luck = results.gain, results.optimism
+    return {
+        "study": results.study,
+        "model": results.model,
+        "verdict": gain_text(results),
+        "against": results.against,
+        "front": [
+            {"trial": trial.number, "distance": distance_of(trial), "cost": cost_of(trial), "values": trial.params}
+            for trial in results.front
+        ]
+        if results.against
+        else None,
+        "winner": {"trial": results.winner.trial, "values": results.winner.values},
+        "finalists": [
+            {
+                "trial": finalist.trial,
+                "start": finalist is results.start,
+                "values": finalist.values,
+                "in_study": finalist.proxy,
+                "mean": finalist.mean if finalist.finals else None,
+                "interval": finalist.interval,
+                "finals": dict(zip(map(str, finalist.seeds), finalist.finals, strict=True)),
+                "diverged_seeds": finalist.diverged,
+                "mean_cost": finalist.cost,
+            }
+            for finalist in results.ranked
+        ],
+        "gain": found and {"gap": found.gap, "ratio": finite(found.ratio), "interval": found.interval},
+        "optimism": luck
+        and {
+            "finalists": luck.count,
+            "spearman": luck.spearman,
+            "kendall": luck.kendall,
+            "best_in_study": luck.best.trial,
+            "its_place_anew": luck.place,
+            "to_start_in_study": luck.in_study,
+            "to_start_anew": luck.anew,
+            "advantage_kept": luck.kept,
+        },
+        "cost": {
+            "trials": len(results.trials),
+            "pruned": len(results.pruned),
+            "diverged": len(results.diverged),
+            "steps": steps_of(results.trials),
+            "share_of_unpruned": results.cost,
+            "seconds": seconds_of(results.trials),
+            "seconds_per_trial": seconds_of(results.trials) / len(results.trials),
+            "final_steps": steps_of(results.finals),
+            "final_seconds": seconds_of(results.finals),
+        },
+        "settings": dict(results.settings),
+        "finals": dict(results.budget),
+    }
+
+
+def wall_seconds(trial: FrozenTrial) -> float | None:
+    """From the claim to the end, measuring included; of a trial that was taken over only the last part."""
+    return trial.duration.total_seconds() if trial.duration else None
+
+
+def finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _write_csv(path: Path, table: pd.DataFrame) -> None:
+    write_bytes(path, table.to_csv(index=False, lineterminator="\n").encode())

@@ -1,0 +1,170 @@
+"""What a study varies: `search.space` of params.yaml as Optuna's distributions, and what is wrong with it."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import Trial
+
+from pipeline import check
+from pipeline.core.errors import PipelineError, suggest
+from pipeline.params import Dimension, Params, Recipe
+
+FIXED = {"network", "init_from", "augment"}  # another network is another recipe, see --models; augment is a list
+
+
+def space_of(params: Params, model: str) -> dict[str, Dimension]:
+    """The dimensions for one model: those named by a recipe's field, and those by models.<model>.<field>, which win."""
+    prefix, space = f"models.{model}.", params.search.space
+    general = {name: dimension for name, dimension in space.items() if "." not in name}
+    return general | {name.removeprefix(prefix): value for name, value in space.items() if name.startswith(prefix)}
+
+
+def distributions(params: Params, model: str) -> dict[str, BaseDistribution]:
+    """Optuna's distribution of each field that is varied."""
+    recipe = params.models[model]
+    return {name: _distribution(dim, getattr(recipe, name)) for name, dim in space_of(params, model).items()}
+
+
+def current(params: Params, model: str) -> dict[str, Any]:
+    """The recipe's own values of the fields that are varied: the first trial."""
+    return {name: getattr(params.models[model], name) for name in space_of(params, model)}
+
+
+def draw(trial: Trial, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+    """The trial's values, sampled or given, by field."""
+    for name, distribution in space.items():
+        if isinstance(distribution, FloatDistribution):
+            trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+        elif isinstance(distribution, IntDistribution):
+            trial.suggest_int(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+        elif isinstance(distribution, CategoricalDistribution):
+            trial.suggest_categorical(name, distribution.choices)
+    return dict(trial.params)
+
+
+def with_values(params: Params, model: str, values: Mapping[str, Any]) -> Params:
+    """Params whose recipe has these values."""
+    return params.override({f"models.{model}.{name}": value for name, value in values.items()})
+
+
+def problems(params: Params, model: str) -> Iterator[str]:
+    """One sentence for each fault of a study of one model: its place, the rule, and the remedy."""
+    if model not in params.models:
+        yield f"--model {model}: no such recipe; {suggest(model, params.models)}"
+        return
+    for name in params.search.space:
+        parts = name.split(".")
+        if len(parts) > 1 and (parts[0] != "models" or len(parts) != 3 or parts[1] not in params.models):
+            yield f"search.space.{name}: write a field of a recipe, or models.<recipe>.<field>"
+    for name, dimension in space_of(params, model).items():
+        yield from (f"search.space.{name}: {fault}" for fault in _dimension_problems(params, model, name, dimension))
+    yield from _cost_problems(params, model)
+
+
+def _cost_problems(params: Params, model: str) -> Iterator[str]:
+    """What does not go with a cost that is minimised beside the distance."""
+    search, both = params.search, f"with search.against: {params.search.against}"
+    if search.against is None:
+        return
+    if search.pruner != "none":
+        yield f"search.pruner: must be none {both}, got {search.pruner}: Optuna prunes by one objective"
+    if search.sampler == "cmaes":
+        yield f"search.sampler: must be tpe, gp, nsga2, qmc or random {both}: cmaes minimises one thing only"
+    if search.against == "images" and not space_of(params, model).keys() & {"n_critic", "batch_size"}:
+        yield f"search.against: images needs n_critic or batch_size in {model}'s space: else all trials cost the same"
+
+
+def _dimension_problems(params: Params, model: str, name: str, dimension: Dimension) -> Iterator[str]:
+    if name not in Recipe.model_fields:
+        yield f"unknown field of a recipe; {suggest(name, Recipe.model_fields)}"
+        return
+    if name in FIXED:
+        yield "cannot be varied: write another recipe with it, and compare the two with --models"
+        return
+    own = getattr(params.models[model], name)
+    fault = _shape_problem(dimension, own)
+    if fault:
+        yield fault
+        return
+    ends = dimension.choices if dimension.choices is not None else (dimension.low, dimension.high)
+    for value in ends:
+        fault = _value_problem(params, model, name, value)
+        if fault:
+            yield fault
+            return
+    if not _includes(dimension, own):
+        yield f"must include {own}, which {model} has now: the first trial is the recipe as it is"
+
+
+def _value_problem(params: Params, model: str, name: str, value: Any) -> str | None:
+    """Why no recipe can have this value, or None. Not whether it goes with the recipe's other values: they may vary."""
+    place = f"models.{model}.{name}: "
+    try:
+        changed = with_values(params, model, {name: value})
+    except PipelineError as error:
+        return str(error).partition(": ")[2].removeprefix(place)
+    if not isinstance(value, str):
+        return None
+    told = (fault for fault in check.problems(changed) if fault.startswith(f"{place}unknown name"))
+    return next((fault.removeprefix(place) for fault in told), None)
+
+
+def _includes(dimension: Dimension, value: Any) -> bool:
+    if dimension.choices is not None:
+        return value in dimension.choices
+    fits = dimension.step is None or _whole(value - dimension.low, dimension.step)
+    return bool(dimension.low <= value <= dimension.high and fits)
+
+
+def _whole(distance: float, step: float) -> bool:
+    """Whether the distance is a whole number of steps; one of more than can be counted is not."""
+    try:
+        steps = distance / step
+    except OverflowError:
+        return False
+    return math.isfinite(steps) and math.isclose(steps, round(steps), rel_tol=1e-9, abs_tol=1e-9)
+
+
+def _shape_problem(dimension: Dimension, own: Any) -> str | None:
+    """What is wrong with a dimension by itself, or for a field whose value is `own`."""
+    low, high, step = dimension.low, dimension.high, dimension.step
+    if dimension.choices is not None:
+        if (low, high, step, dimension.log) != (None, None, None, None):
+            return "has choices, so it takes no low, high, log or step"
+        if len(dimension.choices) < 2 or len(set(dimension.choices)) < len(dimension.choices):
+            return "must have at least two choices, none of them twice"
+        return None
+    if low is None or high is None:
+        return "needs low and high, or choices"
+    if isinstance(own, bool) or not isinstance(own, int | float):
+        return f"is no number, so it needs choices (now it is {own})"
+    if isinstance(own, int) and any(isinstance(value, float) for value in (low, high, step)):
+        return f"takes whole numbers, got low {low}, high {high}, step {step}"
+    if low >= high:
+        return f"low must be below high, got low {low}, high {high}"
+    if dimension.log and low <= 0:
+        return f"low must be above 0 with log: true, got {low}"
+    if dimension.log and step is not None:
+        return "takes log or step, not both"
+    if step is not None and not 0 < step <= high - low:
+        return f"step must be above 0 and at most high - low, got {step}"
+    if step is not None and not _whole(high - low, step):
+        return f"high must be low plus a whole number of steps, got low {low}, high {high}, step {step}"
+    return None
+
+
+def _distribution(dimension: Dimension, own: Any) -> BaseDistribution:
+    if dimension.choices is not None:
+        return CategoricalDistribution(dimension.choices)
+    assert dimension.low is not None and dimension.high is not None
+    log = bool(dimension.log)
+    if isinstance(own, int):
+        return IntDistribution(int(dimension.low), int(dimension.high), log=log, step=int(dimension.step or 1))
+    return FloatDistribution(float(dimension.low), float(dimension.high), log=log, step=dimension.step)

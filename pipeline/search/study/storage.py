@@ -1,0 +1,242 @@
+"""Where a study is kept: a journal file (the default), sqlite, PostgreSQL, MySQL or a gRPC proxy.
+
+An outage is waited for: a call that fails because the storage is away or busy is tried again, for ten minutes. Whoever
+calls must bear that a call which seemed to fail was done all the same, and so is done twice.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.util
+import os
+import re
+import time
+import urllib.parse
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import grpc
+import optuna
+import sqlalchemy
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
+from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage, get_storage
+from optuna.storages.journal import JournalFileBackend
+
+from pipeline.core.errors import PipelineError, printable, warn
+from pipeline.core.files import storage_errors
+
+PATIENCE, RETRY = 600.0, 2.0  # seconds: how long an outage is waited for, and between two tries
+CONNECT = 10  # seconds within which a server must answer
+VARIABLE = "PIPELINE_STORAGE"  # of the environment, which holds the URL: a command line can be read by all users
+KINDS = "a path (journal file), sqlite:///FILE, postgresql://USER@HOST/DATABASE, mysql://.. or grpc://HOST:PORT"
+# Where a URL may hold a password; NO_PORT: nor is it one where the host was forgotten, as in postgresql://me:secret.
+QUERY, USER, NO_PORT = r"(passw(?:or)?d=)", r"^(\w[\w+]*:/*[^:/@]*)", r"(?!\d*(?:/|$))"
+OUTAGES = (
+    StorageInternalError,
+    sqlalchemy.exc.OperationalError,
+    sqlalchemy.exc.InterfaceError,
+    sqlalchemy.exc.InternalError,
+    sqlalchemy.exc.PendingRollbackError,
+    grpc.RpcError,
+    ConnectionError,  # a proxy's time is over, says Optuna
+)
+REFUSALS = (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError, LookupError, AssertionError, RuntimeError, OSError,
+            TypeError, AttributeError)  # the latter two: lines of a journal that are JSON of another kind  # fmt: skip
+
+
+def open_storage(url: str, patience: float = 0.0) -> BaseStorage:
+    """The storage at `url`, made if it is a file that does not exist; an outage is waited for so many seconds.
+
+    Raises:
+        PipelineError: it is of no known kind, or cannot be reached; a password in the URL is not shown.
+    """
+    try:
+        return _patient(_persist(lambda: _open(url), patience))
+    except (*OUTAGES, *REFUSALS) as error:
+        if isinstance(error, ConnectionError):
+            reason = f"no answer within {CONNECT} s"
+        elif isinstance(error, OSError):
+            reason = f"{error.filename or url}: {error.strerror or error}"
+        else:
+            told = str(getattr(error, "orig", None) or error).strip().splitlines()
+            reason = told[0].rstrip(".:") if told else type(error).__name__
+        reason = reason.replace(url, shown(url))
+        for secret in _secrets(url):
+            reason = reason.replace(secret, "***")
+        text = printable(f"{shown(url)} cannot be opened ({reason})", 1000)
+        raise PipelineError(f"{text}: --storage takes {KINDS}") from None
+
+
+def _open(url: str) -> BaseStorage:
+    kind, separator, rest = url.partition("://")
+    if not separator and re.match(r"\w+:", url):
+        raise ValueError("not a URL, nor the path of a file")
+    with locked(url, patience=0):
+        if not separator:
+            storage: BaseStorage = JournalStorage(JournalFileBackend(url, _JournalLock(url)))  # type: ignore[arg-type]
+        elif kind == "grpc":
+            host, _, port = rest.strip("/").rpartition(":")
+            if not host or not port.isdigit():
+                raise ValueError("it needs a host and a port")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                storage = GrpcStorageProxy(host=host, port=int(port))
+            storage.wait_server_ready(timeout=CONNECT)
+        else:
+            options = {"connect_args": {"connect_timeout": CONNECT}} if kind.startswith("postgresql") else {}
+            storage = get_storage(RDBStorage(_with_driver(url), engine_kwargs={"pool_pre_ping": True, **options}))
+        storage.get_all_studies()
+    return storage
+
+
+def shown(url: str) -> str:
+    """The URL without its password; what follows sqlite:/// is a file's name."""
+    if url.startswith("sqlite:///"):
+        return url
+    url = re.sub(rf"{QUERY}[^&]*", r"\1***", url)
+    return re.sub(rf"{USER}:(?:.*(?=@)|{NO_PORT}.*)", r"\1:***", url)
+
+
+def _secrets(url: str) -> list[str]:
+    """The passwords in the URL, as they stand there and as they are meant."""
+    if shown(url) == url:
+        return []
+    found = [match[2] for match in re.finditer(rf"{QUERY}([^&]*)", url)]
+    found += [match[2] for match in re.finditer(rf"{USER}:(.*(?=@)|{NO_PORT}.*)", url)]
+    return [text for secret in found if secret for text in (secret, urllib.parse.unquote(secret))]
+
+
+def _with_driver(url: str) -> str:
+    """The URL with the driver that is installed: SQLAlchemy takes psycopg2 where postgresql:// names none."""
+    if url.startswith("postgresql://") and importlib.util.find_spec("psycopg2") is None:
+        return url.replace("postgresql://", "postgresql+psycopg://", 1)
+    return url
+
+
+@contextlib.contextmanager
+def locked(url: str, patience: float = PATIENCE) -> Iterator[None]:
+    """Hold what only one process may do at a time with the storage at `url`: making tables, filling a queue.
+
+    For files it is a lock beside them, for PostgreSQL an advisory lock. Other servers have none: what is done under it
+    must come out right without it too, but for the making of MySQL's tables (start one command before the others).
+    """
+    kind, separator, _ = url.partition("://")
+    if not separator or kind.startswith("sqlite"):
+        name = sqlalchemy.make_url(url).database if separator else url
+        if not name or name == ":memory:":
+            raise ValueError("it names no file")
+        with storage_errors(Path(name)):
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            file = open(f"{name}.mutex", "a")  # noqa: SIM115  closed below
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+    elif kind.startswith("postgresql"):
+        connection = _persist(lambda: _advisory_lock(url), patience)
+        try:
+            yield  # the lock goes with the connection
+        finally:
+            with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):
+                connection.invalidate()
+                connection.close()
+    else:
+        yield
+
+
+def _advisory_lock(url: str) -> sqlalchemy.Connection:
+    key = int.from_bytes(hashlib.sha256(b"pipeline.search").digest()[:4], "big")
+    arguments = {"connect_timeout": CONNECT}
+    engine = sqlalchemy.create_engine(_with_driver(url), poolclass=sqlalchemy.NullPool, connect_args=arguments)
+    connection = engine.connect()
+    connection.execute(sqlalchemy.text(f"select pg_advisory_lock({key})"))
+    return connection
+
+
+class _JournalLock:
+    """A lock on the journal file itself, which the kernel releases when its holder is killed: Optuna's own stays.
+
+    What a holder had not written to the end, for it was killed or the disk was full, is cut off: else the journal could
+    never be read again.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._file: IO[bytes] | None = None
+
+    def acquire(self) -> bool:
+        file = open(self.path, "rb+")  # noqa: SIM115  closed by release
+        fcntl.flock(file, fcntl.LOCK_EX)
+        self._file = file
+        _cut_torn_line(file)
+        return True
+
+    def release(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _cut_torn_line(file: IO[bytes]) -> None:
+    end = file.seek(0, os.SEEK_END)
+    whole = end
+    while whole:
+        begin = max(0, whole - 4096)
+        file.seek(begin)
+        line_end = file.read(whole - begin).rfind(b"\n")
+        if line_end >= 0:
+            whole = begin + line_end + 1
+            break
+        whole = begin
+    if whole < end:
+        file.truncate(whole)
+
+
+def create(storage: BaseStorage, name: str, directions: list[optuna.study.StudyDirection]) -> bool:
+    """Make the study `name`; whether it was not there yet."""
+    try:
+        storage.create_new_study(directions, name)
+    except DuplicatedStudyError:
+        return False
+    return True
+
+
+def _patient(inner: BaseStorage) -> BaseStorage:
+    """A storage that passes every call on to `inner`, and waits out its outages."""
+    names = BaseStorage.__abstractmethods__ | {"get_trial_id_from_study_id_trial_number", "remove_session"}
+    return type("PatientStorage", (BaseStorage,), {name: _patiently(getattr(inner, name)) for name in names})()
+
+
+def _patiently(method: Callable[..., Any]) -> Callable[..., Any]:
+    def call(_: BaseStorage, *arguments: Any, **named: Any) -> Any:
+        try:
+            with storage_errors(Path("the study's storage")):
+                return _persist(lambda: method(*arguments, **named), PATIENCE)
+        except FileNotFoundError as error:
+            raise PipelineError(
+                f"{error.filename} was removed while the study ran: put it back, or run the same command again, "
+                "which makes a new study"
+            ) from error
+        except OUTAGES as error:
+            raise PipelineError(
+                f"the study's storage has not answered for {PATIENCE / 60:.0f} minutes ({str(error).splitlines()[0]}): "
+                "when it is back, run the same command again to continue"
+            ) from error
+
+    return call
+
+
+def _persist(call: Callable[[], Any], patience: float) -> Any:
+    """What `call` returns, tried again for `patience` seconds while the storage is away."""
+    started, told = time.monotonic(), False
+    while True:
+        try:
+            return call()
+        except OUTAGES:
+            if time.monotonic() - started >= patience:
+                raise
+        if not told:
+            warn("the study's storage does not answer; waiting for it")
+        told = True
+        time.sleep(RETRY)

@@ -1,0 +1,91 @@
+"""Workers of a study on a Ray cluster: each is a task with its CPUs and its GPU, started again where its node dies.
+
+Ray is an extra: `pip install -r requirements-cluster.txt`. The repository, with its environment and prepared data, lies
+at the same path on every node (a shared disk), and the storage is one that all nodes reach.
+"""
+
+import importlib
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pipeline.core.errors import PipelineError
+
+WAIT = 1.0  # seconds between two looks at whether to stop
+GRACE = 30.0  # seconds that the workers have to write their checkpoints
+RETRIES = 20  # of a worker that dies, or whose node does
+
+
+def run_on_ray(
+    address: str,
+    command: list[str],
+    count: int,
+    environment: Mapping[str, str],
+    needs: Mapping[str, float],
+    should_stop: Callable[[], bool],
+    tell: Callable[[], None],
+) -> None:
+    """Run `command` in `count` tasks at once until all end well.
+
+    Args:
+        address: ray://HOST:10001, a cluster's address, or "auto" on one of its nodes.
+        environment: what stands in theirs beside that of their node.
+        needs: what each task takes of a node: num_cpus, num_gpus.
+        tell: called about once a second.
+
+    Raises:
+        PipelineError: Ray is not installed or not reachable, or a task failed again and again.
+    """
+    try:
+        ray: Any = importlib.import_module("ray")
+    except ImportError:
+        raise PipelineError("--cluster needs Ray: pip install -r requirements-cluster.txt") from None
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters comes as an error
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        raise PipelineError(f"{address}: no Ray cluster answers there ({str(error).splitlines()[0]})") from None
+    try:
+        task = ray.remote(max_retries=RETRIES, retry_exceptions=True, **needs)(_make_task())
+        told = {"OMP_NUM_THREADS": str(max(1, int(needs["num_cpus"]))), **environment}
+        left = [task.remote(command, os.getcwd(), told) for _ in range(count)]
+        while left and not should_stop():
+            done, left = ray.wait(left, timeout=WAIT)
+            tell()
+            for reference in done:
+                try:
+                    ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    raise PipelineError(f"a worker on the cluster failed: {str(error).splitlines()[-1]}") from None
+        for reference in left:
+            ray.cancel(reference)  # KeyboardInterrupt in the task, which asks the worker to write its checkpoint
+        if left:
+            ray.wait(left, num_returns=len(left), timeout=GRACE)
+    finally:
+        ray.shutdown()
+
+
+def _make_task() -> Callable[[list[str], str, dict[str, str]], None]:
+    """What runs on a node. Its Ray process cannot import this package; a function in a function is sent as a whole."""
+
+    def task(command: list[str], folder: str, told: dict[str, str]) -> None:
+        import os
+        import subprocess
+        import time
+
+        parent = {"PIPELINE_PARENT": str(os.getpid())}
+        worker = subprocess.Popen(command, cwd=folder, env={**os.environ, **told, **parent})
+        try:
+            while (code := worker.poll()) is None:
+                time.sleep(0.2)  # Ray's interruption comes between two looks, not into a wait
+        except BaseException:
+            worker.terminate()
+            worker.wait()
+            raise
+        if code:
+            raise RuntimeError(f"{' '.join(command[1:3])} ended with status {code}")
+
+    return task

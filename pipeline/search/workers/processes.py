@@ -1,0 +1,81 @@
+"""Workers of a study on this machine: processes with their share of the cores and a GPU, started anew if one dies."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+from pipeline.core.errors import PipelineError, warn
+
+POLL = 0.5  # seconds between two looks at the workers
+GRACE = 60.0  # seconds for a worker to end when it is asked to
+SHORT_LIFE, LIVES = 20.0, 5  # a worker that ends within so many seconds, so many times in a row, is not started again
+
+
+def run_here(
+    command: list[str],
+    count: int,
+    environment: Mapping[str, str],
+    over: Callable[[], bool],
+    should_stop: Callable[[], bool],
+    tell: Callable[[], None],
+) -> None:
+    """Keep `count` processes of `command` at work until `over` or `should_stop` says so, then end them.
+
+    Args:
+        environment: what stands in theirs beside this process's own.
+        tell: called every half a second.
+
+    Raises:
+        PipelineError: a worker said so, or dies again and again.
+    """
+    workers: dict[int, subprocess.Popen[bytes]] = {}
+    started, short = dict.fromkeys(range(count), 0.0), 0
+    try:
+        while not over() and not should_stop():
+            for index in range(count):
+                worker = workers.get(index)
+                if worker is not None and worker.poll() is None:
+                    continue
+                if worker is not None and worker.returncode == 2:
+                    raise PipelineError("a worker cannot go on: see above")
+                if worker is not None and worker.returncode != 0:
+                    short = short + 1 if time.monotonic() - started[index] < SHORT_LIFE else 0
+                    if short >= LIVES:
+                        raise PipelineError(f"workers died {LIVES} times in a row: see above what they say")
+                    warn(f"a worker died ({worker.returncode}); its trial goes on in another")
+                workers[index] = subprocess.Popen(command, env={**_environment(index, count), **environment})
+                started[index] = time.monotonic()
+            tell()
+            time.sleep(POLL)
+    finally:
+        _end(list(workers.values()))
+
+
+def _end(workers: list[subprocess.Popen[bytes]]) -> None:
+    """Ask workers to stop, which write their checkpoints first; kill one that has not within `GRACE`."""
+    for worker in workers:
+        worker.terminate()
+    deadline = time.monotonic() + GRACE
+    for worker in workers:
+        try:
+            worker.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+
+
+def _environment(index: int, count: int) -> dict[str, str]:
+    """What a worker is told: its share of the cores, its GPU, and whose child it is."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    told = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // count)))}
+    if torch.cuda.device_count() > 1:
+        told["CUDA_VISIBLE_DEVICES"] = _gpus()[index % torch.cuda.device_count()]
+    return {**os.environ, **told, "PIPELINE_PARENT": str(os.getpid())}
+
+
+def _gpus() -> list[str]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]

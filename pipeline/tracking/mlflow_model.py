@@ -1,0 +1,38 @@
+"""The exported generator as an MLflow model, which MLflow loads and serves without this package."""
+
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.files import read_json
+
+
+def export(source: Path, folder: Path, model: Any, run_id: str) -> None:
+    """Write the generator in `source` to `folder` as an MLflow model: a pt2 graph, not a pickle.
+
+    The example is a batch of 2: torch.export takes a dimension of 1 for a constant. The requirements are given since
+    to infer them takes MLflow 10 seconds.
+    """
+    import mlflow.pytorch
+    import numpy as np
+    import torch
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    from pipeline.gan.checkpoint import load_generator  # here, since it imports torch, which `sync` seldom needs
+
+    recipe = read_json(source / "generator.json")["recipe"]
+    generator, _ = load_generator(source, "raw" if recipe["ema_decay"] is None else "ema")
+    latents = TensorSpec(np.dtype("float32"), (-1, recipe["latent_dim"]), "z")
+    inputs = Schema([latents, TensorSpec(np.dtype("int64"), (-1,), "y")])
+    mlflow.pytorch.save_model(
+        generator.eval(),
+        folder,
+        mlflow_model=Model(model.artifact_location, run_id, model_uuid=model.model_id, model_id=model.model_id),
+        signature=ModelSignature(inputs=inputs),
+        input_example=(np.zeros((2, recipe["latent_dim"]), "float32"), np.zeros(2, "int64")),
+        pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in ("mlflow", "torch", "numpy")],
+        serialization_format="pt2",
+    )
+    graph = torch.export.load(folder / "data" / "model.pt2").module()
+    graph(torch.zeros(3, recipe["latent_dim"]), torch.zeros(3, dtype=torch.int64))  # raises if the batch became fixed

@@ -1,0 +1,248 @@
+"""One experiment trained to the end of its budget, from its newest checkpoint, and what is left of it."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from pipeline.core.checksums import write_sums
+from pipeline.core.errors import PipelineError, warn
+from pipeline.core.files import atomic_folder, require_space, write_bytes
+from pipeline.core.progress import progress as progress_bar
+from pipeline.data.batches import ImageSet
+from pipeline.experiment import Experiment
+from pipeline.gan.checkpoint import (
+    KEPT,
+    Progress,
+    checkpoint_bytes,
+    checkpoints,
+    export_networks,
+    load_checkpoint,
+    save_checkpoint,
+    step_of,
+)
+from pipeline.gan.losses import LOSSES
+from pipeline.gan.step import Diverged, TrainState, create_state, require_finite, train
+from pipeline.gan.warm_start import warm_start
+from pipeline.models.summary import count_parameters
+from pipeline.params import TrainParams
+from pipeline.sampling.images import spread
+from pipeline.training.monitor import Observer, grid_name, is_due, observe
+
+SHOWN = ("loss/d", "loss/g", "distance")  # beside the progress bar
+REPEATABLE = (
+    "generator.safetensors", "best.safetensors", "discriminator.safetensors", "generator.json", "history.csv", "grids",
+)  # fmt: skip
+REAL_SHOWN = 60  # real images whose spread a grid's is compared with
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was asked to stop, and its checkpoint is written: after so many steps and seconds."""
+
+    def __init__(self, step: int, seconds: float) -> None:
+        super().__init__(step, seconds)
+        self.step, self.seconds = step, seconds
+
+
+def train_experiment(
+    experiment: Experiment, images: ImageSet, observer: Observer, should_stop: Callable[[], bool] = lambda: False
+) -> tuple[TrainState, Progress]:
+    """Train to the end of the budget, from the newest checkpoint if there is one; bit for bit the same either way.
+
+    Where training diverges, it goes back `train.rollbacks` times at most to its last good state, with lower learning
+    rates. That state is one after a multiple of `train.score_every` steps: so no kill changes which one it is.
+
+    Args:
+        should_stop: asked after every step, beside the observer's `stopping`.
+
+    Raises:
+        Interrupted: one of them said so; the checkpoint is written.
+        Diverged: a loss or a weight is not finite, and no rollback is left.
+        PipelineError: the disk has no room for the checkpoints.
+    """
+    trainer = _Trainer(experiment, images, observer, should_stop)
+    state, progress = trainer.newest()
+    work = experiment.work_folder()
+    present = sum(path.stat().st_size for path in checkpoints(work))
+    require_space(work, (KEPT + 2) * checkpoint_bytes(state) - present)
+    trainer.tell_rollbacks(progress)
+    observer.resumed(progress.history)
+    while True:
+        try:
+            trainer.advance(state, progress)
+            return state, progress
+        except Diverged as fault:
+            state, progress = trainer.go_back(fault)
+
+
+@dataclass(frozen=True)
+class _Trainer:
+    experiment: Experiment
+    images: ImageSet
+    observer: Observer
+    should_stop: Callable[[], bool]
+
+    @property
+    def budget(self) -> TrainParams:
+        return self.experiment.params.train
+
+    @property
+    def work(self) -> Path:
+        return self.experiment.work_folder()
+
+    def newest(self) -> tuple[TrainState, Progress]:
+        """The state of the newest whole checkpoint, else an untrained one."""
+        experiment, recipe, device = self.experiment, self.experiment.recipe, self.images.images.device
+        shape, classes = experiment.image_shape, experiment.n_classes
+        state = create_state(recipe, self.budget, shape, classes, experiment.seed, device)
+        if recipe.init_from:
+            warm_start(state, recipe.init_from)
+        progress = load_checkpoint(self.work, state)
+        state.lr_scale = self.budget.rollback_lr ** len(progress.rollbacks)
+        return state, progress
+
+    def advance(self, state: TrainState, progress: Progress) -> None:
+        """Train `state` to the end of the budget, with its checkpoints and all that is observed on the way."""
+        experiment, budget, recipe = self.experiment, self.budget, self.experiment.recipe
+        every = experiment.params.runtime.checkpoint_every
+        good_every = budget.score_every if budget.rollbacks else None
+        real = self._real_spread()
+        if not observe(state, progress, self.observer, real):  # the untrained state, or what a stop had broken off
+            raise Interrupted(state.step, progress.seconds)
+        bar = progress_bar(None, f"train {experiment.name}", budget.steps, "steps", state.step)
+        started, observed = time.perf_counter(), True
+        try:
+            for report in train(state, self.images, LOSSES[recipe.loss], recipe, budget):
+                bar.update()
+                if report.losses or is_due(state.step, budget):
+                    progress.seconds += time.perf_counter() - started
+                    observed = observe(state, progress, self.observer, real)
+                    shown = {key: f"{value:.3g}" for key, value in progress.history[-1].items() if key in SHOWN}
+                    bar.set_postfix(shown, refresh=False)
+                    started = time.perf_counter()
+                finished = observed and state.step == budget.steps
+                stop = not finished and (not observed or self.observer.stopping() or self.should_stop())
+                good = good_every is not None and state.step % good_every == 0
+                if stop or finished or good or state.step % every == 0:
+                    require_finite(state)
+                    now = time.perf_counter()
+                    progress.seconds, started = progress.seconds + now - started, now
+                    save_checkpoint(self.work, state, progress, good_every)
+                if stop:
+                    raise Interrupted(state.step, progress.seconds)
+        except Diverged as fault:
+            fault.seconds = progress.seconds + time.perf_counter() - started
+            raise
+        bar.close()
+
+    def go_back(self, fault: Diverged) -> tuple[TrainState, Progress]:
+        """The last good state before `fault`, with lower learning rates.
+
+        Where its checkpoint was damaged, an older state, with the learning rates that it had: it comes by here again.
+
+        Raises:
+            Diverged: there is no going back any more.
+        """
+        budget, work, name = self.budget, self.work, self.experiment.name
+        if not budget.rollbacks:
+            raise self._lost(fault, "")
+        good = (fault.step - 1) // budget.score_every * budget.score_every
+        for path in checkpoints(work):  # a kill from here on leaves what leads to the same fault, or past it
+            if step_of(path) > good:
+                path.unlink()
+        old = checkpoints(work)
+        state, progress = self.newest()
+        progress.seconds = fault.seconds  # what was in vain was spent too
+        done = len(progress.rollbacks)
+        if done == budget.rollbacks:
+            raise self._lost(fault, f", after {done} rollback{'s' if done > 1 else ''}")
+        if state.step == good:
+            progress.rollbacks.append({"fault": fault.what, "step": fault.step, "to": good})
+            state.lr_scale *= budget.rollback_lr
+            written = save_checkpoint(work, state, progress, budget.score_every)
+            for path in old:
+                if step_of(path) == good and path != written:
+                    path.unlink(missing_ok=True)
+            self.tell_rollbacks(progress)
+            warn(
+                f"{name}: {fault.what} at step {fault.step}: back to step {good}, "
+                f"learning rates x {state.lr_scale:g} (rollback {done + 1} of {budget.rollbacks})"
+            )
+        return state, progress
+
+    def tell_rollbacks(self, progress: Progress) -> None:
+        """Tell MLflow, which is told nothing twice."""
+        for number, back in enumerate(progress.rollbacks):
+            self.observer.tracker.went_back(number, back["to"])
+        if progress.rollbacks:
+            self.observer.tracker.tags({"rollbacks": json.dumps(progress.rollbacks)})
+
+    def _lost(self, fault: Diverged, tried: str) -> Diverged:
+        """The fault with all that a user needs: whose it is, what was tried, and what is left."""
+        newest = next(iter(checkpoints(self.work)), None)
+        kept = f"; the last good checkpoint is {newest}" if newest else ""
+        return Diverged(f"{self.experiment.name}: {fault.what}", fault.step, tried + kept, fault.seconds)
+
+    def _real_spread(self) -> float:
+        """How much some training images differ, taken at equal distances from all."""
+        images = self.images.images
+        return spread(images[torch.linspace(0, len(images) - 1, REAL_SHOWN, device=images.device).long()])
+
+
+def write_run(experiment: Experiment, state: TrainState, progress: Progress, observer: Observer, out: Path) -> None:
+    """Write what training made: the generator, how to rebuild it, the curves, and the grids of this run's steps.
+
+    timing.csv is measured, and so differs from run to run; all else is repeatable.
+
+    Raises:
+        PipelineError: a grid is not as it was drawn.
+    """
+    budget, recipe = experiment.params.train, experiment.recipe
+    info = {
+        "model": experiment.model,
+        "seed": experiment.seed,
+        "recipe": recipe.model_dump(),
+        "train": budget.model_dump(),
+        "init_from": experiment.origin,
+        "image_shape": experiment.image_shape,
+        "n_classes": experiment.n_classes,
+        "steps": state.step,
+        "images_seen": experiment.images_seen(state.step),
+        "parameters_g": count_parameters(state.gan.generator),
+        "parameters_d": count_parameters(state.gan.discriminator),
+        "curve": {"metric": observer.extractor.metric, "samples": budget.score_samples},
+        "best": {"step": progress.best_step, "distance": progress.best_distance()},
+        "diversity": progress.diversity(),
+        "rollbacks": progress.rollbacks,
+        "fingerprint": experiment.fingerprint,
+        "data_sha256": experiment.description["sha256"],
+    }
+    export_networks(out, state, progress.best, info)
+    columns = ["step", "images", *state.names, "distance", "diversity"]
+    write_bytes(out / "history.csv", pd.DataFrame(progress.history, columns=columns).to_csv(index=False).encode())
+    write_bytes(out / "timing.csv", pd.DataFrame(progress.timing).to_csv(index=False).encode())
+    with atomic_folder(out / "grids") as folder:
+        for step in _grid_steps(budget.steps, budget.grid_every):
+            name = grid_name(step)
+            (folder / name).write_bytes(_checked(observer.grids / name, progress.grids[name]))
+    write_sums(out, *REPEATABLE)
+
+
+def _checked(path: Path, digest: str) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        content = b""
+    if hashlib.sha256(content).hexdigest() != digest:
+        folder = path.parent.parent
+        raise PipelineError(f"{path} is damaged or missing: restore it, or delete {folder} to train from the start")
+    return content
+
+
+def _grid_steps(steps: int, every: int) -> list[int]:
+    return sorted({*range(0, steps, every), steps})

@@ -1,0 +1,129 @@
+"""How a command ends: its exit status, one sentence and no traceback, whatever becomes of it or of its streams."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.errors import STOPS, exit_cleanly
+
+ROOT = Path(__file__).resolve().parents[2]
+ECHO = "from pipeline.core.errors import *; exit_cleanly(lambda: (warn('w'), print('p')))()"
+
+# A second signal, when the first has been obeyed, ends it at once: perhaps before it has said so.
+SENTENCES = ("", "error: interrupted; run the same command again to continue\n")
+
+
+def shell(line: str, code: str = ECHO) -> tuple[int, str]:
+    """`line` in bash, with "$@" for a Python that runs `code`: its exit status, and all that can be seen."""
+    command = ["bash", "-c", f"({line}) 2>&1", "bash", sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full does not exist")
+@pytest.mark.parametrize(
+    ("line", "code", "seen"),
+    [
+        ('"$@"', 0, "warning: w\np\n"),
+        ('"$@" 2>/dev/full', 0, "p\n"),
+        ('"$@" 2>&-', 0, "p\n"),
+        ('"$@" 2> >(true)', 0, "p\n"),
+        ('"$@" >&-', 0, "warning: w\n"),
+        ('"$@" <&- >&- 2>&-', 0, ""),
+        ('"$@" | true; exit ${PIPESTATUS[0]}', 141, "warning: w\n"),
+        (
+            '"$@" >/dev/full',
+            2,
+            "warning: w\nerror: standard output: No space left on device: what was printed is not complete\n",
+        ),
+        ('"$@" >/dev/full 2>/dev/full', 2, ""),
+    ],
+)
+def test_streams_that_take_nothing(line: str, code: int, seen: str) -> None:
+    waits = ECHO.replace("print", "time.sleep(0.3), print").replace("; exit", "; import time; exit")
+    assert shell(line, waits) == (code, seen)
+
+
+def test_a_file_is_never_opened_in_the_place_of_a_closed_stream() -> None:
+    code = "import os; from pipeline.core.errors import *; exit_cleanly(lambda: os.write(1, b'%d' % os.open('/', 0)))()"
+    assert int(shell('"$@" 2>&-', code)[1]) > 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (OSError(errno.EIO, "Input/output error", "a"), "a: Input/output error: mend that and run the same command"),
+        (OSError(errno.EMFILE, "Too many open files", "a"), "a: Too many open files: mend that"),
+        (FileExistsError(errno.EEXIST, "File exists", "a"), "a: File exists: move it away and run the same command"),
+        (MemoryError(), "out of memory: free some"),
+    ],
+)
+def test_what_the_system_refuses_is_one_sentence(
+    fault: Exception, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> None:
+        raise fault
+
+    with pytest.raises(SystemExit) as end:
+        exit_cleanly(main)()
+    assert end.value.code == 2 and capsys.readouterr().err.startswith(f"error: {told}")
+
+
+def test_a_fault_that_names_nothing_keeps_its_traceback() -> None:
+    def main() -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    with pytest.raises(OSError, match="Invalid argument"):
+        exit_cleanly(main)()
+
+
+STOPPED = """if True:
+    import os, signal, sys, time
+    from pipeline.core.errors import STOPS, exit_cleanly
+    from pipeline.stages import stop_by_exception
+    @exit_cleanly
+    def main():
+        stop_by_exception()
+        print(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, flush=True)
+        try:
+            time.sleep(30)
+        finally:
+            for number in STOPS:
+                os.kill(os.getpid(), number)
+    main()
+"""
+
+
+def test_a_closed_terminal_stops_a_command_but_not_under_nohup() -> None:
+    for ignored, number in ((False, signal.SIGHUP), (True, signal.SIGTERM)):
+        process = subprocess.Popen(
+            [*["env", "--ignore-signal=HUP"][: 2 * ignored], sys.executable, "-c", STOPPED],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdout and process.stdout.readline() == f"{ignored}\n"
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(number)
+        errors = process.communicate(timeout=60)[1]
+        assert errors in SENTENCES
+        assert process.returncode in {end for one in STOPS for end in (-one, 128 + one)}
+
+
+def test_ctrl_c_while_a_command_imports() -> None:
+    for delay in (0.3, 1.0):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.stages.prepare"], cwd="/", env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60)[1] in (
+            "",
+            "error: interrupted; run the same command again to continue\n",
+        )
+        assert process.returncode in (-signal.SIGINT, 130)

@@ -1,0 +1,361 @@
+"""Files are whole or absent, whatever happens while they are written."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.core import files
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import (
+    ArrayWriter,
+    atomic_folder,
+    atomic_path,
+    exclusive,
+    read_json,
+    sha256,
+    storage_errors,
+    write_bytes,
+    write_json,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+REMEDIES = {
+    errno.ENOSPC: "No space left on device; free some space and run the command again",
+    errno.EDQUOT: "Disk quota exceeded; free some space and run the command again",
+    errno.EACCES: "Permission denied; check the path and its permissions and run the command again",
+    errno.EPERM: "Operation not permitted; check the path and its permissions and run the command again",
+    errno.EROFS: "Read-only file system; check the path and its permissions and run the command again",
+    errno.ENOTDIR: "Not a directory; check the path and its permissions and run the command again",
+}
+
+
+class Crash(Exception):
+    """Whatever may go wrong."""
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, function: str, number: int, name: str | None = None) -> None:
+    """Let a function of `os` fail as the operating system would."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number), name)
+
+    monkeypatch.setattr(files.os, function, fail)
+
+
+# One file.
+
+
+def test_a_new_file_and_its_folders(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "c.txt"
+    with atomic_path(path) as temporary:
+        assert temporary.parent == path.parent  # the same file system, so that a rename is atomic
+        temporary.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new" and names(path.parent) == ["c.txt"]
+
+
+def test_a_file_is_replaced_only_when_whole(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("old")
+    with atomic_path(str(path)) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new" and names(tmp_path) == ["f"]
+
+
+@pytest.mark.parametrize("crash", [Crash, KeyboardInterrupt, SystemExit])
+def test_a_crash_leaves_the_old_file(tmp_path: Path, crash: type[BaseException]) -> None:
+    path = tmp_path / "f"
+    path.write_text("old")
+    with pytest.raises(crash), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise crash
+    assert path.read_text() == "old" and names(tmp_path) == ["f"]
+
+
+def test_a_crash_before_the_first_byte(tmp_path: Path) -> None:
+    with pytest.raises(Crash), atomic_path(tmp_path / "f"):
+        raise Crash
+    assert names(tmp_path) == []
+
+
+def test_a_file_reaches_the_disk_before_it_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a power cut may leave the new name with nothing in it."""
+    done = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(
+        files.os, "fsync", lambda fd: (done.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name), fsync(fd))[1]
+    )
+    monkeypatch.setattr(files.os, "replace", lambda a, b: (done.append("replace"), replace(a, b))[1])
+    write_bytes(tmp_path / "f", b"x")
+    assert done == [f".f.{os.getpid()}.tmp", "replace", tmp_path.name]
+    done.clear()
+    with atomic_folder(tmp_path / "d") as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "g").write_text("x")
+    assert done == ["g", "replace", tmp_path.name]
+
+
+@pytest.mark.parametrize("number", REMEDIES)
+def test_the_operating_system_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"old")
+    with monkeypatch.context() as patch:
+        refuse(patch, "fsync", number)
+        with pytest.raises(PipelineError) as caught:
+            write_bytes(path, b"new")
+    assert str(caught.value) == f"{path}: {REMEDIES[number]}"
+    assert path.read_bytes() == b"old" and names(tmp_path) == ["f"]
+
+
+def test_the_place_that_was_refused_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse(monkeypatch, "replace", errno.EACCES, "/the/real/place")
+    with pytest.raises(PipelineError) as caught:
+        write_bytes(tmp_path / "f", b"")
+    assert str(caught.value) == f"/the/real/place: {REMEDIES[errno.EACCES]}"
+
+
+def test_other_errors_keep_their_traceback() -> None:
+    with pytest.raises(OSError, match="Input/output error"), storage_errors(Path("f")):
+        raise OSError(errno.EIO, "Input/output error")
+    with pytest.raises(Crash), storage_errors(Path("f")):
+        raise Crash
+
+
+def test_a_file_in_place_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("")
+    with pytest.raises(PipelineError, match=r"/f.*: Not a directory; check the path"):
+        write_bytes(tmp_path / "f" / "g" / "h", b"")
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """/dev/full refuses every byte, as a full disk does."""
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    with pytest.raises(PipelineError) as caught, atomic_folder(tmp_path / "d") as folder:
+        (folder / "rows.npy").symlink_to("/dev/full")
+        with ArrayWriter(folder / "rows.npy", (4,), np.uint8) as rows:
+            rows.append(np.zeros((2**16, 4), np.uint8))
+    assert str(caught.value) == f"{tmp_path / 'd'}: {REMEDIES[errno.ENOSPC]}"
+    assert names(tmp_path) == []
+    assert rows._file.closed
+
+
+# One folder.
+
+
+def test_a_folder_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "d"
+    for content in ("one", "two"):
+        with atomic_folder(path) as folder:
+            assert folder.parent == path.parent and names(folder) == []
+            (folder / content).write_text(content)
+    assert names(path) == ["two"] and names(path.parent) == ["d"]
+    assert path.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("crash", [Crash, KeyboardInterrupt])
+def test_a_crash_leaves_the_old_folder(tmp_path: Path, crash: type[BaseException]) -> None:
+    path = tmp_path / "d"
+    path.mkdir()
+    (path / "old").write_text("old")
+    with pytest.raises(crash), atomic_folder(path) as folder:
+        (folder / "half").write_text("half")
+        raise crash
+    assert names(tmp_path) == ["d"] and names(path) == ["old"]
+
+
+def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
+    for leftover in (".d.abc.tmp", ".d.9.tmp"):
+        (tmp_path / leftover / "deep").mkdir(parents=True)
+    for other in (".e.abc.tmp", "d.tmp", ".dd.x.tmp"):
+        (tmp_path / other).mkdir()
+    with atomic_folder(tmp_path / "d"):
+        pass
+    assert names(tmp_path) == [".dd.x.tmp", ".e.abc.tmp", "d", "d.tmp"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    path = tmp_path / "d"
+    path.mkdir()
+    (path / "old").write_text("old")
+    with monkeypatch.context() as patch:
+        refuse(patch, "fsync", number)
+        with pytest.raises(PipelineError) as caught, atomic_folder(path) as folder:
+            (folder / "new").write_text("new")
+    assert str(caught.value) == f"{path}: {REMEDIES[number]}"
+    assert names(tmp_path) == ["d"] and names(path) == ["old"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_to_a_folder_is_replaced_and_what_it_leads_to_stays(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "far")
+    if there:
+        (tmp_path / "far").mkdir()
+    with atomic_folder(tmp_path / "link") as folder:
+        (folder / "a").touch()
+    assert names(tmp_path) == ["far"] * there + ["link"] and names(tmp_path / "link") == ["a"]
+    assert not (tmp_path / "link").is_symlink()
+
+
+# JSON and hashes.
+
+
+def test_json_is_the_same_bytes_for_the_same_value(tmp_path: Path) -> None:
+    path = tmp_path / "f.json"
+    write_json(path, {"b": [1, 0.1], "a": None})
+    assert path.read_bytes() == b'{\n  "a": null,\n  "b": [\n    1,\n    0.1\n  ]\n}\n'
+    first = path.read_bytes()
+    write_json(path, {"a": None, "b": [1, 0.1]})
+    assert path.read_bytes() == first
+    assert read_json(path) == {"a": None, "b": [1, 0.1]}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), {"a": [float("nan")]}])
+def test_json_refuses_what_is_no_number(tmp_path: Path, value: Any) -> None:
+    path = tmp_path / "f.json"
+    path.write_text("1")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, value)
+    assert path.read_text() == "1" and names(tmp_path) == ["f.json"]
+
+
+def test_json_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "f.json"
+    with pytest.raises(PipelineError) as caught:
+        read_json(path)
+    assert str(caught.value) == f"{path} does not exist: run `dvc repro`, which makes it"
+    for content in (b"", b"{", b"\xff", b"nope"):
+        path.write_bytes(content)
+        with pytest.raises(PipelineError) as caught:
+            read_json(path)
+        assert str(caught.value).startswith(f"{path} is not valid JSON (")
+        assert str(caught.value).endswith("): delete it and run `dvc repro` again")
+
+
+def test_sha256(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
+    assert sha256(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+# Arrays.
+
+
+@pytest.mark.parametrize("row_shape", [(), (3,), (1, 2, 4)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.int64])
+@pytest.mark.parametrize("counts", [[], [0], [1], [2, 0, 3], [1] * 101])
+def test_arrays_are_read_back(tmp_path: Path, row_shape: tuple[int, ...], dtype: Any, counts: list[int]) -> None:
+    total, size = sum(counts), int(np.prod(row_shape))
+    rows = np.arange(total * size).reshape(total, *row_shape).astype(dtype)
+    with ArrayWriter(tmp_path / "a.npy", row_shape, dtype) as writer:
+        for part in np.split(rows, np.cumsum(counts)[:-1]) if counts else []:
+            writer.append(part)
+        assert writer.count == total
+    back = np.load(tmp_path / "a.npy", allow_pickle=False)
+    assert back.dtype == dtype and back.shape == rows.shape and np.array_equal(back, rows)
+    np.save(tmp_path / "b.npy", rows)
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+
+
+def test_rows_in_another_memory_order(tmp_path: Path) -> None:
+    rows = np.arange(24, dtype=np.int64).reshape(4, 6).T  # (6, 4), column by column
+    with ArrayWriter(tmp_path / "a.npy", (4,), np.int64) as writer:
+        writer.append(rows)
+        writer.append(rows[::2])
+    back = np.load(tmp_path / "a.npy")
+    assert np.array_equal(back, np.concatenate([rows, rows[::2]]))
+
+
+def test_the_header_has_room_for_many_rows(tmp_path: Path) -> None:
+    """Rows of no bytes: a billion of them cost nothing, and their number has ten digits."""
+    with ArrayWriter(tmp_path / "a.npy", (0,), np.uint8) as writer:
+        before = len(writer._header())
+        writer.append(np.zeros((10**9, 0), np.uint8))
+        assert len(writer._header()) == before
+    assert np.load(tmp_path / "a.npy").shape == (10**9, 0)
+
+
+def test_rows_of_another_shape_or_type(tmp_path: Path) -> None:
+    with ArrayWriter(tmp_path / "a.npy", (2,), np.uint8) as writer:
+        for rows in (np.zeros((1, 3), np.uint8), np.zeros((1, 2), np.float32), np.zeros((2,), np.uint8)):
+            with pytest.raises(AssertionError):
+                writer.append(rows)
+    assert np.load(tmp_path / "a.npy").shape == (0, 2)
+
+
+# Locks.
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from pipeline.core.files import exclusive
+with exclusive(Path(sys.argv[1]), "dcgan-0"):
+    print("held", flush=True)
+    time.sleep(120)
+"""
+
+
+def hold(folder: Path) -> subprocess.Popen[str]:
+    """Another process that holds the lock of `folder`."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "work"
+    process = hold(folder)
+    try:
+        for _ in range(2):  # to be refused must not harm the lock or the holder's name
+            with pytest.raises(PipelineError) as caught, exclusive(folder, "dcgan-0"):
+                raise AssertionError("two holders")
+            assert str(caught.value) == f"dcgan-0 is in use by process {process.pid}: wait for it, or stop it"
+        with exclusive(tmp_path / "other", "x"):
+            pass
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+        if process.stdout:
+            process.stdout.close()
+    with exclusive(folder, "dcgan-0"):
+        assert (folder / "lock").read_text() == str(os.getpid())
+
+
+def test_a_lock_is_released_after_an_error(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(Crash), exclusive(tmp_path, "x"):
+            raise Crash
+    holder = rf"by process {os.getpid()}:"
+    with exclusive(tmp_path, "x"), pytest.raises(PipelineError, match=holder), exclusive(tmp_path, "x"):
+        raise AssertionError("two holders")
+
+
+def test_a_lock_whose_holder_is_unknown(tmp_path: Path) -> None:
+    with exclusive(tmp_path, "x"):
+        (tmp_path / "lock").write_text("")
+        with pytest.raises(PipelineError, match=r"^x is in use by process unknown: "), exclusive(tmp_path, "x"):
+            raise AssertionError("two holders")
+
+
+def test_an_error_within_a_lock_is_not_an_error_of_the_lock(tmp_path: Path) -> None:
+    with pytest.raises(BlockingIOError), exclusive(tmp_path, "x"):
+        raise BlockingIOError(errno.EAGAIN, "of something else")
+
+
+def test_json_module_agrees(tmp_path: Path) -> None:
+    value = {"é": [True, {}], "n": 2**70}
+    write_json(tmp_path / "f", value)
+    assert json.loads((tmp_path / "f").read_bytes()) == value == read_json(tmp_path / "f")

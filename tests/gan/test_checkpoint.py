@@ -1,0 +1,468 @@
+"""Checkpoints: round trips, resumes bit for bit, damage, foreign and hostile files; and the exported generator."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pipeline.core.errors import PipelineError
+from pipeline.data.batches import ImageSet
+from pipeline.gan import checkpoint
+from pipeline.gan.augment import AUGMENTATIONS
+from pipeline.gan.checkpoint import (
+    Progress,
+    checkpoints,
+    code_version,
+    export_networks,
+    fingerprint,
+    generator_tensors,
+    load_checkpoint,
+    load_generator,
+    save_checkpoint,
+)
+from pipeline.gan.losses import LOSSES
+from pipeline.gan.optimisers import OPTIMISERS
+from pipeline.gan.penalties import PENALTIES
+from pipeline.gan.step import TrainState, create_state, train
+from pipeline.models import NETWORKS, Network
+from pipeline.params import Recipe, TrainParams
+
+RECIPE = {
+    "network": "dcgan", "loss": "hinge", "width_g": 4, "width_d": 4, "latent_dim": 5, "norm_d": "spectral",
+    "spectral_norm_g": True, "init": "xavier", "batch_size": 4, "n_critic": 2, "lr_g": 1e-3, "lr_d": 2e-3,
+    "beta1": 0.5, "beta2": 0.9, "lr_decay": "linear", "ema_decay": 0.9, "flip": True, "dequantise": True,
+    "label_smoothing": 0.0, "penalty": "none",
+    "penalty_weight": 10.0, "clip": None, "optimiser": "adam", "ema_warmup": False, "augment": [],
+    "instance_noise": 0.0, "init_from": None,
+}  # fmt: skip
+BUDGET = TrainParams.model_validate(
+    {"steps": 6, "precision": "fp32", "channels_last": True, "report_every": 4, "grid_every": 9, "score_every": 9}
+    | {"score_samples": 2, "rollbacks": 0, "rollback_lr": 0.5}
+)
+SHAPE = (1, 16, 16)
+IMAGES = ImageSet(
+    torch.randint(256, (20, *SHAPE), generator=torch.Generator().manual_seed(0), dtype=torch.uint8),
+    torch.arange(20) % 3, 3,
+)  # fmt: skip
+
+
+def recipe_of(**changes: Any) -> Recipe:
+    return Recipe.model_validate({**RECIPE, **changes})
+
+
+def start(recipe: Recipe, seed: int = 0) -> TrainState:
+    return create_state(recipe, BUDGET, SHAPE, 3, seed, torch.device("cpu"))
+
+
+def continued(recipe: Recipe, state: TrainState, progress: Progress, folder: Path | None = None) -> TrainState:
+    """Train to the end, writing a checkpoint per step into folders named by the step."""
+    for report in train(state, IMAGES, LOSSES[recipe.loss], recipe, BUDGET):
+        if report.losses:
+            progress.history.append({"step": report.step, **report.losses})
+        if folder:
+            save_checkpoint(folder / str(report.step), state, progress)
+    return state
+
+
+def bits(state: TrainState) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in state.tensors().items()}
+
+
+def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("network", "changes"),
+    [
+        *((network, {}) for network in NETWORKS),
+        ("dcgan", {"norm_d": "batch", "ema_decay": None, "spectral_norm_g": False}),
+        ("dcgan", {"optimiser": "rmsprop", "beta1": 0.0, "norm_d": "none", "clip": 0.05, "loss": "wasserstein"}),
+        ("resnet", {"optimiser": "rmsprop", "penalty": "gradient", "instance_noise": 0.2, "ema_warmup": True}),
+        ("sagan", {"penalty": "r1", "loss": "bce", "label_smoothing": 0.1, "augment": ["translation", "cutout"]}),
+    ],
+)
+def test_a_run_cut_anywhere_ends_bit_for_bit_like_one_that_was_not(
+    network: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe, progress = recipe_of(network=network, **changes), Progress()
+    whole = continued(recipe, start(recipe), progress, tmp_path)
+    assert [row["step"] for row in progress.history] == [4, 6]
+    for cut in range(1, 7):
+        resumed = start(recipe, seed=0)
+        layouts = {name: t.stride() for name, t in resumed.tensors().items()}
+        rest = load_checkpoint(tmp_path / str(cut), resumed)
+        assert resumed.step == cut
+        assert [row["step"] for row in rest.history] == [step for step in (4, 6) if step <= cut]
+        assert {name: t.stride() for name, t in resumed.tensors().items()} == layouts  # channels last stays so
+        assert equal(bits(resumed), bits(whole)) == (cut == 6)
+        continued(recipe, resumed, rest)
+        assert equal(bits(resumed), bits(whole)), cut
+        assert rest.history == progress.history, cut
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_round_trip_of_every_tensor(network: str, tmp_path: Path) -> None:
+    recipe = recipe_of(network=network)
+    state = start(recipe)
+    list(zip(range(3), train(state, IMAGES, LOSSES["hinge"], recipe, BUDGET), strict=False))
+    best = {name: tensor + 1 for name, tensor in generator_tensors(state).items()}
+    history = [{"step": 0, "distance": 0.5}, {"step": 2, "loss/d": 1 / 3}, {"step": 3, "distance": 0.25}]
+    progress = Progress(history, [{"seconds": 1.5}], 2.25, 3, best)
+    path = save_checkpoint(tmp_path, state, progress)
+    assert path.name == f"step-00000003-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.safetensors"
+    other = start(recipe, seed=9)
+    assert not equal(bits(other), bits(state))
+    loaded = load_checkpoint(tmp_path, other)
+    assert (loaded.history, loaded.timing, loaded.seconds, loaded.best_step) == (history, [{"seconds": 1.5}], 2.25, 3)
+    assert loaded.best_distance() == 0.25
+    assert equal(loaded.best, best)
+    assert other.step == 3
+    assert equal(bits(other), bits(state))
+    for prefix in ("g.", "d.", "ema.", "optimiser_g.", "optimiser_d."):
+        assert any(name.startswith(prefix) and tensor.abs().sum() > 0 for name, tensor in bits(other).items())
+
+
+def test_nothing_saved_leaves_the_state_as_it_is(tmp_path: Path) -> None:
+    state = start(recipe_of())
+    before = bits(state)
+    assert load_checkpoint(tmp_path / "none", state) == Progress([], [], 0.0)
+    assert state.step == 0
+    assert equal(bits(state), before)
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Path, TrainState, list[dict[str, Tensor]]]:
+    """A folder with checkpoints of steps 1 and 2, a fresh state, and the bits after 0, 1 and 2 steps."""
+    recipe = recipe_of()
+    state = start(recipe)
+    seen = [bits(state)]
+    for _ in zip(range(2), train(state, IMAGES, LOSSES["hinge"], recipe, BUDGET), strict=False):
+        save_checkpoint(tmp_path, state, Progress(seconds=float(state.step)))
+        seen.append(bits(state))
+    assert state.step == 2
+    return tmp_path, start(recipe), seen
+
+
+def flip(path: Path, place: float = 0.5) -> None:
+    content = bytearray(path.read_bytes())
+    content[min(int(len(content) * place), len(content) - 1)] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "flipped": flip,
+    "flipped at the start": lambda path: flip(path, 0),
+    "flipped at the end": lambda path: flip(path, 1),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "halved": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "empty": lambda path: path.write_bytes(b""),
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_newest_falls_back_to_the_older(damage: str, two: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, state, seen = two
+    older, newer = sorted(folder.iterdir())
+    DAMAGES[damage](newer)
+    assert load_checkpoint(folder, state) == Progress(seconds=1.0)
+    assert state.step == 1
+    assert equal(bits(state), seen[1])
+    assert f"warning: {newer} is damaged and passed over" in capsys.readouterr().err
+    assert older.exists()
+
+
+def test_both_damaged_is_a_fresh_start(two: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, state, seen = two
+    for path in folder.iterdir():
+        flip(path)
+    assert load_checkpoint(folder, state) == Progress()
+    assert state.step == 0
+    assert equal(bits(state), seen[0])
+    assert capsys.readouterr().err.count("is damaged and passed over") == 2
+
+
+def test_a_fresh_start_after_damage_can_be_resumed(two: Any) -> None:
+    # What is damaged must not count among the two that are kept: else each new checkpoint is removed at once.
+    folder, state, _ = two
+    for path in folder.iterdir():
+        path.rename(folder / path.name.replace("step-0000000", "step-0000001"))
+    for path in folder.iterdir():
+        flip(path)
+    load_checkpoint(folder, state)
+    for _ in zip(range(2), train(state, IMAGES, LOSSES["hinge"], recipe_of(), BUDGET), strict=False):
+        assert save_checkpoint(folder, state, Progress()).exists()
+    resumed = start(recipe_of())
+    load_checkpoint(folder, resumed)
+    assert resumed.step == 2
+
+
+def test_what_is_no_file_is_no_checkpoint(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "step-00000003-0123456789abcdef.safetensors")  # who reads it waits for ever
+    (tmp_path / "step-00000002-0123456789abcdef.safetensors").mkdir()
+    (tmp_path / "step-00000001-0123456789abcdef.safetensors").symlink_to("nothing")
+    assert checkpoints(tmp_path) == []
+
+
+def test_only_the_last_two_are_kept(tmp_path: Path) -> None:
+    state = start(recipe_of())
+    kept = []
+    for step in (2, 9, 10, 100, 99_999_999):
+        state.step = step
+        save_checkpoint(tmp_path, state, Progress())
+        kept.append(sorted(int(path.name.split("-")[1]) for path in tmp_path.iterdir()))
+    assert kept == [[2], [2, 9], [9, 10], [10, 100], [100, 99_999_999]]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"width_g": 8}, {"latent_dim": 6}, {"norm_d": "none"}, {"ema_decay": None}, {"network": "resnet"}]
+)
+def test_another_recipes_checkpoint_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    state = start(recipe_of())
+    save_checkpoint(tmp_path, state, Progress())
+    other = start(recipe_of(**changes))
+    before = bits(other)
+    with pytest.raises(PipelineError, match=r"safetensors is not of this recipe: delete the folder .* to train"):
+        load_checkpoint(tmp_path, other)
+    assert other.step == 0
+    assert equal(bits(other), before)
+
+
+class Bomb:
+    """Unpickling it creates a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.target,)
+
+
+def hostile(target: Path, kind: str) -> bytes:
+    if kind == "pickle":
+        return pickle.dumps(Bomb(target))
+    buffer = io.BytesIO()
+    torch.save({"g": Bomb(target)}, buffer)
+    return buffer.getvalue()
+
+
+@pytest.fixture(params=["pickle", "torch"])
+def hostile_newest(request: pytest.FixtureRequest, two: Any) -> Any:
+    """`two`, and a pickle that calls itself the whole checkpoint of step 9; the path that it would create."""
+    folder = two[0]
+    target = folder.parent / f"{folder.name}-executed"
+    pickle.loads(pickle.dumps(Bomb(target)))
+    assert target.exists()  # the bomb works
+    target.unlink()
+    content = hostile(target, request.param)
+    (folder / f"step-00000009-{hashlib.sha256(content).hexdigest()[:16]}.safetensors").write_bytes(content)
+    return *two, target
+
+
+def test_a_pickle_with_the_right_name_is_never_executed(hostile_newest: Any) -> None:
+    folder, state, _, target = hostile_newest
+    with contextlib.suppress(PipelineError, SafetensorError):
+        load_checkpoint(folder, state)
+    assert not target.exists()
+
+
+def test_a_pickle_with_the_right_name_is_passed_over_or_refused_in_a_sentence(hostile_newest: Any) -> None:
+    folder, state, seen, _ = hostile_newest
+    try:
+        load_checkpoint(folder, state)
+    except PipelineError:
+        assert equal(bits(state), seen[0])
+    else:
+        assert state.step == 2
+        assert equal(bits(state), seen[2])
+
+
+def test_fingerprint_changes_with_each_part() -> None:
+    recipe, parts = recipe_of(), {"budget": BUDGET.model_dump(), "data": "abc", "seed": 0}
+    first = fingerprint(recipe, **parts)
+    assert len(first) == 16
+    assert set(first) <= set("0123456789abcdef")
+    assert fingerprint(recipe_of(), **dict(reversed(parts.items()))) == first  # the order of the parts says nothing
+    others = [
+        {**parts, "seed": 1},
+        {**parts, "data": "abd"},
+        {**parts, "budget": {**BUDGET.model_dump(), "steps": 7}},
+        {**parts, "extractor": "inception"},
+    ]
+    changed = [fingerprint(recipe, **other) for other in others]
+    changed += [fingerprint(recipe_of(lr_g=1.0001e-3), **parts), fingerprint(recipe_of(flip=False), **parts)]
+    assert len({first, *changed}) == 7
+
+
+def test_fingerprint_changes_with_torch_and_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = fingerprint(recipe_of(), seed=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", "0.0.0")
+        assert fingerprint(recipe_of(), seed=0) != first
+    assert fingerprint(recipe_of(), seed=0) == first
+    monkeypatch.setattr(checkpoint, "code_version", lambda _: "other")
+    assert fingerprint(recipe_of(), seed=0) != first
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_code_version_covers_what_shapes_a_result_and_nothing_else(
+    network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, recipe = Path(checkpoint.__file__).parent, recipe_of(network=network)
+    for source in package.rglob("*.py"):
+        copy = tmp_path / source.relative_to(package)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(source.read_bytes())
+    original, sources = code_version(recipe), {Path(file).name for file in NETWORKS[network].sources()}
+    assert sources == {"dcgan": {"dcgan.py"}, "resnet": {"resnet.py"}, "sagan": {"resnet.py"}}.get(network, sources)
+    monkeypatch.setattr(Network, "sources", lambda self: {str(tmp_path / "models" / name) for name in sources})
+    monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "checkpoint.py"))
+    assert code_version(recipe) == original
+    covered = set()
+    for path in tmp_path.rglob("*.py"):
+        content = path.read_bytes()
+        path.write_bytes(content + b"# changed\n")
+        covered |= {str(path.relative_to(tmp_path))} if code_version(recipe) != original else set()
+        path.write_bytes(content)
+    needed = {
+        "data.py",
+        "devices.py",
+        "randomness.py",
+        "sampling.py",
+        "training.py",
+        "trainer.py",
+        "observer.py",
+        "warm_start.py",
+    }
+    needed |= {"models/layers.py", "models/build.py", "metrics/features.py", "metrics/frechet.py", "metrics/fast.py"}
+    assert covered >= needed | {f"models/{name}" for name in sources}
+    foreign = {"models/dcgan.py", "models/resnet.py"} - {f"models/{name}" for name in sources}
+    unrelated = {"metrics/kid.py", "metrics/registry.py", "tracking.py", "charts.py", "progress.py", "report/page.py"}
+    assert not covered & (foreign | unrelated)
+
+
+def test_code_version_covers_the_recipes_own_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_of(loss="hinge")
+    original = code_version(recipe)
+    monkeypatch.setitem(LOSSES, "bce", LOSSES["wasserstein"])
+    assert code_version(recipe) == original
+    monkeypatch.setitem(LOSSES, "hinge", LOSSES["wasserstein"])
+    assert code_version(recipe) != original
+
+
+@pytest.mark.parametrize(
+    ("registry", "own", "other", "changes"),
+    [
+        (PENALTIES, "gradient", "r1", {"penalty": "gradient"}),
+        (PENALTIES, "none", "gradient", {}),
+        (OPTIMISERS, "adam", "rmsprop", {}),
+        (AUGMENTATIONS, "colour", "cutout", {"augment": ["translation", "colour"]}),
+    ],
+)
+def test_code_version_covers_the_recipes_own_choices(
+    registry: dict[str, Any], own: str, other: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of(**changes)
+    original = code_version(recipe)
+    with monkeypatch.context() as patch:
+        patch.setitem(registry, other, registry[own])
+        assert code_version(recipe) == original
+    monkeypatch.setitem(registry, own, registry[other])
+    assert code_version(recipe) != original
+
+
+@pytest.mark.parametrize("name", ["smoothed", "input_gradients", "clip_weights", "show", "make_optimiser"])
+def test_code_version_covers_what_all_recipes_share(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = code_version(recipe_of())
+    monkeypatch.setattr(checkpoint, name, lambda: None)
+    assert code_version(recipe_of()) != original
+
+
+def exported(folder: Path, network: str = "dcgan", **changes: Any) -> TrainState:
+    recipe = recipe_of(network=network, **changes)
+    state = start(recipe)
+    continued(recipe, state, Progress())
+    info = {"recipe": recipe.model_dump(), "image_shape": SHAPE, "n_classes": 3, "model": "m"}
+    best = {name: tensor + 1 for name, tensor in generator_tensors(state).items()}
+    export_networks(folder, state, best, info)
+    return state
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("weights", ["raw", "ema"])
+def test_an_exported_generator_comes_back(network: str, weights: str, tmp_path: Path) -> None:
+    state = exported(tmp_path, network)
+    networks = {"raw": state.gan.generator.eval(), "ema": state.ema.eval()}
+    loaded, info = load_generator(tmp_path, weights)
+    best, _ = load_generator(tmp_path, weights, "best")
+    assert equal(best.state_dict(), {name: tensor + 1 for name, tensor in networks[weights].state_dict().items()})
+    assert info["model"] == "m"
+    assert not loaded.training
+    assert equal(loaded.state_dict(), networks[weights].state_dict())
+    latents, labels = torch.randn(4, 5, generator=torch.Generator().manual_seed(0)), torch.arange(4) % 3
+    with torch.no_grad():
+        outputs = {name: network(latents, labels) for name, network in networks.items()}
+        torch.testing.assert_close(loaded(latents, labels), outputs[weights], rtol=0, atol=1e-5)
+    assert (outputs["raw"] - outputs["ema"]).abs().max() > 1e-3  # so that the one cannot pass for the other
+
+
+def test_each_network_has_its_own_export(tmp_path: Path) -> None:
+    state = exported(tmp_path)
+    names = list(state.gan.generator.state_dict())
+    assert set(load_file(tmp_path / "generator.safetensors")) == {f"{p}.{n}" for p in ("raw", "ema") for n in names}
+    assert equal(load_file(tmp_path / "discriminator.safetensors"), state.gan.discriminator.state_dict())
+
+
+def test_missing_ema_weights_are_said_in_a_sentence(tmp_path: Path) -> None:
+    exported(tmp_path, ema_decay=None)
+    assert load_generator(tmp_path, "raw")[1]["n_classes"] == 3
+    with pytest.raises(PipelineError, match=r"holds no ema weights: set generate\.weights, or the recipe's ema_decay"):
+        load_generator(tmp_path, "ema")
+
+
+@pytest.mark.parametrize("damage", ["halved", "truncated", "empty", "zeros"])
+def test_a_damaged_export_is_said_in_a_sentence(damage: str, tmp_path: Path) -> None:
+    exported(tmp_path)
+    DAMAGES[damage](tmp_path / "generator.safetensors")
+    with pytest.raises(PipelineError, match=r"generator.safetensors is damaged \(.*\): delete it and run `dvc repro`"):
+        load_generator(tmp_path, "raw")
+
+
+@pytest.mark.parametrize("name", ["generator.safetensors", "generator.json"])
+def test_a_missing_export_is_said_in_a_sentence(name: str, tmp_path: Path) -> None:
+    exported(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(PipelineError, match=rf"{name} does not exist: run `dvc repro`"):
+        load_generator(tmp_path, "raw")
+
+
+@pytest.mark.parametrize("info", [{}, [], {"recipe": {}}, "other size", "deep"])
+def test_a_description_that_does_not_fit_is_said_in_a_sentence(info: Any, tmp_path: Path) -> None:
+    exported(tmp_path)
+    path = tmp_path / "generator.json"
+    right = json.loads(path.read_text())
+    text = {"other size": json.dumps(right | {"image_shape": [3, 64, 64]}), "deep": "[" * 100_000}.get(str(info))
+    path.write_text(text or json.dumps(info))
+    with pytest.raises(PipelineError, match=r"do not go together|is not valid JSON"):
+        load_generator(tmp_path, "raw")
+
+
+def test_a_hostile_export_is_never_executed(tmp_path: Path) -> None:
+    exported(tmp_path)
+    target = tmp_path / "executed"
+    (tmp_path / "generator.safetensors").write_bytes(hostile(target, "torch"))
+    with pytest.raises(PipelineError, match="is damaged"):
+        load_generator(tmp_path, "raw")
+    assert not target.exists()

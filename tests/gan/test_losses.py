@@ -1,0 +1,126 @@
+"""Losses against hand arithmetic, and what must hold for every entry of LOSSES."""
+
+import math
+
+import pytest
+import torch
+
+from pipeline.gan.losses import LOSSES, smoothed
+
+REAL, FAKE = [0.0, 2.0], [-1.0, 3.0, 0.5]
+
+
+def nll(logit: float) -> float:
+    """-log sigmoid(logit)"""
+    return -math.log(1 / (1 + math.exp(-logit)))
+
+
+EXPECTED = {
+    # name: (D's loss of REAL and FAKE, G's loss of FAKE)
+    "bce": ((nll(0) + nll(2)) / 2 + (nll(1) + nll(-3) + nll(-0.5)) / 3, (nll(-1) + nll(3) + nll(0.5)) / 3),
+    "bce_saturating": ((nll(0) + nll(2)) / 2 + (nll(1) + nll(-3) + nll(-0.5)) / 3, -(nll(1) + nll(-3) + nll(-0.5)) / 3),
+    "hinge": ((1 + 0) / 2 + (0 + 4 + 1.5) / 3, -2.5 / 3),
+    "wasserstein": (2.5 / 3 - 1, -2.5 / 3),
+    "least_squares": ((1 + 1) / 4 + (1 + 9 + 0.25) / 6, (4 + 4 + 0.25) / 6),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_values(name: str) -> None:
+    loss, (discriminator, generator) = LOSSES[name], EXPECTED[name]
+    assert loss.discriminator(torch.tensor(REAL), torch.tensor(FAKE)).item() == pytest.approx(discriminator, abs=1e-6)
+    assert loss.generator(torch.tensor(FAKE)).item() == pytest.approx(generator, abs=1e-6)
+
+
+def test_bce_by_numbers() -> None:
+    # log 2 at an undecided D, and the formula above once more in plain numbers
+    zero = torch.zeros(5)
+    assert LOSSES["bce"].discriminator(zero, zero).item() == pytest.approx(1.386294, abs=1e-6)
+    assert LOSSES["bce"].generator(zero).item() == pytest.approx(0.693147, abs=1e-6)
+    assert EXPECTED["bce"][0] == pytest.approx(
+        (0.693147 + 0.126928) / 2 + (0.313262 + 3.048587 + 0.974077) / 3, abs=1e-5
+    )
+
+
+def test_the_saturating_generator_by_numbers() -> None:
+    # log(1 - D) = -log 2 at an undecided D; its slope dies where D is sure of the fake, the non-saturating one does not
+    assert LOSSES["bce_saturating"].generator(torch.zeros(5)).item() == pytest.approx(-0.693147, abs=1e-6)
+    slopes = {}
+    for name in ("bce", "bce_saturating"):
+        fake = torch.tensor([-6.0], requires_grad=True)
+        LOSSES[name].generator(fake).backward()
+        slopes[name] = fake.grad.item()
+    assert slopes == pytest.approx({"bce": -1 / (1 + math.exp(-6)), "bce_saturating": -1 / (1 + math.exp(6))}, rel=1e-5)
+
+
+def test_least_squares_by_numbers() -> None:
+    perfect, wrong = (torch.ones(2), torch.zeros(3)), (torch.zeros(2), torch.ones(3))
+    assert LOSSES["least_squares"].discriminator(*perfect).item() == 0
+    assert LOSSES["least_squares"].discriminator(*wrong).item() == 1
+    assert LOSSES["least_squares"].generator(torch.tensor([1.0, 1.0])).item() == 0
+    assert LOSSES["least_squares"].generator(torch.tensor([-1.0, 3.0])).item() == 2
+
+
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.cross_entropy])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.25])
+def test_label_smoothing_is_the_cross_entropy_of_the_smoothed_label(name: str, smoothing: float) -> None:
+    real, fake, loss = torch.tensor(REAL), torch.tensor(FAKE), LOSSES[name]
+    smooth = smoothed(loss, smoothing)
+    label = 1 - smoothing  # by hand: -(label log D + (1 - label) log(1 - D)) of real images; fakes keep the label 0
+    expected = sum(label * nll(x) + (1 - label) * nll(-x) for x in REAL) / 2 + sum(nll(-x) for x in FAKE) / 3
+    assert smooth.discriminator(real, fake).item() == pytest.approx(expected, abs=1e-6)
+    bce = torch.nn.functional.binary_cross_entropy_with_logits
+    reference = bce(real, torch.full_like(real, label)) + bce(fake, torch.zeros_like(fake))
+    torch.testing.assert_close(smooth.discriminator(real, fake), reference, rtol=0, atol=1e-6)
+    assert smooth.generator is loss.generator
+    if smoothing:  # D gains nothing beyond the logit of the label
+        best = torch.tensor([math.log(label / smoothing)], requires_grad=True)
+        smooth.discriminator(best, fake).backward()
+        assert best.grad.item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_only_labels_can_be_smoothed(name: str) -> None:
+    assert smoothed(LOSSES[name], 0.0) is LOSSES[name]
+    assert LOSSES[name].cross_entropy == name.startswith("bce")
+    if not LOSSES[name].cross_entropy:
+        with pytest.raises(AssertionError, match="only labels"):
+            smoothed(LOSSES[name], 0.1)
+
+
+def test_only_wasserstein_needs_a_bounded_slope() -> None:
+    assert {name for name, loss in LOSSES.items() if loss.lipschitz} == {"wasserstein"}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_signs_of_the_gradients(name: str) -> None:
+    real, fake = torch.tensor([-0.5, 0.0, 0.5], requires_grad=True), torch.tensor([0.5, 0.25], requires_grad=True)
+    value = LOSSES[name].discriminator(real, fake)
+    assert value.shape == ()
+    value.backward()
+    assert (real.grad < 0).all()  # D's loss falls when real logits rise
+    assert (fake.grad > 0).all()  # and rises with the fakes'
+    fake.grad = None
+    value = LOSSES[name].generator(fake)
+    assert value.shape == ()
+    value.backward()
+    assert (fake.grad < 0).all()  # G's loss falls when fake logits rise
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("extreme", [-1e4, 1e4])
+def test_extreme_logits_stay_finite(name: str, extreme: float) -> None:
+    real, fake = torch.full((3,), extreme, requires_grad=True), torch.full((3,), extreme, requires_grad=True)
+    total = LOSSES[name].discriminator(real, fake) + LOSSES[name].generator(fake)
+    total.backward()
+    assert torch.isfinite(total)
+    assert torch.isfinite(real.grad).all()
+    assert torch.isfinite(fake.grad).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_means_not_sums(name: str) -> None:
+    loss, real, fake = LOSSES[name], torch.tensor(REAL), torch.tensor(FAKE)
+    once, thrice = loss.discriminator(real, fake), loss.discriminator(real.repeat(3), fake.repeat(5))
+    assert thrice.item() == pytest.approx(once.item(), abs=1e-6)
+    assert loss.generator(fake.repeat(4)).item() == pytest.approx(loss.generator(fake).item(), abs=1e-6)

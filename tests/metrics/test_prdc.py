@@ -1,0 +1,193 @@
+"""The four against loops over all distances in float64, and what copies, outliers and blocks do to them."""
+
+import numpy as np
+import pytest
+
+from pipeline.metrics import neighbours
+from pipeline.metrics.prdc import expected_coverage, neighbourhoods, prdc
+from pipeline.metrics.types import Comparison, FeatureSet, NotAvailable
+
+
+def clusters(count: int, seed: int, kinds: int = 4, dim: int = 8) -> np.ndarray:
+    """float32 features (N, D) around some centres far from 0."""
+    source = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(10, 2, size=(kinds, dim))
+    return (centres[source.integers(0, kinds, count)] + source.normal(size=(count, dim))).astype(np.float32)
+
+
+def compare(real: np.ndarray, generated: np.ndarray) -> Comparison:
+    return Comparison(FeatureSet(real), FeatureSet(generated), None, "fid", None, 0, False)
+
+
+def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.sqrt(((a[:, None].astype(np.float64) - b[None]) ** 2).sum(axis=2))
+
+
+def radii(features: np.ndarray, k: int) -> np.ndarray:
+    """The distance to the k-th nearest other; entry 0 of a sorted row is the image itself."""
+    return np.sort(distances(features, features), axis=1)[:, k]
+
+
+def naive(real: np.ndarray, generated: np.ndarray, k: int) -> dict[str, np.ndarray]:
+    """Per image, from the definitions, one image at a time."""
+    gaps, around_real, around_generated = distances(generated, real), radii(real, k), radii(generated, k)
+    counts = np.array([sum(gap < radius for gap, radius in zip(row, around_real, strict=True)) for row in gaps])
+    return {
+        "precision": counts > 0,
+        "recall": np.array([any(gaps[:, i] < around_generated) for i in range(len(real))]),
+        "density": counts / k,
+        "coverage": np.array([gaps[:, i].min() < around_real[i] for i in range(len(real))]),
+    }
+
+
+def assert_equal(real: np.ndarray, generated: np.ndarray) -> None:
+    """The estimates are those of `naive`, values and errors."""
+    got = prdc(compare(real, generated))
+    expected = naive(real, generated, 5)
+    at_three = naive(real, generated, 3)
+    expected |= {f"{name}_k3": at_three[name] for name in ("precision", "recall")}
+    assert got.keys() == expected.keys()
+    for name, per_image in expected.items():
+        assert got[name].value == pytest.approx(per_image.mean(), rel=1e-12)
+        error = np.sqrt(((per_image - per_image.mean()) ** 2).sum() / (len(per_image) - 1) / len(per_image))
+        assert got[name].error == pytest.approx(error, rel=1e-12, abs=1e-15)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.7, 2.0])
+def test_against_the_definitions(shift: float) -> None:
+    assert_equal(clusters(90, 0), clusters(70, 1, kinds=3) * np.float32(0.9 + shift / 10) + np.float32(shift))
+
+
+@pytest.mark.parametrize("block", [(7, 7), (16, 3), (4, 33), (41, 50)])
+def test_whatever_the_block(monkeypatch: pytest.MonkeyPatch, block: tuple[int, int]) -> None:
+    monkeypatch.setattr(neighbours, "ROWS", block[0])
+    monkeypatch.setattr(neighbours, "COLUMNS", block[1])
+    assert_equal(clusters(50, 0), clusters(41, 1))
+
+
+def test_as_few_images_as_there_may_be() -> None:
+    assert_equal(clusters(6, 0), clusters(6, 1))
+    for few in (compare(clusters(5, 0), clusters(9, 1)), compare(clusters(9, 0), clusters(5, 1))):
+        with pytest.raises(NotAvailable, match="5 neighbours need more than 5 images"):
+            prdc(few)
+
+
+def test_by_hand() -> None:
+    real, generated = np.array([[0.0], [1.0], [10.0]]), np.array([[0.5], [20.0]])
+    found = neighbourhoods(
+        real, generated, np.array([[1.0, 0.2], [0.4, 3.0], [9.0, 10.5]]), np.array([[0.1, 0.6], [11, 9.0]])
+    )
+    # 0.5 is at 0.5, 0.5 and 9.5 from the real ones; 20 is at 20, 19 and 10.
+    assert found.counts.tolist() == [[1, 2], [0, 1]]
+    assert found.inside.tolist() == [[True, True], [False, True]]
+    assert found.recalled.tolist() == [[False, True], [False, True], [True, False]]
+    assert found.covered.tolist() == [[True, False], [False, True], [False, True]]
+
+
+def test_the_border_is_outside() -> None:
+    real, generated = np.zeros((1, 2)), np.array([[3.0, 4.0]])
+    for radius, inside in [(5.0, False), (5.0001, True), (4.9999, False), (0.0, False)]:
+        found = neighbourhoods(real, generated, np.array([[radius]]), np.array([[radius]]))
+        assert [array.item() for array in found] == [inside, int(inside), inside, inside]
+
+
+def test_borders_in_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Radii that one generated image lies on, and the next larger numbers: rounding alone would decide either.
+    monkeypatch.setattr(neighbours, "ROWS", 7)
+    monkeypatch.setattr(neighbours, "COLUMNS", 5)
+    real, generated = clusters(23, 0), clusters(23, 1)
+    gaps = distances(generated, real).astype(np.float32)
+    on = np.random.default_rng(0).permutation(23)
+    around_real = np.stack([gaps[on, range(23)], np.nextafter(gaps[on, range(23)], np.float32(np.inf))], axis=1)
+    around_generated = np.stack([gaps[range(23), on], np.nextafter(gaps[range(23), on], np.float32(np.inf))], axis=1)
+    found = neighbourhoods(real, generated, around_real, around_generated)
+    in_real, in_generated = gaps[..., None] < around_real[None], gaps[..., None] < around_generated[:, None]
+    np.testing.assert_array_equal(found.counts, in_real.sum(axis=1))
+    np.testing.assert_array_equal(found.covered, in_real.any(axis=0))
+    np.testing.assert_array_equal(found.recalled, in_generated.any(axis=0))
+    assert (found.counts.sum(axis=0) == [in_real[..., 0].sum(), in_real[..., 0].sum() + 23]).all()
+
+
+@pytest.mark.parametrize(("dim", "rows", "columns"), [(8, 2048, 1024), (8, 40, 33), (512, 2048, 1024)])
+def test_copies_of_the_real_images_have_density_one(
+    monkeypatch: pytest.MonkeyPatch, dim: int, rows: int, columns: int
+) -> None:
+    monkeypatch.setattr(neighbours, "ROWS", rows)
+    monkeypatch.setattr(neighbours, "COLUMNS", columns)
+    # Each real ball holds its own centre and k - 1 others: the k-th lies on the border, where rounding could decide.
+    real = clusters(150, 0, dim=dim) + np.float32(100)
+    got = prdc(compare(real, real[::-1].copy()))
+    assert [got[name].value for name in ("precision", "recall", "coverage", "precision_k3", "recall_k3")] == [1] * 5
+    assert got["density"].value == pytest.approx(1, abs=1e-12)
+    assert got["coverage"].error == 0
+
+
+def test_equal_images_make_empty_balls() -> None:
+    real = clusters(40, 0)
+    collapsed = np.repeat(real[:1], 30, axis=0)
+    assert_equal(real, collapsed)
+    got = prdc(compare(real, collapsed))
+    assert got["recall"].value == 0  # the generated balls have radius 0
+    assert got["precision"].value == 1
+    assert got["density"].value > 0
+    doubled = np.concatenate([real[:2].repeat(3, axis=0), real])  # 4 of each of two: their third neighbour is a copy
+    assert_equal(doubled, clusters(30, 1))
+    assert prdc(compare(doubled, doubled))["precision_k3"].value < 1  # a ball of radius 0 holds nothing
+
+
+def test_few_distances_are_computed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[int] = []
+
+    def counted(a: np.ndarray, b: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        computed.append(len(rows))
+        return neighbours.exact_distances(a, b, rows, columns)
+
+    monkeypatch.setattr("pipeline.metrics.prdc.exact_distances", counted)
+    comparison = compare(clusters(100, 0), clusters(100, 1))
+    prdc(comparison)
+    assert sum(computed) < 20  # of 10,000, four times
+    computed.clear()
+    blank = np.repeat(clusters(1, 0) + np.float32(50), 100, axis=0)
+    prdc(compare(np.concatenate([blank, clusters(100, 0)]), np.concatenate([clusters(100, 1), blank])))
+    assert sum(computed) < 1000  # not the 10,000 pairs of copies, four times
+
+
+def test_what_each_says() -> None:
+    real = clusters(200, 0, kinds=4)
+    one_kind = clusters(200, 1, kinds=1)
+    far = clusters(200, 2) + np.float32(1000)
+    got, lost = prdc(compare(real, one_kind)), prdc(compare(real, far))
+    swapped = prdc(compare(one_kind, real))
+    assert got["precision"].value > 0.7 > 0.5 > got["recall"].value > 0.1
+    assert got["coverage"].value < 0.5
+    assert swapped["precision"] == got["recall"]  # the two are each other's mirror images
+    assert swapped["recall_k3"] == got["precision_k3"]
+    assert {estimate.value for estimate in lost.values()} == {0.0}
+    assert got["precision_k3"].value < got["precision"].value  # smaller balls
+
+
+def test_radii_that_were_computed_before_are_used() -> None:
+    real, generated = clusters(60, 0), clusters(50, 1)
+    given = np.tile(np.arange(1, 6, dtype=np.float32), (60, 1))
+    comparison = Comparison(
+        FeatureSet(real, neighbour_distances=given), FeatureSet(generated), None, "fid", None, 0, False
+    )
+    gaps = distances(generated, real)
+    got = prdc(comparison)
+    assert got["density"].value == pytest.approx((gaps < 5).sum(axis=1).mean() / 5, rel=1e-12)
+    assert got["precision_k3"].value == pytest.approx((gaps < 3).any(axis=1).mean(), rel=1e-12)
+
+
+def test_statistics_without_features_have_none() -> None:
+    real = FeatureSet(None, gaussian=FeatureSet(clusters(20, 0)).gaussian)
+    with pytest.raises(NotAvailable, match="statistics without features"):
+        prdc(Comparison(real, FeatureSet(clusters(20, 1)), None, "fid", None, 0, False))
+
+
+@pytest.mark.parametrize(("real", "generated"), [(40, 40), (60, 12), (30, 90)])
+def test_the_coverage_that_is_expected_of_a_perfect_model(real: int, generated: int) -> None:
+    source = np.random.default_rng(0)
+    draws = source.normal(size=(400, real + generated, 3)).astype(np.float32)
+    found = [prdc(compare(draw[:real], draw[real:]))["coverage"].value for draw in draws]
+    error = np.std(found) / np.sqrt(len(found))
+    assert error < 0.01 and abs(np.mean(found) - expected_coverage(real, generated)) < 4 * error

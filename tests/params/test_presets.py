@@ -1,0 +1,292 @@
+"""The presets: every recipe of the family stands in each, at published settings, and trains; `make compare`."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.data.batches import ImageSet
+from pipeline.gan.losses import LOSSES
+from pipeline.gan.step import create_state, require_finite, train
+from pipeline.models import NETWORKS, build_gan
+from pipeline.models.summary import count_parameters
+from pipeline.params import Params, Recipe, load
+
+ROOT = Path(__file__).resolve().parents[2]
+PRESETS = {path.stem: load(path) for path in sorted((ROOT / "presets").glob("*.yaml"))}
+CONDITIONAL = {"dcgan_conditional", "projection", "sagan_conditional"}
+RECIPES = {"gan", "dcgan", "sn_dcgan", "wgan", "wgan_gp", "wgan_gp_resnet", "sngan", "resnet", "sagan", *CONDITIONAL}
+CLASSES = 10
+EVERY = [(preset, recipe) for preset, values in PRESETS.items() for recipe in values.models]
+
+COLUMNS = ("network", "loss", "penalty", "clip", "norm_d", "spectral_norm_g", "width_g", "width_d", "latent_dim",
+           "batch_size", "n_critic", "optimiser", "lr_g", "lr_d", "beta1", "beta2", "lr_decay", "flip",
+           "dequantise")  # fmt: skip
+
+# One line for each published row, and for each recipe that has none, the row whose settings it takes. The learning rate
+# decays, reals are flipped or dequantised only where the row says so.
+CIFAR10: dict[str, tuple[Any, ...]] = {
+    # MLP GAN (MNIST)
+    "gan": ("mlp", "bce", "none", None, "none", False, 128, 512, 100,
+            64, 1, "adam", 2e-4, 2e-4, 0.5, 0.999, "none", False, False),
+    # DCGAN
+    "dcgan": ("dcgan", "bce", "none", None, "batch", False, 128, 64, 100,
+              128, 1, "adam", 2e-4, 2e-4, 0.5, 0.9, "linear", True, False),
+    "dcgan_conditional": ("dcgan_conditional", "bce", "none", None, "batch", False, 128, 64, 100,
+                          128, 1, "adam", 2e-4, 2e-4, 0.5, 0.9, "linear", True, False),
+    # WGAN (clip)
+    "wgan": ("cnn", "wasserstein", "none", 0.1, "none", False, 64, 64, 100,
+             128, 1, "adam", 2e-4, 2e-4, 0.0, 0.9, "none", True, False),
+    # WGAN-GP CNN
+    "wgan_gp": ("cnn", "wasserstein", "gradient", None, "none", False, 64, 64, 100,
+                128, 1, "adam", 2e-4, 2e-4, 0.0, 0.9, "none", True, False),
+    # WGAN-GP ResNet
+    "wgan_gp_resnet": ("resnet", "wasserstein", "gradient", None, "none", False, 256, 128, 128,
+                       64, 5, "adam", 2e-4, 2e-4, 0.0, 0.9, "linear", True, False),
+    # SN-DCGAN, which has the plain CNN; its settings also with DCGAN's networks
+    "sngan": ("cnn", "hinge", "none", None, "spectral", False, 64, 64, 100,
+              128, 1, "adam", 2e-4, 2e-4, 0.0, 0.9, "none", False, True),
+    "sn_dcgan": ("dcgan", "hinge", "none", None, "spectral", False, 128, 64, 100,
+                 128, 1, "adam", 2e-4, 2e-4, 0.0, 0.9, "none", False, True),
+    # SNGAN ResNet
+    "resnet": ("resnet", "hinge", "none", None, "spectral", False, 256, 128, 128,
+               64, 5, "adam", 2e-4, 2e-4, 0.0, 0.9, "linear", False, True),
+    # projection cGAN + SN
+    "projection": ("projection", "hinge", "none", None, "spectral", False, 256, 128, 128,
+                   64, 5, "adam", 2e-4, 2e-4, 0.5, 0.999, "none", True, False),
+    # SAGAN, unconditional and conditional
+    "sagan": ("sagan", "hinge", "none", None, "spectral", True, 256, 128, 128,
+              64, 5, "adam", 2e-4, 2e-4, 0.5, 0.999, "none", True, False),
+    "sagan_conditional": ("sagan_conditional", "hinge", "none", None, "spectral", True, 256, 128, 128,
+                          64, 5, "adam", 2e-4, 2e-4, 0.5, 0.999, "none", True, False),
+}  # fmt: skip
+
+# Rows of their own elsewhere: MNIST's, and WGAN's by its paper.
+MNIST: dict[str, dict[str, Any]] = {
+    "gan": {"network": "mlp", "loss": "bce", "lr_g": 2e-4, "lr_d": 2e-4, "beta1": 0.5, "beta2": 0.999, "n_critic": 1,
+            "batch_size": 64, "latent_dim": 100, "width_g": 128, "width_d": 512},
+    "wgan_gp": {"network": "cnn", "loss": "wasserstein", "penalty": "gradient", "penalty_weight": 10.0, "lr_g": 1e-4,
+                "lr_d": 1e-4, "beta1": 0.5, "beta2": 0.9, "n_critic": 5, "batch_size": 50, "latent_dim": 128,
+                "width_g": 64, "width_d": 64},
+}  # fmt: skip
+WGAN_PAPER = {"network": "cnn", "loss": "wasserstein", "penalty": "none", "clip": 0.01, "norm_d": "none", "n_critic": 5,
+              "optimiser": "rmsprop", "lr_g": 5e-5, "lr_d": 5e-5, "beta1": 0.0}  # fmt: skip
+
+
+def differences(first: Recipe, second: Recipe) -> set[str]:
+    """The fields in which two recipes differ."""
+    return {key for key, value in first.model_dump().items() if value != second.model_dump()[key]}
+
+
+def shape_of(values: Params) -> tuple[int, int, int]:
+    return values.data.channels, values.data.image_size, values.data.image_size
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_holds_the_whole_family(preset: str) -> None:
+    values = PRESETS[preset]
+    assert set(values.models) == RECIPES
+    assert values.compare.models == ("dcgan", "sagan", "resnet")
+    assert {name for name, recipe in values.models.items() if NETWORKS[recipe.network].conditional} == CONDITIONAL
+    different = {recipe.model_dump_json() for recipe in values.models.values()}
+    assert len(different) == len(RECIPES), "two recipes are the same"
+
+
+def test_these_are_the_presets() -> None:
+    assert set(PRESETS) == {"digits", "mnist", "fashion_mnist", "cifar10", "folder"}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_weights_are_averaged_where_averages_are_sampled(preset: str) -> None:
+    averaged = {recipe.ema_decay is not None for recipe in PRESETS[preset].models.values()}
+    assert averaged == {PRESETS[preset].generate.weights == "ema"} == {preset == "digits"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_first_recipe_lists_every_choice(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").split("\nmodels:\n")[1].splitlines()
+    first = {line.split(":")[0].strip(): line.partition("# ")[2] for line in reversed(lines) if ": " in line}
+    assert set(first["network"].split(" | ")) == set(NETWORKS)
+    assert {word.split(" ")[0] for word in first["loss"].split(" | ")} == set(LOSSES)
+
+
+# Published settings, exactly.
+
+
+def test_every_recipe_has_a_row() -> None:
+    assert set(CIFAR10) == RECIPES
+
+
+@pytest.mark.parametrize("name", CIFAR10)
+def test_cifar10_is_at_the_published_settings(name: str) -> None:
+    recipe = PRESETS["cifar10"].models[name]
+    told = dict(zip(COLUMNS, CIFAR10[name], strict=True))
+    assert {column: getattr(recipe, column) for column in COLUMNS} == told
+    assert recipe.penalty_weight == 10.0
+    # The initialisation of the networks; nothing is published for the MLP.
+    assert recipe.init == ("normal" if recipe.network in ("dcgan", "dcgan_conditional", "cnn") else "xavier")
+    # What none of the rows has.
+    assert (recipe.label_smoothing, recipe.augment, recipe.instance_noise) == (0.0, (), 0.0)
+    assert (recipe.ema_decay, recipe.ema_warmup) == (None, False)
+
+
+def test_cifar10_trains_as_long_as_was_published() -> None:
+    values = PRESETS["cifar10"]
+    assert (values.train.steps, values.generate.samples, shape_of(values)) == (100_000, 50_000, (3, 32, 32))
+
+
+@pytest.mark.parametrize("preset", ["mnist", "fashion_mnist"])
+@pytest.mark.parametrize("name", MNIST)
+def test_mnist_has_rows_of_its_own(preset: str, name: str) -> None:
+    recipe = PRESETS[preset].models[name]
+    assert {key: getattr(recipe, key) for key in MNIST[name]} == MNIST[name]
+
+
+@pytest.mark.parametrize("preset", ["mnist", "fashion_mnist", "folder"])
+def test_wgan_is_elsewhere_the_papers(preset: str) -> None:
+    recipe = PRESETS[preset].models["wgan"]
+    assert {key: getattr(recipe, key) for key in WGAN_PAPER} == WGAN_PAPER
+
+
+@pytest.mark.parametrize("preset", ["mnist", "fashion_mnist", "folder"])
+@pytest.mark.parametrize(
+    "name", ["sn_dcgan", "wgan_gp_resnet", "sngan", "resnet", "projection", "sagan", "sagan_conditional"]
+)
+def test_other_data_change_widths_and_flips_alone(preset: str, name: str) -> None:
+    changed = differences(PRESETS[preset].models[name], PRESETS["cifar10"].models[name])
+    assert changed <= {"width_g", "width_d", "flip"}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_flips_are_what_the_data_allow(preset: str) -> None:
+    flips = {recipe.flip for recipe in PRESETS[preset].models.values()}
+    assert flips == {"cifar10": {True, False}, "folder": {True}}.get(preset, {False})
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_label_is_all_that_a_conditional_recipe_adds(preset: str) -> None:
+    models = PRESETS[preset].models
+    assert differences(models["dcgan_conditional"], models["dcgan"]) == {"network"}
+    assert differences(models["sagan_conditional"], models["sagan"]) == {"network"}
+
+
+@pytest.mark.parametrize("preset", ["mnist", "fashion_mnist", "cifar10", "folder"])
+def test_sn_dcgan_is_sngan_on_the_networks_of_dcgan(preset: str) -> None:
+    models = PRESETS[preset].models
+    assert differences(models["sn_dcgan"], models["sngan"]) <= {"network", "width_g", "width_d"}
+    assert not {"network", "width_g", "width_d"} & differences(models["sn_dcgan"], models["dcgan"])
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_recipes_for_digits_are_small(name: str) -> None:
+    recipe = PRESETS["digits"].models[name]
+    assert 32 <= recipe.width_g <= 64 and 32 <= recipe.width_d <= 64 and recipe.latent_dim == 64
+    assert recipe.n_critic == 1 and 32 <= recipe.batch_size <= 64 and recipe.lr_decay == "linear"
+
+
+# They are built and they train.
+
+
+@pytest.mark.parametrize(("preset", "name"), EVERY)
+def test_a_recipe_is_built_in_full_width(preset: str, name: str) -> None:
+    with torch.device("meta"):
+        gan = build_gan(PRESETS[preset].models[name], shape_of(PRESETS[preset]), CLASSES, seed=0)
+        images = torch.zeros(2, *shape_of(PRESETS[preset]))
+        latents, labels = torch.zeros(2, PRESETS[preset].models[name].latent_dim), torch.zeros(2, dtype=torch.int64)
+    assert gan.generator(latents, labels).shape == images.shape
+    assert gan.discriminator(images, labels).shape == (2,)
+
+
+@pytest.mark.parametrize("name", ["resnet", "wgan_gp_resnet"])
+def test_the_residual_networks_have_the_published_parameters(name: str) -> None:
+    with torch.device("meta"):
+        gan = build_gan(PRESETS["cifar10"].models[name], (3, 32, 32), 0, seed=0)
+    assert (count_parameters(gan.generator), count_parameters(gan.discriminator)) == (4_276_739, 1_053_825)
+
+
+@pytest.mark.parametrize(("preset", "name"), EVERY)
+def test_a_recipe_takes_a_step(preset: str, name: str) -> None:
+    values = PRESETS[preset]
+    recipe = values.models[name].model_copy(update={"width_g": 4, "width_d": 4, "batch_size": 4})
+    budget = values.train.model_copy(update={"steps": 1, "report_every": 1})
+    source = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (16, *shape_of(values)), generator=source, dtype=torch.uint8)
+    state = create_state(recipe, budget, shape_of(values), CLASSES, 0, torch.device("cpu"))
+    before = {key: tensor.clone() for key, tensor in state.tensors().items()}
+    (report,) = train(state, ImageSet(images, torch.arange(16) % CLASSES, CLASSES), LOSSES[recipe.loss], recipe, budget)
+    require_finite(state)
+    assert report.losses is not None
+    after = state.tensors()
+    for network in ("g.", "d."):
+        assert any(not torch.equal(before[key], after[key]) for key in after if key.startswith(network))
+
+
+# make compare: the Makefile in a folder of its own, with the tests' interpreter for .venv and a dvc that does nothing.
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    for name in ("Makefile", "requirements.txt", "params.yaml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    (tmp_path / "pipeline").symlink_to(ROOT / "pipeline")
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for name, does in (("python", f'exec "{sys.executable}" "$@"'), ("dvc", 'echo "dvc $*"')):
+        (programs / name).write_text(f"#!/bin/sh\n{does}\n")
+        (programs / name).chmod(0o755)
+    (tmp_path / ".venv" / "installed").touch()
+    return tmp_path
+
+
+def make_compare(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("MAKE") and key != "MODELS"}
+    command = ["make", "compare", *arguments]
+    return subprocess.run(command, cwd=project, env=kept, capture_output=True, text=True)
+
+
+def told(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """What was said by us, without make's own line that a target failed."""
+    return [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith("make: ***")]
+
+
+@pytest.mark.parametrize("arguments", [(), ("MODELS=",), ("MODELS=  ",)])
+def test_make_compare_without_models(project: Path, arguments: tuple[str, ...]) -> None:
+    done = make_compare(project, *arguments)
+    usage = 'name recipes of params.yaml, for example make compare MODELS="dcgan sagan"'
+    assert (done.returncode, told(done)) == (2, [f"error: MODELS is missing: {usage}"])
+
+
+def test_make_compare(project: Path) -> None:
+    done = make_compare(project, "MODELS= dcgan  wgan_gp sagan ")
+    assert done.returncode == 0, done.stderr
+    assert load(project / "params.yaml").compare.models == ("dcgan", "wgan_gp", "sagan")
+    before, after = ((folder / "params.yaml").read_text().splitlines() for folder in (ROOT, project))
+    assert len(before) == len(after)
+    changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
+    assert changed == [("  models: [dcgan, sagan, resnet]", "  models: [dcgan, wgan_gp, sagan]")]
+    said = told(done)
+    assert said[:3] == [
+        "params.yaml now compares dcgan wgan_gp sagan, and so does make run from here on",
+        "params.yaml is sound",
+        "dvc repro",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("models", "sentence"),
+    [
+        ("dcgan nope", "params.yaml: compare.models: unknown name 'nope'; Choices: "),
+        ("sagan sagan", "params.yaml: compare.models: must not name anything twice, got ['sagan', 'sagan']"),
+        ("DCGAN", "params: compare.models.0: must match "),
+    ],
+)
+def test_make_compare_refuses_what_is_no_recipe(project: Path, models: str, sentence: str) -> None:
+    done = make_compare(project, f"MODELS={models}")
+    assert done.returncode == 2
+    (said,) = told(done)
+    assert said.startswith(f"error: {sentence}")
+    assert (project / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()

@@ -1,0 +1,217 @@
+"""The space of a study: what is wrong with one is one sentence; what is right becomes Optuna's distributions."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from pipeline import check
+from pipeline import params as params_module
+from pipeline.core.errors import PipelineError
+from pipeline.params import Params, load, parse
+from pipeline.search.study.space import current, distributions, draw, problems, space_of, with_values
+
+ROOT = Path(__file__).resolve().parents[2]
+TREE = load(ROOT / "params.yaml").model_dump(mode="json")
+
+
+def params(space: dict[str, Any], **recipe: Any) -> Params:
+    tree = copy.deepcopy(TREE)
+    tree["search"]["space"] = space
+    tree["models"]["dcgan"] |= {"lr_g": 2e-3, "beta1": 0.0, "n_critic": 1, "width_g": 64, "clip": None} | recipe
+    return parse(tree, "params")
+
+
+@pytest.mark.parametrize(
+    ("name", "dimension", "sentence"),
+    [
+        ("lr", {"low": 1e-4, "high": 1e-2}, "lr: unknown field of a recipe; did you mean 'lr_g'? Choices: "),
+        ("models.dcgan.lr", {"low": 1, "high": 2}, "lr: unknown field of a recipe; did you mean 'lr_g'? Choices: "),
+        ("models.dcgam.lr_g", {"low": 1e-4, "high": 1e-2}, "models.dcgam.lr_g: write a field of a recipe, or models."),
+        ("train.steps", {"low": 1, "high": 2}, "train.steps: write a field of a recipe, or models.<recipe>.<field>"),
+        ("models.dcgan", {"low": 1, "high": 2}, "models.dcgan: write a field of a recipe, or models.<recipe>.<field>"),
+        ("lr_g", {"low": 0.0, "high": 1e-2, "log": True}, "lr_g: low must be above 0 with log: true, got 0.0"),
+        ("lr_g", {"low": -1.0, "high": 1e-2, "log": True}, "lr_g: low must be above 0 with log: true, got -1.0"),
+        ("lr_g", {"low": 1e-2, "high": 1e-2}, "lr_g: low must be below high, got low 0.01, high 0.01"),
+        ("lr_g", {"low": 1e-2, "high": 1e-4}, "lr_g: low must be below high, got low 0.01, high 0.0001"),
+        ("lr_g", {"low": 1e-2}, "lr_g: needs low and high, or choices"),
+        ("lr_g", {"high": 1e-2, "log": True}, "lr_g: needs low and high, or choices"),
+        ("lr_g", {}, "lr_g: needs low and high, or choices"),
+        ("lr_g", {"low": 1e-3, "high": 1e-2, "log": True, "step": 1e-3}, "lr_g: takes log or step, not both"),
+        ("lr_g", {"low": 1e-3, "high": 3e-3, "step": 0.0}, "lr_g: step must be above 0 and at most high - low, got 0."),
+        ("lr_g", {"low": 1e-3, "high": 3e-3, "step": -1e-3}, "lr_g: step must be above 0 and at most high - low"),
+        ("lr_g", {"low": 1e-3, "high": 3e-3, "step": 3e-3}, "lr_g: step must be above 0 and at most high - low"),
+        ("lr_g", {"low": 1e-3, "high": 4e-3, "step": 2e-3}, "lr_g: high must be low plus a whole number of steps, got"),
+        ("lr_g", {"low": 1.5e-3, "high": 3.5e-3, "step": 1e-3}, "lr_g: must include 0.002, which dcgan has now: the"),
+        ("lr_g", {"low": 3e-3, "high": 1e-2}, "lr_g: must include 0.002, which dcgan has now: the first trial is"),
+        ("lr_g", {"choices": [1e-3, 4e-3]}, "lr_g: must include 0.002, which dcgan has now: the first trial is"),
+        ("lr_g", {"low": 1e-3, "high": 11.0}, "lr_g: must be <= 10.0, got 11.0"),
+        ("lr_g", {"low": 0.0, "high": 1e-2}, "lr_g: must be > 0.0, got 0.0"),
+        ("lr_g", {"choices": [2e-3, "fast"]}, "lr_g: must be a number, got 'fast'"),
+        ("beta1", {"low": 0.0, "high": 1.0}, "beta1: must be < 1.0, got 1.0"),
+        ("n_critic", {"low": 1.0, "high": 3}, "n_critic: takes whole numbers, got low 1.0, high 3, step None"),
+        ("n_critic", {"low": 1, "high": 3.5}, "n_critic: takes whole numbers, got low 1, high 3.5, step None"),
+        ("n_critic", {"low": 1, "high": 3, "step": 1.0}, "n_critic: takes whole numbers, got low 1, high 3, step 1.0"),
+        ("n_critic", {"low": 0, "high": 3}, "n_critic: must be >= 1, got 0"),
+        ("n_critic", {"low": 1, "high": 10**400}, "n_critic: must be <= 100, got "),
+        ("n_critic", {"low": 1, "high": 4, "step": 2}, "n_critic: high must be low plus a whole number of steps, got"),
+        ("n_critic", {"choices": [1, False]}, "n_critic: must be a whole number, got False"),
+        ("lr_g", {"choices": [2e-3, 3e-3], "low": 1e-3}, "lr_g: has choices, so it takes no low, high, log or step"),
+        ("lr_g", {"choices": [2e-3, 3e-3], "log": False}, "lr_g: has choices, so it takes no low, high, log or step"),
+        ("lr_g", {"choices": [2e-3]}, "lr_g: must have at least two choices, none of them twice"),
+        ("lr_g", {"choices": []}, "lr_g: must have at least two choices, none of them twice"),
+        ("lr_g", {"choices": [2e-3, 2e-3, 3e-3]}, "lr_g: must have at least two choices, none of them twice"),
+        ("beta1", {"choices": [0, 0.0]}, "beta1: must have at least two choices, none of them twice"),
+        ("flip", {"low": 0, "high": 1}, "flip: is no number, so it needs choices (now it is False)"),
+        ("clip", {"low": 0.01, "high": 0.1}, "clip: is no number, so it needs choices (now it is None)"),
+        ("loss", {"low": 1, "high": 2}, "loss: is no number, so it needs choices (now it is hinge)"),
+        ("norm_d", {"choices": ["spectral", "layer"]}, "norm_d: unknown value 'layer'; Choices: batch, none, spectral"),
+        ("loss", {"choices": ["hinge", "hinqe"]}, "loss: unknown name 'hinqe'; did you mean 'hinge'? Choices: "),
+        ("optimiser", {"choices": ["adam", "sgd"]}, "optimiser: unknown name 'sgd'; Choices: adam, rmsprop"),
+        ("augment", {"choices": ["a", "b"]}, "augment: cannot be varied: write another recipe with it"),
+        ("network", {"choices": ["dcgan", "sagan"]}, "network: cannot be varied: write another recipe with it"),
+        ("init_from", {"choices": [None, "a"]}, "init_from: cannot be varied: write another recipe with it"),
+    ],
+)
+def test_what_is_wrong_with_a_dimension_is_one_sentence(name: str, dimension: Any, sentence: str) -> None:
+    found = list(problems(params({name: dimension}), "dcgan"))
+    assert len(found) == 1, found
+    assert found[0].startswith(f"search.space.{sentence}"), found
+    assert "\n" not in found[0]
+
+
+def test_every_dimension_that_is_wrong_is_told() -> None:
+    space = {"lr": {"low": 1, "high": 2}, "lr_g": {}, "beta1": {"choices": [0.0, 0.5]}, "lr_d": {"low": 2, "high": 1}}
+    assert [fault.split(":")[0] for fault in problems(params(space), "dcgan")] == [
+        "search.space.lr", "search.space.lr_g", "search.space.lr_d"]  # fmt: skip
+
+
+def test_an_unknown_model_is_one_sentence() -> None:
+    (fault,) = problems(params({"lr_g": {"low": 1e-3, "high": 1e-2}}), "dcgam")
+    assert fault.startswith("--model dcgam: no such recipe; did you mean 'dcgan'? Choices: dcgan, ")
+
+
+SOUND: dict[str, Any] = {
+    "lr_g": {"low": 1e-4, "high": 1e-2, "log": True},
+    "beta1": {"choices": [0, 0.5]},
+    "beta2": {"low": 0.0, "high": 0.9, "step": 0.1},
+    "n_critic": {"low": 1, "high": 3},
+    "width_g": {"low": 16, "high": 64, "step": 16},
+    "latent_dim": {"low": 1, "high": 128, "log": True},
+    "clip": {"choices": [None, 0.1]},
+    "flip": {"choices": [True, False]},
+    "loss": {"choices": ["hinge", "wasserstein"]},
+}
+
+
+def test_distributions() -> None:
+    given = params(SOUND, beta2=0.9)
+    assert list(problems(given, "dcgan")) == []
+    assert distributions(given, "dcgan") == {
+        "lr_g": FloatDistribution(1e-4, 1e-2, log=True),
+        "beta1": CategoricalDistribution((0, 0.5)),
+        "beta2": FloatDistribution(0.0, 0.9, step=0.1),
+        "n_critic": IntDistribution(1, 3),
+        "width_g": IntDistribution(16, 64, step=16),
+        "latent_dim": IntDistribution(1, 128, log=True),
+        "clip": CategoricalDistribution((None, 0.1)),
+        "flip": CategoricalDistribution((True, False)),
+        "loss": CategoricalDistribution(("hinge", "wasserstein")),
+    }
+
+
+def test_values_that_are_drawn_make_recipes_and_the_first_trial_is_the_recipe() -> None:
+    given = params(SOUND, beta2=0.9)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.enqueue_trial(current(given, "dcgan"))
+    first = draw(study.ask(), distributions(given, "dcgan"))
+    assert with_values(given, "dcgan", first) == given
+    seen = set()
+    for _ in range(30):
+        values = draw(study.ask(), distributions(given, "dcgan"))
+        recipe = with_values(given, "dcgan", values).models["dcgan"]
+        assert {name: getattr(recipe, name) for name in SOUND} == values
+        assert 1e-4 <= recipe.lr_g <= 1e-2 and recipe.n_critic in (1, 2, 3) and recipe.width_g % 16 == 0
+        seen.add((recipe.loss, recipe.flip, recipe.clip))
+    assert len(seen) > 4
+
+
+def test_a_field_of_one_recipe_stands_for_that_one_alone() -> None:
+    space = {"lr_g": {"low": 1e-4, "high": 1e-2}, "models.sagan.lr_g": {"low": 2e-4, "high": 4e-4},
+             "models.resnet.n_critic": {"low": 1, "high": 5}}  # fmt: skip
+    given = params(space)
+    assert {model: set(space_of(given, model)) for model in ("dcgan", "sagan", "resnet")} == {
+        "dcgan": {"lr_g"}, "sagan": {"lr_g"}, "resnet": {"lr_g", "n_critic"}}  # fmt: skip
+    assert distributions(given, "dcgan")["lr_g"] == FloatDistribution(1e-4, 1e-2)
+    assert distributions(given, "sagan")["lr_g"] == FloatDistribution(2e-4, 4e-4)
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))], ids=lambda p: p.stem
+)
+def test_the_space_of_params_yaml_and_of_the_presets_is_sound_for_what_they_compare(path: Path) -> None:
+    given = load(path)
+    assert [fault for model in given.compare.models for fault in problems(given, model)] == []
+
+
+def test_the_command_says_it_without_a_traceback(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(text)
+    params_module.save({"search.space.lr_g.low": 0.0}, tmp_path / "params.yaml")
+    where: Any = {"cwd": tmp_path, "capture_output": True, "text": True}
+    command = [sys.executable, "-m", "pipeline.search", "--trials", "2"]
+    where["env"] = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*command, "--model", "dcgan"], **where)
+    assert done.returncode == 2
+    assert done.stderr == "error: params.yaml: search.space.lr_g: low must be above 0 with log: true, got 0.0\n"
+    done = subprocess.run([*command, "--model", "dcgam"], **where)
+    assert done.stderr.startswith("error: params.yaml: --model dcgam: no such recipe; did you mean 'dcgan'? Choices: ")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--model", "dcgan", "--trials", "0"], "argument --trials: must be a whole number above 0, got 0"),
+        (["--model", "dcgan", "--trials", "x"], "argument --trials: must be a whole number above 0, got x"),
+        (["--model", "dcgan", "--trials", "2", "--workers", "-1"], "argument --workers: must be a whole number above"),
+        (["--model", "dcgan", "--trials", "2", "--study", "../x"], "--study: must be letters, digits, _ . and -, got"),
+        (["--model", "dcgan", "--trials", "2", "--study", "a finals"], "--study: must be letters, digits, _ . and -"),
+        (["--models", "dcgan,sagan", "--trials", "2", "--study", "a"], "--study names one study: give one --model"),
+        (["--trials", "2"], "the following arguments are required: --model"),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from pipeline.search.__main__ import main
+
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"search.seed": 7, "compare.seeds": [3, 7]},
+            "search.seed: must be none of compare.seeds, on which its winner",
+        ),
+        ({"search.seed": 101}, "search.seed: must be none of search.final_seeds, which are to be fresh, got 101"),
+        ({"search.final_seeds": [1, 2, 1]}, "search.final_seeds: must not name anything twice, got [1, 2, 1]"),
+        ({"search.score_every": 541}, "search.score_every: must be at most search.steps, 540, got 541"),
+    ],
+)
+def test_seeds_and_steps_across_sections(changes: dict[str, Any], sentence: str) -> None:
+    sound = {"search.seed": 100, "search.final_seeds": [101, 102], "search.steps": 540, "compare.seeds": [0]}
+    given = parse(TREE, "params").override(sound)
+    assert list(check.problems(given)) == []
+    assert [fault[: len(sentence)] for fault in check.problems(given.override(changes))] == [sentence]
+    with pytest.raises(PipelineError):
+        check.require(given.override(changes))
