@@ -36,7 +36,7 @@ from pipeline.metrics import load_extractor, load_reference, measure_reference
 from pipeline.params import PRESETS, Params, load
 from pipeline.report.uncertainty import mean_interval, welch_interval
 from pipeline.sampling.images import save_picture
-from pipeline.training.monitor import Observer
+from pipeline.training.monitor import TrainingMonitor
 from pipeline.training.trainer import train_experiment
 
 WORK, DOCS = Path(".work/mnist-recipes"), Path("docs")
@@ -153,7 +153,7 @@ def _train(experiment: Experiment) -> dict[str, float]:
     device, work = torch.device("cpu"), experiment.work_folder()
     extractor = load_extractor(experiment.params.metrics, device)
     images, reference = load_images(WORK / "prepared", "train", device), load_reference(WORK / "reference", extractor)
-    observer = Observer(experiment, extractor, reference, experiment.open_tracker(), work / "grids")
+    observer = TrainingMonitor(experiment, extractor, reference, experiment.open_tracker(), work / "grids")
     spent = work / "cpu_seconds"
     before = float(spent.read_text()) if spent.exists() else 0.0
     started = time.process_time()

@@ -46,14 +46,14 @@ from pipeline.gan.losses import LOSSES
 from pipeline.gan.step import TrainState, create_state, train
 from pipeline.params import load
 from pipeline.tracking.uploader import open_client
-from pipeline.training.monitor import Observer
+from pipeline.training.monitor import TrainingMonitor
 from pipeline.training.trainer import train_experiment
 
 MODEL = "dcgan"
 VARIANTS = ("bare", "checkpoints", "tracking", "dead server", "slow server")  # bare beside bare: the noise
 
 
-class Blind(Observer):
+class Blind(TrainingMonitor):
     """Logs losses and a ready-made picture, and measures nothing."""
 
     def draw(self, state: TrainState) -> tuple[float, str]:
@@ -90,8 +90,8 @@ def seconds(variant: str, steps: int, folder: Path) -> float:
             pass
         return time.perf_counter() - started
     tracker = experiment.open_tracker()
-    observer = Blind(experiment, _Named(), None, tracker, picture)  # type: ignore[arg-type]
-    train_experiment(experiment, images, observer)
+    monitor = Blind(experiment, _Named(), None, tracker, picture)  # type: ignore[arg-type]
+    train_experiment(experiment, images, monitor)
     took = time.perf_counter() - started
     tracker.close("KILLED")  # at most 5 s, once a run
     return took

@@ -14,7 +14,7 @@ import torch
 from ruamel.yaml import YAML
 
 from pipeline.core import paths
-from pipeline.core.checksums import SUMS, require_whole
+from pipeline.core.checksums import SUMS, verify_checksums
 from pipeline.core.devices import choose_device
 from pipeline.core.errors import PipelineError, exit_cleanly, suggest, warn
 from pipeline.data.datasets import DATASETS, expected_classes
@@ -198,7 +198,7 @@ def require_outputs_whole() -> None:
     several = (paths.RUNS, paths.SAMPLES, paths.SCORES)
     for folder in [paths.PREPARED, paths.REFERENCE, *sorted(one for root in several for one in root.glob("*"))]:
         if (folder / SUMS).exists():
-            require_whole(folder)
+            verify_checksums(folder)
 
 
 @exit_cleanly

@@ -138,7 +138,7 @@ def test_there_are_no_cycles() -> None:
     [
         ("import pipeline.data.prepared", {"pipeline.data.prepared"}),
         ("import pipeline.data.prepared as d, os", {"pipeline.data.prepared"}),
-        ("from pipeline import data, layout", {"pipeline.data.prepared", "pipeline.core.paths"}),
+        ("from pipeline import data, check", {"pipeline.data", "pipeline.check"}),
         ("from pipeline.models import layers", {"pipeline.models.layers"}),
         ("from pipeline.models import layers, NETWORKS", {"pipeline.models", "pipeline.models.layers"}),
         ("def f():\n    if 1:\n        from pipeline.data.prepared import batch", {"pipeline.data.prepared"}),

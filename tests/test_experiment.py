@@ -15,7 +15,7 @@ from pipeline.experiment import Experiment
 from pipeline.models import build_gan
 from pipeline.sampling.generation import generate_samples
 from pipeline.sampling.images import COLUMNS, latents
-from pipeline.training.monitor import CURVE_SEED, GRID_SEED, Observer
+from pipeline.training.monitor import CURVE_SEED, GRID_SEED, TrainingMonitor
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -115,7 +115,7 @@ def test_what_is_looked_at_while_a_model_trains(
     tracker: Any = SimpleNamespace(image=lambda *what: told.append(what))
     reference: Any = SimpleNamespace(distance=lambda features: features.tolist())
     extractor: Any = lambda images: images[:, 0, 8, 8]  # noqa: E731
-    observer = Observer(Experiment(values, "dcgan", 0, description), extractor, reference, tracker, tmp_path)
+    observer = TrainingMonitor(Experiment(values, "dcgan", 0, description), extractor, reference, tracker, tmp_path)
     average = Spy()
     state: Any = SimpleNamespace(ema=average, gan=SimpleNamespace(generator=None), step=20)
     observer.draw(state)

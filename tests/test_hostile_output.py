@@ -33,7 +33,7 @@ from pipeline.report.charts import Line, draw
 from pipeline.search.pages import charts, page
 from pipeline.search.pages.page import Subject, svg_file
 from pipeline.search.study.storage import open_storage, shown
-from pipeline.tracking.uploader import Sender
+from pipeline.tracking.uploader import Uploader
 
 ROOT = Path(__file__).resolve().parent.parent
 EVIL = '"><script>document.title="owned"</script><img src=x onerror=alert(1)>\'</text></style>'
@@ -173,7 +173,7 @@ def test_no_password_of_a_storage_is_shown(secret: str, form: str, kind: str) ->
 def test_no_password_of_mlflow_is_shown(secret: str, told: str) -> None:
     uri = f"http://me:{secret}@host.example:5000"
     text = told.format(uri=uri, secret=secret, quoted=urllib.request.quote(secret, safe=""))
-    assert secret not in Sender(Path("none"), uri).reason(ValueError(text))
+    assert secret not in Uploader(Path("none"), uri).reason(ValueError(text))
 
 
 # --- downloads and servers ---

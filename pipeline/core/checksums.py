@@ -15,7 +15,7 @@ def write_sums(folder: Path, *names: str) -> None:
     write_bytes(folder / SUMS, "".join(f"{sha256(folder / name)}  {name}\n" for name in found).encode())
 
 
-def require_whole(folder: Path, *names: str) -> None:
+def verify_checksums(folder: Path, *names: str) -> None:
     """See that files are as the stage wrote them that made `folder`.
 
     Args:

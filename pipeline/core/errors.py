@@ -19,7 +19,7 @@ class PipelineError(Exception):
 
 
 # SIGHUP: the terminal is closed. SIGUSR1: Slurm sends it before it takes a machine away.
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 UNNAMED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # faults of writing, that name no file where it is open
 
 
@@ -73,7 +73,7 @@ def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
-def say(line: str) -> None:
+def log_line(line: str) -> None:
     """A line on stderr. Nothing ends because that is closed, a pipe that nobody reads, or a file on a full disk."""
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr, flush=True)
@@ -81,7 +81,7 @@ def say(line: str) -> None:
 
 def warn(message: str) -> None:
     """One line on stderr about what goes on all the same."""
-    say(f"warning: {_visible(message)}")
+    log_line(f"warning: {_visible(message)}")
 
 
 def suggest(name: str, choices: Iterable[str]) -> str:
@@ -106,7 +106,7 @@ def printable(text: str, longest: int = 60) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    say(f"error: {_visible(message)}")
+    log_line(f"error: {_visible(message)}")
     return code
 
 
@@ -127,7 +127,7 @@ def _complete_streams() -> None:
 
 def _end_at_once() -> None:
     """From now on a stop signal ends the process, without a word."""
-    for number in STOPS:
+    for number in STOP_SIGNALS:
         if callable(handler := signal.getsignal(number)) and handler is not signal.default_int_handler:
             signal.signal(number, signal.SIG_DFL)
 

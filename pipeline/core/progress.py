@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline.core.errors import say
+from pipeline.core.errors import log_line
 
 LOG_FORMAT = "{desc}: {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
@@ -16,7 +16,7 @@ class _Log:
 
     def write(self, text: str) -> None:
         if line := text.strip():
-            say(line)
+            log_line(line)
 
     def flush(self) -> None:
         """Nothing: a line is flushed when it is said."""

@@ -19,7 +19,7 @@ def stable_hash(*parts: object) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def generator(device: torch.device | str, *parts: object) -> torch.Generator:
+def rng(device: torch.device | str, *parts: object) -> torch.Generator:
     """A fresh torch generator on `device`, seeded by `stable_hash(*parts)`.
 
     `meta` tensors hold no numbers, so for that device the generator lives on the CPU.

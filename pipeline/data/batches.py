@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.randomness import generator
+from pipeline.core.randomness import rng
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ def batch(
     chosen = _epoch_order(count, seed, epoch, device)[place * size : (place + 1) * size]
     rows = images.images[chosen]
     if flip:
-        mirrored = torch.rand(size, 1, 1, 1, device=device, generator=generator(device, seed, "flip", index)) < 0.5
+        mirrored = torch.rand(size, 1, 1, 1, device=device, generator=rng(device, seed, "flip", index)) < 0.5
         rows = torch.where(mirrored, rows.flip(-1), rows)
     values = rows.float().div_(127.5).sub_(1)
     if dequantise:
-        noise = torch.rand(values.shape, device=device, generator=generator(device, seed, "noise", index))
+        noise = torch.rand(values.shape, device=device, generator=rng(device, seed, "noise", index))
         values.add_(noise, alpha=1 / 128)
     return values, images.labels[chosen]
 
@@ -50,4 +50,4 @@ def batch(
 @functools.lru_cache(maxsize=2)
 def _epoch_order(count: int, seed: int, epoch: int, device: torch.device) -> torch.Tensor:
     """The permutation of one epoch, int64 (count,); never to be written to, since it is cached."""
-    return torch.randperm(count, generator=generator("cpu", seed, "epoch", epoch)).to(device)
+    return torch.randperm(count, generator=rng("cpu", seed, "epoch", epoch)).to(device)

@@ -19,7 +19,7 @@ from pipeline.core.checksums import write_sums
 from pipeline.core.errors import PipelineError, suggest, warn
 from pipeline.core.files import ArrayWriter, atomic_folder, damaged, read_json, require_space, write_json
 from pipeline.core.progress import progress
-from pipeline.core.randomness import generator
+from pipeline.core.randomness import rng
 from pipeline.data.batches import ImageSet
 from pipeline.data.datasets import DATASETS, RESIZE_FILTER, BadImage, Items, Source, reason_of, to_row
 from pipeline.params import DataParams
@@ -103,14 +103,14 @@ def _choose(source: Source, params: DataParams) -> dict[str, tuple[Items, list[i
     splits: dict[str, tuple[Items, Sequence[int]]]
     if source.test is None:
         count = len(source.train)
-        order = torch.randperm(count, generator=generator("cpu", params.seed, "split")).tolist()
+        order = torch.randperm(count, generator=rng("cpu", params.seed, "split")).tolist()
         held_out = max(2, min(round(params.test_fraction * count), count - 2))  # a covariance needs 2
         splits = {"train": (source.train, sorted(order[held_out:])), "test": (source.train, sorted(order[:held_out]))}
     else:
         splits = {"train": (source.train, range(len(source.train))), "test": (source.test, range(len(source.test)))}
     chosen = {}
     for split, (items, indices) in splits.items():
-        order = torch.randperm(len(indices), generator=generator("cpu", params.seed, "limit", split)).tolist()
+        order = torch.randperm(len(indices), generator=rng("cpu", params.seed, "limit", split)).tolist()
         chosen[split] = items, sorted(indices[place] for place in order[: params.limit])
     return chosen
 

@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.core import paths
-from pipeline.core.checksums import require_whole
+from pipeline.core.checksums import verify_checksums
 from pipeline.core.devices import choose_device
 from pipeline.core.errors import PipelineError, suggest
 from pipeline.core.files import read_json
@@ -74,7 +74,7 @@ def explain(protocol: str, experiment: str, params: Params) -> tuple[str, float,
     if experiment not in known:
         raise PipelineError(f"--experiment {experiment}: not measured here; {suggest(experiment, known)}")
     for folder in (paths.PREPARED, paths.REFERENCE, paths.SAMPLES / experiment, paths.SCORES / experiment):
-        require_whole(folder)
+        verify_checksums(folder)
     scores = read_json(paths.SCORES / experiment / "metrics.json")
     extractor = load_extractor(params.metrics, choose_device(params.runtime.device))
     description, ours = load_description(paths.PREPARED), scores["protocol"]

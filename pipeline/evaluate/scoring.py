@@ -19,7 +19,7 @@ from pipeline.metrics import (
 )
 from pipeline.metrics.prdc import expected_coverage
 from pipeline.params import Params
-from pipeline.sampling.images import LEAST_DIVERSITY, grid, save_picture
+from pipeline.sampling.images import LEAST_PIXEL_STD_RATIO, grid, save_picture
 
 PAIRS = 10
 LEAST = 0.05  # of precision, and of the coverage that a perfect model has: below it there is nothing to compare
@@ -57,7 +57,9 @@ def score_samples(
         "seed": info["seed"],
         **records["images"],
         "floor": reference.floor["value"],
-        "collapsed": collapsed(records["images"], info["diversity"], len(reference.train), len(samples["images"])),
+        "collapsed": collapsed(
+            records["images"], info["pixel_std_ratio"], len(reference.train), len(samples["images"])
+        ),
         "best": {
             "step": info["best"]["step"],
             "selected_by": {"distance": info["best"]["distance"], "samples": info["curve"]["samples"]},
@@ -95,18 +97,22 @@ def protocol(
     }
 
 
-def collapsed(record: dict[str, Any], diversity: float, real: int, generated: int) -> list[str]:
+def collapsed(record: dict[str, Any], pixel_std_ratio: float, real: int, generated: int) -> list[str]:
     """What says that a model has collapsed, or has learnt nothing; empty where nothing does.
 
     Args:
         record: its metrics, of which precision and coverage are looked at, where they are.
-        diversity: of its last grid, see `pipeline.training.monitor`.
+        pixel_std_ratio: of its last grid, see `pipeline.training.monitor`.
 
     >>> collapsed({"precision": 0.9, "coverage": 0.01}, 0.3, 1000, 1000)
     ['coverage 0.010']
     """
-    least = {"precision": LEAST, "coverage": LEAST * expected_coverage(real, generated), "diversity": LEAST_DIVERSITY}
-    found = {name: value for name, value in (record | {"diversity": diversity}).items() if name in least}
+    least = {
+        "precision": LEAST,
+        "coverage": LEAST * expected_coverage(real, generated),
+        "pixel_std_ratio": LEAST_PIXEL_STD_RATIO,
+    }
+    found = {name: value for name, value in (record | {"pixel_std_ratio": pixel_std_ratio}).items() if name in least}
     return [f"{name} {found[name]:.3f}" for name in least if name in found and found[name] < least[name]]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.core.randomness import generator
+from pipeline.core.randomness import rng
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ def augment_for_discriminator(
     """
     device = images.device
     for name, strength in strengths.items():
-        changed = AUGMENTATIONS[name].transform(images, generator(device, seed, "augment", name, stream, index))
+        changed = AUGMENTATIONS[name].transform(images, rng(device, seed, "augment", name, stream, index))
         if isinstance(strength, Tensor) or strength < 1:
-            source = generator(device, seed, "augment strength", name, stream, index)
+            source = rng(device, seed, "augment strength", name, stream, index)
             chosen = torch.rand(len(images), 1, 1, 1, generator=source, device=device) < strength
             changed = torch.where(chosen, changed, images)
         images = changed
     if noise:
-        source = generator(device, seed, "instance noise", stream, index)
+        source = rng(device, seed, "instance noise", stream, index)
         images = images + noise * torch.randn(images.shape, generator=source, device=device)
     return images
 

@@ -28,7 +28,7 @@ BEST = "best."  # what the names of the best generator's tensors begin with in a
 
 
 @dataclass
-class Progress:
+class RunHistory:
     """What a run knows beside its state.
 
     history, timing: the rows of history.csv and timing.csv so far; seconds: the time spent.
@@ -49,12 +49,12 @@ class Progress:
         """The lowest distance so far, inf before the first."""
         return min((row["distance"] for row in self.history if "distance" in row), default=math.inf)
 
-    def diversity(self) -> float:
+    def pixel_std_ratio(self) -> float:
         """Of the last grid: how much its images differ, as a share of real images' differences; 1 before the first."""
-        return next((row["diversity"] for row in reversed(self.history) if "diversity" in row), 1.0)
+        return next((row["pixel_std_ratio"] for row in reversed(self.history) if "pixel_std_ratio" in row), 1.0)
 
 
-def save_checkpoint(folder: Path, state: TrainState, progress: Progress, good_every: int | None = None) -> Path:
+def save_checkpoint(folder: Path, state: TrainState, progress: RunHistory, good_every: int | None = None) -> Path:
     """Write the state after `state.step` steps to `folder`, and remove all but the last two checkpoints.
 
     Args:
@@ -80,7 +80,7 @@ def checkpoint_bytes(state: TrainState) -> int:
     return sum(tensor.nbytes for tensor in [*named.values(), *generator_tensors(state).values()])
 
 
-def load_checkpoint(folder: Path, state: TrainState) -> Progress:
+def load_checkpoint(folder: Path, state: TrainState) -> RunHistory:
     """Bring `state` to the newest whole checkpoint of `folder`; without one, leave it as it is, at step 0.
 
     A damaged checkpoint is reported on stderr, renamed to .damaged and passed over.
@@ -93,7 +93,7 @@ def load_checkpoint(folder: Path, state: TrainState) -> Progress:
             if _digest(content) != path.stem.split("-")[2]:
                 raise ValueError("its content does not match its name")
             saved, metadata = read_tensors(content), _metadata(content)
-            step, progress = int(metadata["step"]), Progress(**json.loads(metadata["progress"]))
+            step, progress = int(metadata["step"]), RunHistory(**json.loads(metadata["progress"]))
         except (SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
             warn(f"{path} is damaged and passed over: {error}")
             path.rename(path.with_suffix(".damaged"))
@@ -106,7 +106,7 @@ def load_checkpoint(folder: Path, state: TrainState) -> Progress:
             tensor.copy_(saved[name])
         state.step = step
         return progress
-    return Progress()
+    return RunHistory()
 
 
 def generator_tensors(state: TrainState) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from pipeline.core.randomness import generator, stable_hash
+from pipeline.core.randomness import rng, stable_hash
 from pipeline.data.batches import ImageSet, batch
 from pipeline.gan.augment import AUGMENTATIONS, augment_for_discriminator
 from pipeline.gan.losses import AdversarialLoss, smoothed
@@ -179,7 +179,7 @@ class _Step:
         self.values[name] = torch.zeros((), device=self.device)
         if index % self.recipe.penalty_every:
             return loss
-        draws = generator(self.device, self.state.seed, "penalty", index)
+        draws = rng(self.device, self.state.seed, "penalty", index)
         value = self.weight * penalty.value(update(draws=draws, own=self.state.own_tensors(name)))  # in float32
         self.values[name] = value.detach()
         return loss + value
@@ -197,7 +197,7 @@ class _Step:
 def draw_inputs(recipe: Recipe, images: ImageSet, seed: int, stream: str, index: int) -> tuple[Tensor, Tensor]:
     """Latents ~ N(0, 1), float32 (N, Z), and the labels of random real images, int64 (N,), for one batch of fakes."""
     device = images.images.device
-    source = generator(device, seed, "latents", stream, index)
+    source = rng(device, seed, "latents", stream, index)
     latents = torch.randn(recipe.batch_size, recipe.latent_dim, generator=source, device=device)
     return latents, images.labels[
         torch.randint(len(images.labels), (recipe.batch_size,), generator=source, device=device)

@@ -19,7 +19,7 @@ from safetensors.torch import load as read_tensors
 from torch import Tensor
 
 from pipeline.core import paths
-from pipeline.core.checksums import require_whole
+from pipeline.core.checksums import verify_checksums
 from pipeline.core.errors import PipelineError, exit_cleanly
 from pipeline.core.files import atomic_folder, read_json
 from pipeline.gan.step import TrainState
@@ -88,7 +88,7 @@ def keep(run: str, name: str) -> str:
     if not _holds(source, FILES):
         known = ", ".join(sorted(path.name for path in paths.RUNS.glob("*") if _holds(path, FILES))) or "none"
         raise PipelineError(f"{source} holds no trained generator and discriminator; there are: {known}")
-    require_whole(source, *FILES)
+    verify_checksums(source, *FILES)
     found = _sha256(source)
     if folder.exists() and not (_holds(folder, NETWORKS) and _sha256(folder) == found):
         raise PipelineError(f"{folder} holds other weights already: choose another name, or delete it")

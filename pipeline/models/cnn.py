@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from pipeline.models.layers import ToMap, plan, pyramid
+from pipeline.models.layers import LatentToFeatureMap, channel_schedule, resolution_schedule
 
 
 class Generator(nn.Module):
@@ -17,9 +17,9 @@ class Generator(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int], width: int, latent_dim: int) -> None:
         super().__init__()
-        side, doublings = plan(image_shape[1])
-        maps = pyramid(width, doublings + 1)
-        layers: list[nn.Module] = [ToMap(latent_dim, maps[0], side), nn.BatchNorm2d(maps[0]), nn.ReLU()]
+        side, doublings = resolution_schedule(image_shape[1])
+        maps = channel_schedule(width, doublings + 1)
+        layers: list[nn.Module] = [LatentToFeatureMap(latent_dim, maps[0], side), nn.BatchNorm2d(maps[0]), nn.ReLU()]
         for inputs, outputs in pairwise(maps):
             layers += [nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.Conv2d(width, image_shape[0], 3, padding=1), nn.Tanh())
@@ -37,8 +37,8 @@ class Discriminator(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int], width: int) -> None:
         super().__init__()
-        side, doublings = plan(image_shape[1])
-        maps = pyramid(width, doublings + 1)[::-1]
+        side, doublings = resolution_schedule(image_shape[1])
+        maps = channel_schedule(width, doublings + 1)[::-1]
         layers: list[nn.Module] = [nn.Conv2d(image_shape[0], width, 3, padding=1), nn.LeakyReLU(0.1)]
         for inputs, outputs in pairwise(maps):
             layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), nn.LeakyReLU(0.1)]

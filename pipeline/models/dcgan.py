@@ -11,7 +11,7 @@ first layer dearer by the number of classes: for hundreds of classes take the ne
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.layers import one_hot, plan, pyramid
+from pipeline.models.layers import channel_schedule, one_hot, resolution_schedule
 
 
 class Generator(nn.Module):
@@ -19,8 +19,8 @@ class Generator(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int], width: int, latent_dim: int) -> None:
         super().__init__()
-        side, doublings = plan(image_shape[1])
-        maps = pyramid(width, doublings)
+        side, doublings = resolution_schedule(image_shape[1])
+        maps = channel_schedule(width, doublings)
         layers: list[nn.Module] = [nn.ConvTranspose2d(latent_dim, maps[0], side, bias=False)]
         for inputs, outputs in zip(maps, [*maps[1:], image_shape[0]], strict=True):
             layers += [nn.BatchNorm2d(inputs), nn.ReLU()]
@@ -39,8 +39,8 @@ class Discriminator(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int], width: int, batch_norm: bool) -> None:
         super().__init__()
-        side, doublings = plan(image_shape[1])
-        maps = pyramid(width, doublings)[::-1]
+        side, doublings = resolution_schedule(image_shape[1])
+        maps = channel_schedule(width, doublings)[::-1]
         layers: list[nn.Module] = []
         for inputs, outputs in zip([image_shape[0], *maps], maps, strict=False):
             layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=False)]
@@ -60,8 +60,8 @@ class ConditionalGenerator(Generator):
         self.n_classes = n_classes
 
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
-        told = one_hot(labels, self.n_classes, latents.dtype)
-        return super().forward(torch.cat([latents, told], dim=1), labels)  # (N, Z + K)
+        label_onehot = one_hot(labels, self.n_classes, latents.dtype)
+        return super().forward(torch.cat([latents, label_onehot], dim=1), labels)  # (N, Z + K)
 
 
 class ConditionalDiscriminator(Discriminator):
@@ -73,6 +73,6 @@ class ConditionalDiscriminator(Discriminator):
         self.n_classes = n_classes
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        told = one_hot(labels, self.n_classes, images.dtype)[:, :, None, None]
-        maps = told.expand(-1, -1, *images.shape[2:])  # (N, K) -> (N, K, S, S)
+        label_onehot = one_hot(labels, self.n_classes, images.dtype)[:, :, None, None]
+        maps = label_onehot.expand(-1, -1, *images.shape[2:])  # (N, K) -> (N, K, S, S)
         return super().forward(torch.cat([images, maps], dim=1), labels)

@@ -15,13 +15,13 @@ WEIGHTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Embedding)
 BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
-def plan(image_size: int) -> tuple[int, int]:
+def resolution_schedule(image_size: int) -> tuple[int, int]:
     """The smallest feature map's side and how often it is doubled to reach `image_size`.
 
     The side is 4 where the size allows it, as in DCGAN and SNGAN, else the next that halving leads to: 28 = 7 * 2**2,
     48 = 6 * 2**3 (as SNGAN does for STL-10).
 
-    >>> plan(32), plan(28), plan(48)
+    >>> resolution_schedule(32), resolution_schedule(28), resolution_schedule(48)
     ((4, 3), (7, 2), (6, 3))
 
     Raises:
@@ -35,11 +35,11 @@ def plan(image_size: int) -> tuple[int, int]:
     return side, doublings
 
 
-def pyramid(width: int, maps: int) -> list[int]:
+def channel_schedule(width: int, maps: int) -> list[int]:
     """Channels of so many maps from the smallest to the largest, which has `width`: twice as many at each halving, up
     to 8 times `width`.
 
-    >>> pyramid(64, 4), pyramid(64, 6)
+    >>> channel_schedule(64, 4), channel_schedule(64, 6)
     ([512, 256, 128, 64], [512, 512, 512, 256, 128, 64])
     """
     return [width * min(2**power, 8) for power in reversed(range(maps))]
@@ -50,7 +50,7 @@ def one_hot(labels: Tensor, n_classes: int, dtype: torch.dtype) -> Tensor:
     return F.one_hot(labels, n_classes).to(dtype)
 
 
-class ToMap(nn.Module):
+class LatentToFeatureMap(nn.Module):
     """Latents (N, Z) to the first feature map (N, C, side, side) by one linear layer."""
 
     def __init__(self, latent_dim: int, channels: int, side: int) -> None:

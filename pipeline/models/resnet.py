@@ -9,14 +9,21 @@ their end, and the projection discriminator.
 
 from torch import Tensor, nn
 
-from pipeline.models.layers import DiscriminatorBlock, GeneratorBlock, LabelledSequential, SelfAttention, ToMap, plan
+from pipeline.models.layers import (
+    DiscriminatorBlock,
+    GeneratorBlock,
+    LabelledSequential,
+    LatentToFeatureMap,
+    SelfAttention,
+    resolution_schedule,
+)
 
 LARGEST_ATTENTION = 32  # pixels; attention costs side**4
 
 
 def _attention_side(image_size: int) -> int:
     """Where SAGAN attends: the largest feature map below the image's size, but no larger than 32 (16 for CIFAR-10)."""
-    if plan(image_size)[1] < 2:
+    if resolution_schedule(image_size)[1] < 2:
         raise ValueError(f"must be at least 16 for a network with attention, got {image_size}")
     side = image_size // 2
     while side > LARGEST_ATTENTION:
@@ -36,8 +43,8 @@ class Generator(nn.Module):
         attention: bool = False,
     ) -> None:
         super().__init__()
-        side, doublings = plan(image_shape[1])
-        layers: list[nn.Module] = [ToMap(latent_dim, width, side)]
+        side, doublings = resolution_schedule(image_shape[1])
+        layers: list[nn.Module] = [LatentToFeatureMap(latent_dim, width, side)]
         for _ in range(doublings):
             layers.append(GeneratorBlock(width, width, n_classes))
             side *= 2
@@ -60,7 +67,7 @@ class Discriminator(nn.Module):
     def __init__(self, image_shape: tuple[int, int, int], width: int, attention: bool = False) -> None:
         super().__init__()
         channels, side, _ = image_shape
-        _, doublings = plan(side)
+        _, doublings = resolution_schedule(side)
         layers: list[nn.Module] = []
         for index in range(doublings + 1):
             down = index < doublings - 1

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from pipeline.core.files import atomic_path
-from pipeline.core.randomness import generator as random_generator
+from pipeline.core.randomness import rng
 
 COLUMNS = 10  # of every grid
-LEAST_DIVERSITY = 0.05  # of a grid, as a share of real images' spread: below it the model has collapsed
+LEAST_PIXEL_STD_RATIO = 0.05  # of a grid, as a share of real images' spread: below it the model has collapsed
 BLOCK = 256  # latents are drawn in blocks of this size, so that a batch's size never shifts them
 
 
@@ -26,8 +26,7 @@ def latents(seed: int, start: int, stop: int, latent_dim: int) -> Tensor:
     """The latents of samples start..stop-1: float32 (stop - start, Z) on the CPU, the same for every device."""
     first, last = start // BLOCK, (stop - 1) // BLOCK
     blocks = [
-        torch.randn(BLOCK, latent_dim, generator=random_generator("cpu", seed, "samples", block))
-        for block in range(first, last + 1)
+        torch.randn(BLOCK, latent_dim, generator=rng("cpu", seed, "samples", block)) for block in range(first, last + 1)
     ]
     return torch.cat(blocks)[start - first * BLOCK : stop - first * BLOCK]
 
@@ -117,7 +116,7 @@ def save_animation(frames: Sequence[Image.Image], path: Path, seconds: float = 0
         frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
 
 
-def spread(images: torch.Tensor) -> float:
+def pixel_std(images: torch.Tensor) -> float:
     """How much images differ, in grey levels: the standard deviation of a pixel over them, the mean of all pixels.
 
     Args:

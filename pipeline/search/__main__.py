@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 
 from pipeline import check
 from pipeline.core import paths
-from pipeline.core.errors import PipelineError, exit_cleanly, say
+from pipeline.core.errors import PipelineError, exit_cleanly, log_line
 from pipeline.data.prepared import load_description
 from pipeline.params import PARAMS_FILE, load, save
 from pipeline.search.pages.outputs import publish, publish_comparison
@@ -151,7 +151,7 @@ def _work(
         run_here(command, count, environment, lambda: not left(), lambda: bool(received), tell)
     tell()
     if received:
-        say("stopped: run the same command again to continue")
+        log_line("stopped: run the same command again to continue")
         sys.exit(128 + received[0])
 
 
@@ -171,7 +171,7 @@ def _teller(at: Place, tracker: Tracker | None) -> Callable[[], None]:
             before = len(over)
             values = [value for trial in over if (value := distance_of(trial)) is not None]
             best = f", best {min(values):.2f}" if values else ""
-            say(f"study {at.name}: {len(over)} of {len(trials)} trials{best}")
+            log_line(f"study {at.name}: {len(over)} of {len(trials)} trials{best}")
             if tracker:
                 track_progress(tracker, over)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.check import require
 from pipeline.core.devices import make_deterministic
-from pipeline.core.errors import STOPS, PipelineError, Stopped
+from pipeline.core.errors import STOP_SIGNALS, PipelineError, Stopped
 from pipeline.core.files import sha256
 from pipeline.params import PARAMS_FILE, Params, load
 
@@ -48,8 +48,8 @@ def finish(params: Params, *declared: str) -> None:
     changed += [path for path, digest in CODE.items() if path in imported and _digest(path) != digest]
     if changed:
         raise PipelineError(
-            f"{changed[0]} was changed while this ran, and DVC would take the result for one of what stands there now: "
-            "run the same command again, which is quick where you take the change back first"
+            f"{changed[0]} was changed while this ran: the result was computed with the old version, but DVC would "
+            "record the new one; run the same command again, which is quick if you undo the change first"
         )
 
 
@@ -66,7 +66,7 @@ def _digest(path: str) -> str:
 
 
 def stop_by_exception() -> None:
-    """From now on a signal of `STOPS` raises `Stopped`, so that what is open is closed and nothing half-made stays."""
+    """From now on a stop signal raises `Stopped`, so that what is open is closed and nothing half-made stays."""
 
     def stop(number: int, _: object) -> None:
         raise Stopped(number)
@@ -75,7 +75,7 @@ def stop_by_exception() -> None:
 
 
 def stop_signals() -> list[int]:
-    """A list that from now on receives the number of each signal of `STOPS`, for whoever has work to save first."""
+    """A list that from now on receives the number of each stop signal, for whoever has work to save first."""
     received: list[int] = []
     _on_stop(lambda number, _: received.append(number))
     return received
@@ -83,7 +83,7 @@ def stop_signals() -> list[int]:
 
 def _on_stop(handler: Callable[[int, Any], None]) -> None:
     """One that was ignored from the start, as nohup has SIGHUP ignored, stays so."""
-    for number in STOPS:
+    for number in STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
 

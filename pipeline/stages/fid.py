@@ -3,7 +3,7 @@
 import numpy as np
 
 from pipeline.core import paths
-from pipeline.core.checksums import require_whole
+from pipeline.core.checksums import verify_checksums
 from pipeline.core.devices import choose_device, memory_errors
 from pipeline.core.errors import exit_cleanly, warn
 from pipeline.core.files import read_json
@@ -17,13 +17,13 @@ from pipeline.stages import begin, experiment_options, finish
 @exit_cleanly
 def main(arguments: list[str] | None = None) -> None:
     options, params = experiment_options(arguments), begin()
-    require_whole(paths.PREPARED)
-    require_whole(paths.REFERENCE)
+    verify_checksums(paths.PREPARED)
+    verify_checksums(paths.REFERENCE)
     description = load_description(paths.PREPARED)
     experiment = Experiment(params, options.model, options.seed, description)
     folder, run = paths.SAMPLES / experiment.name, paths.RUNS / experiment.name
-    require_whole(folder)
-    require_whole(run, "generator.json")
+    verify_checksums(folder)
+    verify_checksums(run, "generator.json")
     extractor = load_extractor(params.metrics, choose_device(params.runtime.device))
     reference = load_reference(paths.REFERENCE, extractor)
     info = read_json(run / "generator.json")

@@ -3,7 +3,7 @@
 import math
 
 from pipeline.core import paths
-from pipeline.core.checksums import require_whole
+from pipeline.core.checksums import verify_checksums
 from pipeline.core.devices import choose_device, memory_errors
 from pipeline.core.errors import exit_cleanly
 from pipeline.core.files import require_space
@@ -18,11 +18,11 @@ from pipeline.stages import begin, experiment_options, finish
 @exit_cleanly
 def main(arguments: list[str] | None = None) -> None:
     options, params = experiment_options(arguments), begin()
-    require_whole(paths.PREPARED, "dataset.json")
+    verify_checksums(paths.PREPARED, "dataset.json")
     description = load_description(paths.PREPARED)
     experiment = Experiment(params, options.model, options.seed, description)
     run, out = paths.RUNS / experiment.name, paths.SAMPLES / experiment.name
-    require_whole(run, "generator.safetensors", "best.safetensors", "generator.json", "grids")
+    verify_checksums(run, "generator.safetensors", "best.safetensors", "generator.json", "grids")
     device, weights = choose_device(params.runtime.device), params.generate.weights
     generator, info = load_generator(run, weights)
     generators = {"images": generator.to(device)}

@@ -1,7 +1,7 @@
 """Stage reference: statistics of the real training images, and the floor that no model can beat."""
 
 from pipeline.core import paths
-from pipeline.core.checksums import require_whole
+from pipeline.core.checksums import verify_checksums
 from pipeline.core.devices import choose_device, memory_errors
 from pipeline.core.errors import exit_cleanly
 from pipeline.core.files import require_space
@@ -13,7 +13,7 @@ from pipeline.stages import begin, finish
 @exit_cleanly
 def main() -> None:
     params = begin()
-    require_whole(paths.PREPARED)
+    verify_checksums(paths.PREPARED)
     extractor = load_extractor(params.metrics, choose_device(params.runtime.device))
     description = load_description(paths.PREPARED)
     require_space(paths.REFERENCE, 4 * extractor.dim * (description["train"] + description["test"] + 2 * extractor.dim))

@@ -1,7 +1,7 @@
 """Stage report: the comparison on one page, and the leaderboard."""
 
 from pipeline.core import paths
-from pipeline.core.checksums import require_whole
+from pipeline.core.checksums import verify_checksums
 from pipeline.core.errors import exit_cleanly
 from pipeline.params import Params
 from pipeline.report import write_report
@@ -21,14 +21,14 @@ def main() -> None:
 
 
 def _require_inputs(params: Params) -> None:
-    require_whole(paths.PREPARED, "dataset.json", "train.npy")
-    require_whole(paths.REFERENCE, "floor.json")
+    verify_checksums(paths.PREPARED, "dataset.json", "train.npy")
+    verify_checksums(paths.REFERENCE, "floor.json")
     for model in params.compare.models:
         for seed in params.compare.seeds:
             name = paths.experiment_name(model, seed)
-            require_whole(paths.RUNS / name, "generator.json", "history.csv", "grids")
-            require_whole(paths.SAMPLES / name, "grid.png", "progress.gif", "final")
-            require_whole(paths.SCORES / name)
+            verify_checksums(paths.RUNS / name, "generator.json", "history.csv", "grids")
+            verify_checksums(paths.SAMPLES / name, "grid.png", "progress.gif", "final")
+            verify_checksums(paths.SCORES / name)
 
 
 if __name__ == "__main__":

@@ -3,24 +3,24 @@
 import sys
 
 from pipeline.core import paths
-from pipeline.core.checksums import require_whole
+from pipeline.core.checksums import verify_checksums
 from pipeline.core.devices import choose_device, memory_errors
-from pipeline.core.errors import exit_cleanly, say
+from pipeline.core.errors import exit_cleanly, log_line
 from pipeline.core.files import exclusive
 from pipeline.data.prepared import load_description, load_images
 from pipeline.experiment import Experiment
 from pipeline.metrics import load_extractor, load_reference
 from pipeline.params import Params
 from pipeline.stages import begin, experiment_options, finish, stop_signals
-from pipeline.training.monitor import Observer
+from pipeline.training.monitor import TrainingMonitor
 from pipeline.training.trainer import Interrupted, train_experiment, write_run
 
 
 @exit_cleanly
 def main(arguments: list[str] | None = None) -> None:
     options, params = experiment_options(arguments), begin()
-    require_whole(paths.PREPARED)
-    require_whole(paths.REFERENCE)
+    verify_checksums(paths.PREPARED)
+    verify_checksums(paths.REFERENCE)
     received = stop_signals()
     experiment = Experiment(params, options.model, options.seed, load_description(paths.PREPARED))
     remedy = f"lower models.{options.model}.batch_size, width_g or width_d, or metrics.batch_size"
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
         try:
             _train(experiment, params, received)
         except Interrupted:
-            say("stopped with its checkpoint written: run the same command again to continue")
+            log_line("stopped with its checkpoint written: run the same command again to continue")
             sys.exit(128 + received[0])
     own = f"models.{options.model}"
     finish(params, "train", "recipe", own, "metrics.extractor", "metrics.weights", "metrics.unknown_weights")
@@ -41,10 +41,10 @@ def _train(experiment: Experiment, params: Params, received: list[int]) -> None:
     reference = load_reference(paths.REFERENCE, extractor)
     with experiment.open_tracker() as tracker:
         grids = experiment.work_folder() / "grids"
-        observer = Observer(experiment, extractor, reference, tracker, grids, stopping=lambda: bool(received))
-        state, progress = train_experiment(experiment, images, observer)
+        monitor = TrainingMonitor(experiment, extractor, reference, tracker, grids, stopping=lambda: bool(received))
+        state, progress = train_experiment(experiment, images, monitor)
         out = paths.RUNS / experiment.name
-        write_run(experiment, state, progress, observer, out)
+        write_run(experiment, state, progress, monitor, out)
         if params.runtime.log_model:
             tracker.model(out)
 

@@ -17,12 +17,12 @@ STEPPED = ("metric", "image")  # kinds of which each step has its own
 BATCH = {"metric": 1000, "param": 100, "tag": 100}  # the most that one request takes; other kinds go one by one
 
 
-class Spool:
+class Outbox:
     """The file of entries, one JSON object a line, in the order in which they were logged."""
 
     def __init__(self, folder: Path, experiment: str, run_name: str, parent: Path | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._path, self._end, self._waiting = folder / "spool.jsonl", 0, b""
+        self._path, self._end, self._waiting = folder / "outbox.jsonl", 0, b""
         self._path.touch()
         self._values: dict[tuple[str, str, int], Any] = {}
         self._former: dict[tuple[str, str, int], Any] = {}
@@ -80,7 +80,7 @@ def first(folder: Path) -> dict[str, Any] | None:
 
     None where there is none, as in an empty spool. Where it was damaged, another stands further below.
     """
-    return next((entry for entry, _ in read(folder / "spool.jsonl") if entry["kind"] == "run"), None)
+    return next((entry for entry, _ in read(folder / "outbox.jsonl") if entry["kind"] == "run"), None)
 
 
 def read(path: Path, start: int = 0) -> Iterator[tuple[dict[str, Any], int]]:

@@ -1,6 +1,6 @@
 """What MLflow is told, without ever waiting for it: a local spool file, and a thread that sends what is spooled.
 
-    Tracker.metrics(..)  ->  .work/<experiment>/spool.jsonl  ->  sender thread  ->  MLflow
+    Tracker.metrics(..)  ->  .work/<experiment>/outbox.jsonl  ->  sender thread  ->  MLflow
     python -m pipeline.tracking sync      send what a dead server, or a killed run, has left in the spools
 
 A slow, dead or failing server costs one warning; what is unsent stays in the spool. An entry keeps the time at which it
@@ -21,8 +21,8 @@ from typing import Any, Self
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import fsync, sha256
 from pipeline.core.paths import root
-from pipeline.tracking.outbox import Spool, first
-from pipeline.tracking.uploader import Sender, warn_once
+from pipeline.tracking.outbox import Outbox, first
+from pipeline.tracking.uploader import Uploader, warn_once
 
 INTERVAL, RETRY = 5.0, 60.0  # seconds between two rounds of sending, and after a failed one
 CLOSE_WAIT = {"FINISHED": 30.0, "FAILED": 15.0, "KILLED": 5.0}  # seconds that closing waits at most
@@ -45,13 +45,13 @@ class Tracker:
         self, folder: Path, experiment: str, run_name: str, enabled: bool = True, parent: Path | None = None
     ) -> None:
         self._folder, self._failed, self._closing = Path(folder), False, threading.Event()
-        self._spool: Spool | None = None
+        self._spool: Outbox | None = None
         if enabled:
             with self._disk_errors():
-                self._spool = Spool(self._folder, experiment, run_name, parent)
+                self._spool = Outbox(self._folder, experiment, run_name, parent)
         if self._spool:
             self._add("status", "", "RUNNING")
-            self._sender = Sender(self._folder)
+            self._sender = Uploader(self._folder)
             self._thread = threading.Thread(target=self._work, name="mlflow-sender", daemon=True)
             self._thread.start()
 
@@ -82,7 +82,7 @@ class Tracker:
         self.tags({"mlflow.loggedImages": "True"})  # makes the UI look for image series
         if self._spool:
             with self._disk_errors():
-                fsync(self._folder / "spool.jsonl")
+                fsync(self._folder / "outbox.jsonl")
 
     def artifact(self, path: Path, folder: str) -> None:
         """Log a file into the artifact folder `folder`; a changed file of the same name replaces it."""
@@ -99,7 +99,7 @@ class Tracker:
                     self._keep(path, "model")
                 self._add("model", "generator", "spool/model")
 
-    def went_back(self, number: int, step: int) -> None:
+    def rollback(self, number: int, step: int) -> None:
         """The run's rollback `number` led back to `step`: what is logged of later steps from now on stands beside what
         was logged of them before, and MLflow shows the newest."""
         self._add("back", str(number), step)
@@ -186,9 +186,9 @@ def sync() -> None:
     Raises:
         PipelineError: something could not be sent.
     """
-    failed, folders = 0, sorted(path.parent for path in (root() / ".work").rglob("spool.jsonl"))
+    failed, folders = 0, sorted(path.parent for path in (root() / ".work").rglob("outbox.jsonl"))
     for folder in folders:
-        sender = Sender(folder)
+        sender = Uploader(folder)
         try:
             count = sender.send()
             text = "another process is sending it" if count is None else f"{count} entries sent"

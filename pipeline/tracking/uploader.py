@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 warned: set[tuple[str, str]] = set()
 
 
-class Sender:
+class Uploader:
     """The only part that talks to MLflow: it sends the spool in `folder` to `uri`, by default the environment's."""
 
     def __init__(self, folder: Path, uri: str = "") -> None:
@@ -71,7 +71,7 @@ class Sender:
 
         Without a spool there is no run, and "". It waits only where the run must be made, for who may be making it.
         """
-        header = first(self.folder) if (self.folder / "spool.jsonl").exists() else None
+        header = first(self.folder) if (self.folder / "outbox.jsonl").exists() else None
         if header is None:
             return ""
         run_id = self._states()[self._server]["run_id"]
@@ -103,7 +103,7 @@ class Sender:
         state = states[self._server]
         if self._client is None or state["run_id"] != self._run_id:  # the latter: a child's sender made it anew
             self._connect(header, state["run_id"])
-        cut = not all(ends_a_line(self.folder / "spool.jsonl", state.get(lane, 0)) for lane in LANES)
+        cut = not all(ends_a_line(self.folder / "outbox.jsonl", state.get(lane, 0)) for lane in LANES)
         if state["run_id"] != self._run_id or cut:
             state |= {"run_id": self._run_id, "experiment": header["key"], **dict.fromkeys(LANES, 0)}
         return states
@@ -114,7 +114,7 @@ class Sender:
             return 0
         states = self._open(header)
         state, count, fault = states[self._server], 0, None
-        path = self.folder / "spool.jsonl"
+        path = self.folder / "outbox.jsonl"
         stop = path.stat().st_size
         fsync(path)  # what a power cut took back, sent, would be logged and sent anew
         for lane, kinds in LANES.items():
@@ -164,7 +164,7 @@ class Sender:
         """The run that the parent's spool has on this server, or ""."""
         if "parent" not in header["value"]:
             return ""
-        parent = Sender(Path(os.path.realpath(self.folder / header["value"]["parent"])), self.uri)
+        parent = Uploader(Path(os.path.realpath(self.folder / header["value"]["parent"])), self.uri)
         return parent.run_for_children(client)
 
     def _deliver(self, group: list[dict[str, Any]]) -> None:

@@ -12,31 +12,31 @@ from pipeline.core.errors import warn
 from pipeline.core.files import sha256
 from pipeline.core.randomness import stable_hash
 from pipeline.experiment import Experiment
-from pipeline.gan.checkpoint import Progress, generator_tensors
+from pipeline.gan.checkpoint import RunHistory, generator_tensors
 from pipeline.gan.step import TrainState, reported_losses
 from pipeline.metrics import Extractor, Reference, extract
 from pipeline.params import TrainParams
 from pipeline.sampling.images import (
     COLUMNS,
-    LEAST_DIVERSITY,
+    LEAST_PIXEL_STD_RATIO,
     grid,
     labels,
+    pixel_std,
     rows_of_classes,
     sample,
     save_picture,
-    spread,
 )
 from pipeline.tracking.tracker import Tracker
 
 GRID_SEED, CURVE_SEED = stable_hash("grid"), stable_hash("curve")  # the same latents for all models and all steps
 
 
-class BrokenOff(Exception):
+class EvaluationInterrupted(Exception):
     """A measurement was not finished, because training is to stop."""
 
 
 @dataclass
-class Observer:
+class TrainingMonitor:
     """What is looked at while a model trains: grids and a small-sample distance, always of the same latents.
 
     stopping: whether a measurement, which can take minutes, is to be broken off.
@@ -50,23 +50,23 @@ class Observer:
     stopping: Callable[[], bool] = field(default=lambda: False, kw_only=True)
 
     def draw(self, state: TrainState) -> tuple[float, str]:
-        """Write the grid of this step, hand it to MLflow; how much its images differ, see `spread`, and its sha256.
+        """Write the grid of this step, hand it to MLflow; how much its images differ, see `pixel_std`, and its sha256.
 
         Raises:
-            BrokenOff: `stopping` said so.
+            EvaluationInterrupted: `stopping` said so.
         """
         path = self.grids / grid_name(state.step)
         rows = min(self.experiment.n_classes, 10) if self.experiment.conditional else 6
         images = torch.cat(list(self._samples(state, rows_of_classes(range(rows), rows, COLUMNS), GRID_SEED)))
         save_picture(grid(images, COLUMNS), path)
         self.tracker.image("samples", path, state.step)
-        return spread(images.unflatten(0, (rows, COLUMNS))), sha256(path)
+        return pixel_std(images.unflatten(0, (rows, COLUMNS))), sha256(path)
 
     def score(self, state: TrainState) -> float:
         """The distance of a few samples to the training images: a cheap estimate for curves, biased upwards.
 
         Raises:
-            BrokenOff: `stopping` said so.
+            EvaluationInterrupted: `stopping` said so.
         """
         like_data = labels(
             "data", self.experiment.description["class_counts"], self.experiment.params.train.score_samples
@@ -81,7 +81,7 @@ class Observer:
 
     def log(self, row: dict[str, float]) -> None:
         """Tell MLflow a row of the history; what it has been told it is not told twice."""
-        names = {"distance": f"curve/{self.extractor.metric}", "diversity": "curve/diversity"}
+        names = {"distance": f"curve/{self.extractor.metric}", "pixel_std_ratio": "curve/pixel_std_ratio"}
         self.tracker.metrics(int(row["step"]), {names.get(key, key): row[key] for key in row if key != "step"})
 
     def _samples(self, state: TrainState, labels: torch.Tensor, seed: int) -> Iterator[torch.Tensor]:
@@ -89,42 +89,42 @@ class Observer:
         recipe, size = self.experiment.recipe, self.experiment.params.metrics.batch_size
         for images in sample(network, labels, seed, min(size, len(labels)), recipe.latent_dim):
             if self.stopping():
-                raise BrokenOff
+                raise EvaluationInterrupted
             yield images
 
 
-def observe(state: TrainState, progress: Progress, observer: Observer, real: float) -> bool:
+def evaluate_step(state: TrainState, progress: RunHistory, monitor: TrainingMonitor, real: float) -> bool:
     """Add this step to the history if it is due and not there: losses, and where they are due a grid and a distance.
 
     The best generator is kept. `real` is the spread of real images. Returns False where it was broken off.
     """
-    experiment, budget, step = observer.experiment, observer.experiment.params.train, state.step
+    experiment, budget, step = monitor.experiment, monitor.experiment.params.train, state.step
     losses = reported_losses(state, budget) or {}
     if not (losses or is_due(step, budget)) or (progress.history and progress.history[-1]["step"] == step):
         return True
     row: dict[str, float] = {"step": step, "images": experiment.images_seen(step), **losses}
     try:
         if is_due(step, budget, budget.grid_every):
-            differing, progress.grids[grid_name(step)] = observer.draw(state)
-            row["diversity"] = differing / max(real, 1e-9)
+            differing, progress.grids[grid_name(step)] = monitor.draw(state)
+            row["pixel_std_ratio"] = differing / max(real, 1e-9)
         if is_due(step, budget, budget.score_every):
-            row["distance"] = observer.score(state)
-    except BrokenOff:
+            row["distance"] = monitor.score(state)
+    except EvaluationInterrupted:
         return False
     if row.get("distance", math.inf) < progress.best_distance():
         progress.best_step = step
         progress.best = {name: tensor.detach().clone() for name, tensor in generator_tensors(state).items()}
-    if step > 0 and row.get("diversity", 1.0) < LEAST_DIVERSITY <= progress.diversity():
+    if step > 0 and row.get("pixel_std_ratio", 1.0) < LEAST_PIXEL_STD_RATIO <= progress.pixel_std_ratio():
         warn(f"{experiment.name} has collapsed at step {step}: its samples of different latents are all but the same")
     progress.history.append(row)
-    observer.log(row)
+    monitor.log(row)
     if losses:
         before = progress.timing[-1] if progress.timing else {"images": 0, "seconds": 0.0}
         speed = (row["images"] - before["images"]) / max(progress.seconds - before["seconds"], 1e-9)
         progress.timing.append(
             {"step": step, "images": row["images"], "seconds": progress.seconds, "images_per_second": speed}
         )
-        observer.tracker.metrics(step, {"images_per_second": speed})
+        monitor.tracker.metrics(step, {"images_per_second": speed})
     return True
 
 

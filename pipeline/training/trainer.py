@@ -18,7 +18,7 @@ from pipeline.data.batches import ImageSet
 from pipeline.experiment import Experiment
 from pipeline.gan.checkpoint import (
     KEPT,
-    Progress,
+    RunHistory,
     checkpoint_bytes,
     checkpoints,
     export_networks,
@@ -31,8 +31,8 @@ from pipeline.gan.step import Diverged, TrainState, create_state, require_finite
 from pipeline.gan.warm_start import warm_start
 from pipeline.models.summary import count_parameters
 from pipeline.params import TrainParams
-from pipeline.sampling.images import spread
-from pipeline.training.monitor import Observer, grid_name, is_due, observe
+from pipeline.sampling.images import pixel_std
+from pipeline.training.monitor import TrainingMonitor, evaluate_step, grid_name, is_due
 
 SHOWN = ("loss/d", "loss/g", "distance")  # beside the progress bar
 REPEATABLE = (
@@ -50,28 +50,28 @@ class Interrupted(KeyboardInterrupt):
 
 
 def train_experiment(
-    experiment: Experiment, images: ImageSet, observer: Observer, should_stop: Callable[[], bool] = lambda: False
-) -> tuple[TrainState, Progress]:
+    experiment: Experiment, images: ImageSet, monitor: TrainingMonitor, should_stop: Callable[[], bool] = lambda: False
+) -> tuple[TrainState, RunHistory]:
     """Train to the end of the budget, from the newest checkpoint if there is one; bit for bit the same either way.
 
     Where training diverges, it goes back `train.rollbacks` times at most to its last good state, with lower learning
     rates. That state is one after a multiple of `train.score_every` steps: so no kill changes which one it is.
 
     Args:
-        should_stop: asked after every step, beside the observer's `stopping`.
+        should_stop: asked after every step, beside the monitor's `stopping`.
 
     Raises:
         Interrupted: one of them said so; the checkpoint is written.
         Diverged: a loss or a weight is not finite, and no rollback is left.
         PipelineError: the disk has no room for the checkpoints.
     """
-    trainer = _Trainer(experiment, images, observer, should_stop)
+    trainer = _Trainer(experiment, images, monitor, should_stop)
     state, progress = trainer.newest()
     work = experiment.work_folder()
     present = sum(path.stat().st_size for path in checkpoints(work))
     require_space(work, (KEPT + 2) * checkpoint_bytes(state) - present)
     trainer.tell_rollbacks(progress)
-    observer.resumed(progress.history)
+    monitor.resumed(progress.history)
     while True:
         try:
             trainer.advance(state, progress)
@@ -84,7 +84,7 @@ def train_experiment(
 class _Trainer:
     experiment: Experiment
     images: ImageSet
-    observer: Observer
+    monitor: TrainingMonitor
     should_stop: Callable[[], bool]
 
     @property
@@ -95,7 +95,7 @@ class _Trainer:
     def work(self) -> Path:
         return self.experiment.work_folder()
 
-    def newest(self) -> tuple[TrainState, Progress]:
+    def newest(self) -> tuple[TrainState, RunHistory]:
         """The state of the newest whole checkpoint, else an untrained one."""
         experiment, recipe, device = self.experiment, self.experiment.recipe, self.images.images.device
         shape, classes = experiment.image_shape, experiment.n_classes
@@ -106,27 +106,27 @@ class _Trainer:
         state.lr_scale = self.budget.rollback_lr ** len(progress.rollbacks)
         return state, progress
 
-    def advance(self, state: TrainState, progress: Progress) -> None:
-        """Train `state` to the end of the budget, with its checkpoints and all that is observed on the way."""
+    def advance(self, state: TrainState, progress: RunHistory) -> None:
+        """Train `state` to the end of the budget, with its checkpoints and all that is evaluated on the way."""
         experiment, budget, recipe = self.experiment, self.budget, self.experiment.recipe
         every = experiment.params.runtime.checkpoint_every
         good_every = budget.score_every if budget.rollbacks else None
         real = self._real_spread()
-        if not observe(state, progress, self.observer, real):  # the untrained state, or what a stop had broken off
+        if not evaluate_step(state, progress, self.monitor, real):  # the untrained state, or what a stop had broken off
             raise Interrupted(state.step, progress.seconds)
         bar = progress_bar(None, f"train {experiment.name}", budget.steps, "steps", state.step)
-        started, observed = time.perf_counter(), True
+        started, evaluated = time.perf_counter(), True
         try:
             for report in train(state, self.images, LOSSES[recipe.loss], recipe, budget):
                 bar.update()
                 if report.losses or is_due(state.step, budget):
                     progress.seconds += time.perf_counter() - started
-                    observed = observe(state, progress, self.observer, real)
+                    evaluated = evaluate_step(state, progress, self.monitor, real)
                     shown = {key: f"{value:.3g}" for key, value in progress.history[-1].items() if key in SHOWN}
                     bar.set_postfix(shown, refresh=False)
                     started = time.perf_counter()
-                finished = observed and state.step == budget.steps
-                stop = not finished and (not observed or self.observer.stopping() or self.should_stop())
+                finished = evaluated and state.step == budget.steps
+                stop = not finished and (not evaluated or self.monitor.stopping() or self.should_stop())
                 good = good_every is not None and state.step % good_every == 0
                 if stop or finished or good or state.step % every == 0:
                     require_finite(state)
@@ -140,10 +140,11 @@ class _Trainer:
             raise
         bar.close()
 
-    def go_back(self, fault: Diverged) -> tuple[TrainState, Progress]:
+    def go_back(self, fault: Diverged) -> tuple[TrainState, RunHistory]:
         """The last good state before `fault`, with lower learning rates.
 
-        Where its checkpoint was damaged, an older state, with the learning rates that it had: it comes by here again.
+        If that checkpoint is damaged we resume from an older one with its own learning rates; training will then
+        diverge and enter this method again.
 
         Raises:
             Diverged: there is no going back any more.
@@ -152,7 +153,7 @@ class _Trainer:
         if not budget.rollbacks:
             raise self._lost(fault, "")
         good = (fault.step - 1) // budget.score_every * budget.score_every
-        for path in checkpoints(work):  # a kill from here on leaves what leads to the same fault, or past it
+        for path in checkpoints(work):  # safe to be killed from here on: what remains replays the same divergence
             if step_of(path) > good:
                 path.unlink()
         old = checkpoints(work)
@@ -175,12 +176,12 @@ class _Trainer:
             )
         return state, progress
 
-    def tell_rollbacks(self, progress: Progress) -> None:
+    def tell_rollbacks(self, progress: RunHistory) -> None:
         """Tell MLflow, which is told nothing twice."""
         for number, back in enumerate(progress.rollbacks):
-            self.observer.tracker.went_back(number, back["to"])
+            self.monitor.tracker.rollback(number, back["to"])
         if progress.rollbacks:
-            self.observer.tracker.tags({"rollbacks": json.dumps(progress.rollbacks)})
+            self.monitor.tracker.tags({"rollbacks": json.dumps(progress.rollbacks)})
 
     def _lost(self, fault: Diverged, tried: str) -> Diverged:
         """The fault with all that a user needs: whose it is, what was tried, and what is left."""
@@ -191,10 +192,12 @@ class _Trainer:
     def _real_spread(self) -> float:
         """How much some training images differ, taken at equal distances from all."""
         images = self.images.images
-        return spread(images[torch.linspace(0, len(images) - 1, REAL_SHOWN, device=images.device).long()])
+        return pixel_std(images[torch.linspace(0, len(images) - 1, REAL_SHOWN, device=images.device).long()])
 
 
-def write_run(experiment: Experiment, state: TrainState, progress: Progress, observer: Observer, out: Path) -> None:
+def write_run(
+    experiment: Experiment, state: TrainState, progress: RunHistory, monitor: TrainingMonitor, out: Path
+) -> None:
     """Write what training made: the generator, how to rebuild it, the curves, and the grids of this run's steps.
 
     timing.csv is measured, and so differs from run to run; all else is repeatable.
@@ -215,21 +218,21 @@ def write_run(experiment: Experiment, state: TrainState, progress: Progress, obs
         "images_seen": experiment.images_seen(state.step),
         "parameters_g": count_parameters(state.gan.generator),
         "parameters_d": count_parameters(state.gan.discriminator),
-        "curve": {"metric": observer.extractor.metric, "samples": budget.score_samples},
+        "curve": {"metric": monitor.extractor.metric, "samples": budget.score_samples},
         "best": {"step": progress.best_step, "distance": progress.best_distance()},
-        "diversity": progress.diversity(),
+        "pixel_std_ratio": progress.pixel_std_ratio(),
         "rollbacks": progress.rollbacks,
         "fingerprint": experiment.fingerprint,
         "data_sha256": experiment.description["sha256"],
     }
     export_networks(out, state, progress.best, info)
-    columns = ["step", "images", *state.names, "distance", "diversity"]
+    columns = ["step", "images", *state.names, "distance", "pixel_std_ratio"]
     write_bytes(out / "history.csv", pd.DataFrame(progress.history, columns=columns).to_csv(index=False).encode())
     write_bytes(out / "timing.csv", pd.DataFrame(progress.timing).to_csv(index=False).encode())
     with atomic_folder(out / "grids") as folder:
         for step in _grid_steps(budget.steps, budget.grid_every):
             name = grid_name(step)
-            (folder / name).write_bytes(_checked(observer.grids / name, progress.grids[name]))
+            (folder / name).write_bytes(_checked(monitor.grids / name, progress.grids[name]))
     write_sums(out, *REPEATABLE)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.checksums import require_whole, write_sums
+from pipeline.core.checksums import verify_checksums, write_sums
 from pipeline.core.errors import PipelineError
 
 CONTENT = {"a.npy": b"\x00\x01", "grids/0.png": b"picture", "grids/1.png": b"", "two  spaces.csv": b"1,2\n"}
@@ -28,9 +28,9 @@ def test_the_file_is_that_of_sha256sum(folder: Path) -> None:
 
 def test_what_is_whole_passes_and_other_files_do_not_matter(folder: Path) -> None:
     (folder / "notes.txt").write_text("mine")
-    require_whole(folder)
-    require_whole(folder, "grids")
-    require_whole(folder, "a.npy", "grids/0.png")
+    verify_checksums(folder)
+    verify_checksums(folder, "grids")
+    verify_checksums(folder, "a.npy", "grids/0.png")
 
 
 @pytest.mark.parametrize("name", CONTENT)
@@ -38,7 +38,7 @@ def test_what_is_whole_passes_and_other_files_do_not_matter(folder: Path) -> Non
 def test_a_changed_file_is_named_with_its_folder(folder: Path, name: str, damage: bytes) -> None:
     (folder / name).write_bytes(damage)
     with pytest.raises(PipelineError) as caught:
-        require_whole(folder)
+        verify_checksums(folder)
     path = folder / name
     remedy = f"delete {path.parent} and run `dvc repro` again"
     assert str(caught.value) == f"{path} is damaged (its sha256 is not the one in SHA256SUMS): {remedy}"
@@ -46,35 +46,35 @@ def test_a_changed_file_is_named_with_its_folder(folder: Path, name: str, damage
 
 def test_only_the_files_asked_for_are_read(folder: Path) -> None:
     (folder / "a.npy").write_bytes(b"?")
-    require_whole(folder, "grids", "two  spaces.csv")
+    verify_checksums(folder, "grids", "two  spaces.csv")
     with pytest.raises(PipelineError, match=r"a\.npy is damaged"):
-        require_whole(folder, "grids", "a.npy")
+        verify_checksums(folder, "grids", "a.npy")
 
 
 def test_missing_files(folder: Path) -> None:
     (folder / "grids/1.png").unlink()
     with pytest.raises(PipelineError, match=r"grids/1\.png does not exist: run `dvc repro`"):
-        require_whole(folder)
+        verify_checksums(folder)
     (folder / "grids/1.png").mkdir()
     with pytest.raises(PipelineError, match=r"grids/1\.png is damaged \(Is a directory\)"):
-        require_whole(folder)
+        verify_checksums(folder)
     (folder / "SHA256SUMS").unlink()
     with pytest.raises(PipelineError, match=r"SHA256SUMS does not exist: run `dvc repro`"):
-        require_whole(folder, "a.npy")
+        verify_checksums(folder, "a.npy")
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\n", b"a.npy\n", b"\x00" * 20, b""])
 def test_a_garbled_list(folder: Path, content: bytes) -> None:
     (folder / "SHA256SUMS").write_bytes(content)
     with pytest.raises(PipelineError, match=r"SHA256SUMS is damaged \("):
-        require_whole(folder)
+        verify_checksums(folder)
 
 
 def test_a_list_that_was_cut_short_does_not_vouch_for_what_it_lost(folder: Path) -> None:
     lines = (folder / "SHA256SUMS").read_text().splitlines(keepends=True)
     (folder / "SHA256SUMS").write_text(lines[0])
     with pytest.raises(PipelineError, match=r"SHA256SUMS is damaged \(it does not tell of grids"):
-        require_whole(folder, "a.npy", "grids")
+        verify_checksums(folder, "a.npy", "grids")
 
 
 def test_only_what_is_named_is_listed(folder: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.errors import STOPS, exit_cleanly
+from pipeline.core.errors import STOP_SIGNALS, exit_cleanly
 
 ROOT = Path(__file__).resolve().parents[2]
 ECHO = "from pipeline.core.errors import *; exit_cleanly(lambda: (warn('w'), print('p')))()"
@@ -85,7 +85,7 @@ def test_a_fault_that_names_nothing_keeps_its_traceback() -> None:
 
 STOPPED = """if True:
     import os, signal, sys, time
-    from pipeline.core.errors import STOPS, exit_cleanly
+    from pipeline.core.errors import STOP_SIGNALS, exit_cleanly
     from pipeline.stages import stop_by_exception
     @exit_cleanly
     def main():
@@ -94,7 +94,7 @@ STOPPED = """if True:
         try:
             time.sleep(30)
         finally:
-            for number in STOPS:
+            for number in STOP_SIGNALS:
                 os.kill(os.getpid(), number)
     main()
 """
@@ -111,7 +111,7 @@ def test_a_closed_terminal_stops_a_command_but_not_under_nohup() -> None:
         process.send_signal(number)
         errors = process.communicate(timeout=60)[1]
         assert errors in SENTENCES
-        assert process.returncode in {end for one in STOPS for end in (-one, 128 + one)}
+        assert process.returncode in {end for one in STOP_SIGNALS for end in (-one, 128 + one)}
 
 
 def test_ctrl_c_while_a_command_imports() -> None:

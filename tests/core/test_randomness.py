@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.core.randomness import generator, stable_hash
+from pipeline.core.randomness import rng, stable_hash
 
 ROOT = Path(__file__).resolve().parents[2]
 KNOWN = {(0, "latents", 7): 8347318009161046087, ("grid",): 3081944290467880175}
@@ -47,33 +47,33 @@ def test_a_part_counts_by_its_text() -> None:
 
 def test_a_generator_is_seeded_by_the_hash() -> None:
     expected = torch.randn(5, generator=torch.Generator().manual_seed(stable_hash(3, "latents", 1)))
-    assert torch.equal(torch.randn(5, generator=generator("cpu", 3, "latents", 1)), expected)
-    assert not torch.equal(torch.randn(5, generator=generator("cpu", 3, "latents", 2)), expected)
+    assert torch.equal(torch.randn(5, generator=rng("cpu", 3, "latents", 1)), expected)
+    assert not torch.equal(torch.randn(5, generator=rng("cpu", 3, "latents", 2)), expected)
 
 
 def test_a_generator_is_fresh_and_touches_no_global_state() -> None:
     before = torch.random.get_rng_state()
-    first, second = generator("cpu", 1), generator(torch.device("cpu"), 1)
+    first, second = rng("cpu", 1), rng(torch.device("cpu"), 1)
     assert torch.equal(torch.rand(3, generator=first), torch.rand(3, generator=second))
-    assert not torch.equal(torch.rand(3, generator=first), torch.rand(3, generator=generator("cpu", 1)))
+    assert not torch.equal(torch.rand(3, generator=first), torch.rand(3, generator=rng("cpu", 1)))
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_where_a_generator_lives() -> None:
-    assert generator("cpu", 0).device == torch.device("cpu")
-    assert generator("meta", 0).device == torch.device("cpu")
-    assert generator("meta", 0, "x").initial_seed() == stable_hash(0, "x")
+    assert rng("cpu", 0).device == torch.device("cpu")
+    assert rng("meta", 0).device == torch.device("cpu")
+    assert rng("meta", 0, "x").initial_seed() == stable_hash(0, "x")
 
 
 @pytest.mark.parametrize("hash_seed", ["0", "12345"])
 def test_the_same_in_another_process(hash_seed: str) -> None:
     code = (
         "import torch; from pipeline.core.randomness import *;"
-        "print(stable_hash(5, 'latents', 9), torch.randn(3, generator=generator('cpu', 5, 'latents', 9)).tolist())"
+        "print(stable_hash(5, 'latents', 9), torch.randn(3, generator=rng('cpu', 5, 'latents', 9)).tolist())"
     )
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=120
     )
-    here = torch.randn(3, generator=generator("cpu", 5, "latents", 9)).tolist()
+    here = torch.randn(3, generator=rng("cpu", 5, "latents", 9)).tolist()
     assert result.stdout.strip() == f"{stable_hash(5, 'latents', 9)} {here}"

@@ -35,7 +35,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "            raise\n            warn_once(self._folder",
     ),
     "checksums unchecked": ("pipeline/core/checksums.py", "if found != known[name]:", "if False:"),
-    "pictures not fsynced": ("pipeline/tracking/tracker.py", 'fsync(self._folder / "spool.jsonl")', "pass"),
+    "pictures not fsynced": ("pipeline/tracking/tracker.py", 'fsync(self._folder / "outbox.jsonl")', "pass"),
     "stores made in place": ("pipeline/tracking/uploader.py", "            if local:\n", "            if False:\n"),
     "refusals of disks raised": ("pipeline/core/files.py", "if error.errno not in full | forbidden:", "if True:"),
     "the cache unchecked": ("pipeline/check.py", "if path.is_file() and _md5(path) == name:", "if path.is_file():"),

@@ -124,7 +124,7 @@ def damage_spool(world: World, chance: Chance) -> Trial:
     Points that are lost from a spool are lost to MLflow, and may come twice where training makes them anew; a note that
     is lost costs nothing. (history.csv has all points.)
     """
-    name, kind = chance.in_turn([(name, kind) for kind in DAMAGES for name in ("mlflow.json", "spool.jsonl")])
+    name, kind = chance.in_turn([(name, kind) for kind in DAMAGES for name in ("mlflow.json", "outbox.jsonl")])
     trial = Trial(f"{kind}, of {name}", TRAIN.name, tried=1)
     proxy = Proxy(store(world), chance)
     try:

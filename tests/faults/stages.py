@@ -8,12 +8,12 @@ import signal
 import time
 from typing import Any
 
-from pipeline.core.errors import STOPS
+from pipeline.core.errors import STOP_SIGNALS
 from tests.faults.processes import Job
 from tests.faults.table import Trial
 from tests.faults.world import STAGES, Stage, World
 
-SIGNALS = (signal.SIGKILL, *STOPS)
+SIGNALS = (signal.SIGKILL, *STOP_SIGNALS)
 CUT, TORN = "power cut", "torn write"
 EXIT = 10.0  # seconds in which a signal must end a stage
 

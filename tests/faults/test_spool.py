@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tracking.outbox import Spool, ends_a_line, first, groups, read
+from pipeline.tracking.outbox import Outbox, ends_a_line, first, groups, read
 
 
 @pytest.fixture
@@ -20,63 +20,63 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def steps(folder: Path) -> list[int]:
-    return [entry["step"] for entry, _ in read(folder / "spool.jsonl") if entry["kind"] == "metric"]
+    return [entry["step"] for entry, _ in read(folder / "outbox.jsonl") if entry["kind"] == "metric"]
 
 
 def test_what_a_full_disk_refuses_is_written_when_there_is_room(folder: Path) -> None:
-    spool = Spool(folder, "digits", "gan-0")
+    spool = Outbox(folder, "digits", "gan-0")
     spool.add("metric", "loss/d", 1.0, 1)
-    size, (_, hard) = (folder / "spool.jsonl").stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
+    size, (_, hard) = (folder / "outbox.jsonl").stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, hard))  # a write beyond it fails
     for step in (2, 3):
         with pytest.raises(OSError):
             spool.add("metric", "loss/d", 1.0, step)
-    assert steps(folder) == [1] and (folder / "spool.jsonl").stat().st_size == size
+    assert steps(folder) == [1] and (folder / "outbox.jsonl").stat().st_size == size
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     spool.add("metric", "loss/d", 1.0, 2)  # known, so not worth a line
     spool.add("metric", "loss/d", 1.0, 4)
     assert steps(folder) == [1, 2, 3, 4]
-    assert len(Spool(folder, "digits", "gan-0")._values) == 5
+    assert len(Outbox(folder, "digits", "gan-0")._values) == 5
 
 
 def test_damaged_lines_cost_only_themselves(folder: Path) -> None:
-    spool = Spool(folder, "digits", "gan-0")
+    spool = Outbox(folder, "digits", "gan-0")
     for step in range(1, 5):
         spool.add("metric", "loss/d", 1.0, step)
-    path = folder / "spool.jsonl"
+    path = folder / "outbox.jsonl"
     head, *lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(
         b"".join([head, lines[0], b"\xff" + lines[1], b"7\n", b'{"kind": "metric"}\n', *lines[2:], b'{"k'])
     )
     assert steps(folder) == [1, 3, 4]
-    again = Spool(folder, "digits", "gan-0")
+    again = Outbox(folder, "digits", "gan-0")
     again.add("metric", "loss/d", 1.0, 2)
     assert steps(folder) == [1, 3, 4, 2]
     assert path.read_bytes().count(b'"run"') == 1
 
 
 def test_a_damaged_head_gets_another(folder: Path) -> None:
-    Spool(folder, "digits", "gan-0").add("metric", "loss/d", 1.0, 1)
-    path = folder / "spool.jsonl"
+    Outbox(folder, "digits", "gan-0").add("metric", "loss/d", 1.0, 1)
+    path = folder / "outbox.jsonl"
     path.write_bytes(b"?" + path.read_bytes())
     assert first(folder) is None and steps(folder) == [1]
-    Spool(folder, "digits", "gan-0").add("metric", "loss/d", 1.0, 2)
+    Outbox(folder, "digits", "gan-0").add("metric", "loss/d", 1.0, 2)
     head = first(folder)
     assert head and (head["key"], head["value"]["name"]) == ("digits", "gan-0") and steps(folder) == [1, 2]
 
 
 def test_a_place_that_a_cut_has_moved_is_known(folder: Path) -> None:
-    Spool(folder, "digits", "gan-0").add("metric", "loss/d", 1.0, 1)
-    path = folder / "spool.jsonl"
+    Outbox(folder, "digits", "gan-0").add("metric", "loss/d", 1.0, 1)
+    path = folder / "outbox.jsonl"
     ends = [0, *(end for _, end in read(path))]
     assert [place for place in range(path.stat().st_size + 9) if ends_a_line(path, place)] == ends
     assert json.loads(path.read_bytes().splitlines()[1])["step"] == 1
 
 
 def test_only_what_is_fsynced_is_sent(folder: Path) -> None:
-    spool = Spool(folder, "digits", "gan-0")
+    spool = Outbox(folder, "digits", "gan-0")
     spool.add("metric", "loss/d", 1.0, 1)
-    path = folder / "spool.jsonl"
+    path = folder / "outbox.jsonl"
     stop = path.stat().st_size
     spool.add("metric", "loss/d", 1.0, 2)
     sent = [[entry["step"] for entry in group] for group, _ in groups(path, 0, stop, {"metric"})]

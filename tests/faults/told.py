@@ -60,13 +60,13 @@ def check_told(world: World, trial: Trial, folder: Path | None = None, but: Coll
     """
     wanted, found = Counter[tuple[str, int, float]](), Counter[tuple[str, int, float]]()
     with open(world.repo / TRAIN.output / "history.csv", newline="") as file:
-        names = {"images": "images", "loss/d": "loss/d", "loss/g": "loss/g", "diversity": "curve/diversity",
+        names = {"images": "images", "loss/d": "loss/d", "loss/g": "loss/g", "pixel_std_ratio": "curve/pixel_std_ratio",
                  "distance": "curve/fd_efficientnet_lite0"}  # fmt: skip
         for row in csv.DictReader(file):
             wanted.update((key, int(row["step"]), float(row[name])) for name, key in names.items() if row[name])
             wanted.update([(SPEED, int(row["step"]), 0.0)] if row["loss/d"] else [])  # measured: any value
     folder = folder or world.folder / "store"
-    heads = [first(path.parent) for path in (world.repo / ".work").glob("*/spool.jsonl")]
+    heads = [first(path.parent) for path in (world.repo / ".work").glob("*/outbox.jsonl")]
     marks = [head["value"]["id"] for head in heads if head]
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as opened:
         tags = opened.execute("select run_uuid, value from tags where key = 'pipeline.tracking.outbox'")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.core.randomness import generator
+from pipeline.core.randomness import rng
 from pipeline.gan.augment import AUGMENTATIONS, show
 
 ALL = tuple(AUGMENTATIONS)
@@ -141,7 +141,7 @@ def test_gradients_flow_and_are_those_of_differences(name: str) -> None:
 def test_draws_are_named(name: str) -> None:
     images = pictures(8)
     first = show(images, [name], 0, 0, "real", 5)
-    assert torch.equal(first, AUGMENTATIONS[name](images, generator("cpu", 0, "augment", name, "real", 5)))
+    assert torch.equal(first, AUGMENTATIONS[name](images, rng("cpu", 0, "augment", name, "real", 5)))
     torch.manual_seed(3)
     assert torch.equal(first, show(images, [name], 0, 0, "real", 5))
     for other in [(1, "real", 5), (0, "fake", 5), (0, "real", 6)]:

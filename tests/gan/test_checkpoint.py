@@ -21,7 +21,7 @@ from pipeline.data.batches import ImageSet
 from pipeline.gan import checkpoint
 from pipeline.gan.augment import AUGMENTATIONS
 from pipeline.gan.checkpoint import (
-    Progress,
+    RunHistory,
     checkpoints,
     code_version,
     export_networks,
@@ -65,7 +65,7 @@ def start(recipe: Recipe, seed: int = 0) -> TrainState:
     return create_state(recipe, BUDGET, SHAPE, 3, seed, torch.device("cpu"))
 
 
-def continued(recipe: Recipe, state: TrainState, progress: Progress, folder: Path | None = None) -> TrainState:
+def continued(recipe: Recipe, state: TrainState, progress: RunHistory, folder: Path | None = None) -> TrainState:
     """Train to the end, writing a checkpoint per step into folders named by the step."""
     for report in train(state, IMAGES, LOSSES[recipe.loss], recipe, BUDGET):
         if report.losses:
@@ -96,7 +96,7 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 def test_a_run_cut_anywhere_ends_bit_for_bit_like_one_that_was_not(
     network: str, changes: dict[str, Any], tmp_path: Path
 ) -> None:
-    recipe, progress = recipe_of(network=network, **changes), Progress()
+    recipe, progress = recipe_of(network=network, **changes), RunHistory()
     whole = continued(recipe, start(recipe), progress, tmp_path)
     assert [row["step"] for row in progress.history] == [4, 6]
     for cut in range(1, 7):
@@ -119,7 +119,7 @@ def test_round_trip_of_every_tensor(network: str, tmp_path: Path) -> None:
     list(zip(range(3), train(state, IMAGES, LOSSES["hinge"], recipe, BUDGET), strict=False))
     best = {name: tensor + 1 for name, tensor in generator_tensors(state).items()}
     history = [{"step": 0, "distance": 0.5}, {"step": 2, "loss/d": 1 / 3}, {"step": 3, "distance": 0.25}]
-    progress = Progress(history, [{"seconds": 1.5}], 2.25, 3, best)
+    progress = RunHistory(history, [{"seconds": 1.5}], 2.25, 3, best)
     path = save_checkpoint(tmp_path, state, progress)
     assert path.name == f"step-00000003-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.safetensors"
     other = start(recipe, seed=9)
@@ -137,7 +137,7 @@ def test_round_trip_of_every_tensor(network: str, tmp_path: Path) -> None:
 def test_nothing_saved_leaves_the_state_as_it_is(tmp_path: Path) -> None:
     state = start(recipe_of())
     before = bits(state)
-    assert load_checkpoint(tmp_path / "none", state) == Progress([], [], 0.0)
+    assert load_checkpoint(tmp_path / "none", state) == RunHistory([], [], 0.0)
     assert state.step == 0
     assert equal(bits(state), before)
 
@@ -149,7 +149,7 @@ def two(tmp_path: Path) -> tuple[Path, TrainState, list[dict[str, Tensor]]]:
     state = start(recipe)
     seen = [bits(state)]
     for _ in zip(range(2), train(state, IMAGES, LOSSES["hinge"], recipe, BUDGET), strict=False):
-        save_checkpoint(tmp_path, state, Progress(seconds=float(state.step)))
+        save_checkpoint(tmp_path, state, RunHistory(seconds=float(state.step)))
         seen.append(bits(state))
     assert state.step == 2
     return tmp_path, start(recipe), seen
@@ -177,7 +177,7 @@ def test_a_damaged_newest_falls_back_to_the_older(damage: str, two: Any, capsys:
     folder, state, seen = two
     older, newer = sorted(folder.iterdir())
     DAMAGES[damage](newer)
-    assert load_checkpoint(folder, state) == Progress(seconds=1.0)
+    assert load_checkpoint(folder, state) == RunHistory(seconds=1.0)
     assert state.step == 1
     assert equal(bits(state), seen[1])
     assert f"warning: {newer} is damaged and passed over" in capsys.readouterr().err
@@ -188,7 +188,7 @@ def test_both_damaged_is_a_fresh_start(two: Any, capsys: pytest.CaptureFixture[s
     folder, state, seen = two
     for path in folder.iterdir():
         flip(path)
-    assert load_checkpoint(folder, state) == Progress()
+    assert load_checkpoint(folder, state) == RunHistory()
     assert state.step == 0
     assert equal(bits(state), seen[0])
     assert capsys.readouterr().err.count("is damaged and passed over") == 2
@@ -203,7 +203,7 @@ def test_a_fresh_start_after_damage_can_be_resumed(two: Any) -> None:
         flip(path)
     load_checkpoint(folder, state)
     for _ in zip(range(2), train(state, IMAGES, LOSSES["hinge"], recipe_of(), BUDGET), strict=False):
-        assert save_checkpoint(folder, state, Progress()).exists()
+        assert save_checkpoint(folder, state, RunHistory()).exists()
     resumed = start(recipe_of())
     load_checkpoint(folder, resumed)
     assert resumed.step == 2
@@ -221,7 +221,7 @@ def test_only_the_last_two_are_kept(tmp_path: Path) -> None:
     kept = []
     for step in (2, 9, 10, 100, 99_999_999):
         state.step = step
-        save_checkpoint(tmp_path, state, Progress())
+        save_checkpoint(tmp_path, state, RunHistory())
         kept.append(sorted(int(path.name.split("-")[1]) for path in tmp_path.iterdir()))
     assert kept == [[2], [2, 9], [9, 10], [10, 100], [100, 99_999_999]]
 
@@ -231,7 +231,7 @@ def test_only_the_last_two_are_kept(tmp_path: Path) -> None:
 )
 def test_another_recipes_checkpoint_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
     state = start(recipe_of())
-    save_checkpoint(tmp_path, state, Progress())
+    save_checkpoint(tmp_path, state, RunHistory())
     other = start(recipe_of(**changes))
     before = bits(other)
     with pytest.raises(PipelineError, match=r"safetensors is not of this recipe: delete the folder .* to train"):
@@ -393,7 +393,7 @@ def test_code_version_covers_what_all_recipes_share(name: str, monkeypatch: pyte
 def exported(folder: Path, network: str = "dcgan", **changes: Any) -> TrainState:
     recipe = recipe_of(network=network, **changes)
     state = start(recipe)
-    continued(recipe, state, Progress())
+    continued(recipe, state, RunHistory())
     info = {"recipe": recipe.model_dump(), "image_shape": SHAPE, "n_classes": 3, "model": "m"}
     best = {name: tensor + 1 for name, tensor in generator_tensors(state).items()}
     export_networks(folder, state, best, info)

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 from pipeline import check, params
 from pipeline.core.errors import PipelineError
-from pipeline.core.randomness import generator
+from pipeline.core.randomness import rng
 from pipeline.data.batches import ImageSet, batch
 from pipeline.gan import checkpoint
 from pipeline.gan import step as training
@@ -559,7 +559,7 @@ def test_the_penalty_draws_by_name_and_sees_what_d_sees(monkeypatch: pytest.Monk
         plain, plain_labels = batch(image_set(), index, 4, 7, True, True)
         assert torch.equal(real, show(plain, ["cutout"], noise, 7, "real", index))
         assert torch.equal(labels, plain_labels)
-        assert torch.equal(drawn, torch.rand(3, generator=generator("cpu", 7, "penalty", index)))
+        assert torch.equal(drawn, torch.rand(3, generator=rng("cpu", 7, "penalty", index)))
         assert torch.equal(inputs.pop(0), real)
         assert torch.equal(inputs.pop(0), fake)
 

@@ -31,7 +31,7 @@ from pipeline.gan.warm_start import keep, main, origin, warm_start
 from pipeline.metrics import Extractor
 from pipeline.models import NETWORKS
 from pipeline.params import Params, Recipe
-from pipeline.training.monitor import Observer
+from pipeline.training.monitor import TrainingMonitor
 from pipeline.training.trainer import Interrupted, train_experiment, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -430,7 +430,7 @@ def trained(
     extractor = Extractor("mean", "fd_mean", 3, Mean(), torch.device("cpu"), {})
     reference: Any = SimpleNamespace(distance=lambda features: float(features.std()))
     with experiment.open_tracker() as tracker:
-        observer = Observer(experiment, extractor, reference, tracker, experiment.work_folder() / "grids")
+        observer = TrainingMonitor(experiment, extractor, reference, tracker, experiment.work_folder() / "grids")
         state, progress = train_experiment(experiment, IMAGES, observer, should_stop)
         write_run(experiment, state, progress, observer, out)
     files = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}

@@ -20,9 +20,9 @@ from pipeline.models.layers import (
     DiscriminatorBlock,
     GeneratorBlock,
     SelfAttention,
+    channel_schedule,
     initialise,
-    plan,
-    pyramid,
+    resolution_schedule,
 )
 from pipeline.models.summary import count_parameters
 from pipeline.params import Recipe, load
@@ -399,19 +399,19 @@ def test_biases_start_at_zero(scheme: str) -> None:
 
 
 def test_pyramid() -> None:
-    assert pyramid(64, 4) == [512, 256, 128, 64]
-    assert pyramid(3, 6) == [24, 24, 24, 12, 6, 3]
-    assert pyramid(5, 1) == [5]
+    assert channel_schedule(64, 4) == [512, 256, 128, 64]
+    assert channel_schedule(3, 6) == [24, 24, 24, 12, 6, 3]
+    assert channel_schedule(5, 1) == [5]
 
 
 def test_plan() -> None:
     sizes = {8: (4, 1), 10: (5, 1), 12: (6, 1), 14: (7, 1), 16: (4, 2), 20: (5, 2), 28: (7, 2), 32: (4, 3), 48: (6, 3),
              64: (4, 4), 96: (6, 4), 128: (4, 5), 224: (7, 5), 1024: (4, 8)}  # fmt: skip
-    assert {size: plan(size) for size in sizes} == sizes
+    assert {size: resolution_schedule(size) for size in sizes} == sizes
     assert all(side * 2**doublings == size for size, (side, doublings) in sizes.items())
     for size in (1, 4, 5, 6, 7, 9, 17, 18, 22, 31, 33, 36, 100):
         with pytest.raises(ValueError, match=rf"must be 4, 5, 6 or 7 times a power of two .*, got {size}$"):
-            plan(size)
+            resolution_schedule(size)
 
 
 def test_what_cannot_be_built_is_said_in_a_sentence() -> None:

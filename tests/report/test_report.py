@@ -648,7 +648,7 @@ def test_a_collapsed_model_and_a_diverged_training_are_not_averaged_in_silence()
 
 def test_one_seed_says_so_in_fewer_words() -> None:
     make_data()
-    make_experiment("dcgan", 0, 100.0, scores={"collapsed": ["diversity 0.001"]})
+    make_experiment("dcgan", 0, 100.0, scores={"collapsed": ["pixel_std_ratio 0.001"]})
     make_experiment("sagan", 0, 100.0)
     found = cautions(read_results(compare(["dcgan", "sagan"], [0])))
-    assert found == ["dcgan has collapsed or learnt next to nothing: diversity 0.001."]
+    assert found == ["dcgan has collapsed or learnt next to nothing: pixel_std_ratio 0.001."]

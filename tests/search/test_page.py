@@ -29,7 +29,7 @@ from pipeline.search.study.results import Results
 from pipeline.search.study.study import FINALS, Place
 from pipeline.search.study.study import mlflow_run as record
 from pipeline.tracking.tracker import Tracker
-from pipeline.tracking.uploader import Sender
+from pipeline.tracking.uploader import Uploader
 
 PARAMS: Params = load(Path(__file__).resolve().parents[2] / "params.yaml")
 ABOUT = Subject("digits, 16 × 16, grey", "fd_efficientnet_lite0", 50.0)
@@ -310,14 +310,14 @@ def test_a_study_and_its_finals_share_a_run() -> None:
 def test_the_run_of_a_study_progresses_while_the_study_runs(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Sender, "send", lambda _: 0)
+    monkeypatch.setattr(Uploader, "send", lambda _: 0)
     at = Place("a.journal", "dcgan", InMemoryStorage())
     made = optuna.create_study(storage=at.storage, study_name="dcgan")
     made.set_user_attr("settings", json.dumps(dict(lively().settings)))
     params = PARAMS.override({"runtime.tracking": True})
 
     def points() -> list[tuple[str, int, float]]:
-        spool = (record.study_folder(at) / "spool.jsonl").read_text().splitlines()
+        spool = (record.study_folder(at) / "outbox.jsonl").read_text().splitlines()
         entries = [json.loads(line) for line in spool]
         return [(e["key"], e["step"], e["value"]) for e in entries if e["kind"] == "metric"]
 
@@ -345,7 +345,7 @@ def test_the_run_of_a_study_holds_its_settings() -> None:
     params = PARAMS.override({"runtime.tracking": True})
     with record.open_study(at, params, {"name": "digits", "image_shape": [1, 16, 16]}) as tracker:
         record.track_progress(tracker, found.trials)
-    spool = [json.loads(line) for line in (record.study_folder(at) / "spool.jsonl").read_text().splitlines()]
+    spool = [json.loads(line) for line in (record.study_folder(at) / "outbox.jsonl").read_text().splitlines()]
     told = {(entry["kind"], entry["key"]): entry["value"] for entry in spool}
     assert told["run", "digits-16px-search"]["name"] == "study dcgan" and told["param", "sampler"] == "tpe"
     assert told["param", "recipe.lr_g"] == "0.002" and '"log": true' in told["param", "space.lr_g"]

@@ -18,7 +18,7 @@ from pipeline.search.study.trial_stats import curve_of
 from pipeline.search.workers import worker
 from pipeline.search.workers.trial import Bench, Outcome, run, trial_params
 from pipeline.tracking.tracker import Tracker
-from pipeline.training.monitor import Observer
+from pipeline.training.monitor import TrainingMonitor
 from pipeline.training.trainer import Interrupted
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,14 +45,14 @@ def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             spend(STEP)
             yield report
 
-    def score(observer: Observer, state: Any) -> float:
+    def score(monitor: TrainingMonitor, state: Any) -> float:
         spend(SCORE)
         return 1000.0 - state.step
 
     real = trainer.train
     monkeypatch.setattr(trainer, "train", train)
-    monkeypatch.setattr(Observer, "score", score)
-    monkeypatch.setattr(Observer, "draw", lambda *_: (spend(DRAW) or 1.0, ""))
+    monkeypatch.setattr(TrainingMonitor, "score", score)
+    monkeypatch.setattr(TrainingMonitor, "draw", lambda *_: (spend(DRAW) or 1.0, ""))
     monkeypatch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: now))
 
 
@@ -131,12 +131,12 @@ def test_a_trial_that_diverges_cost_its_training(stopped: tuple[int, ...], monke
 
 
 def test_a_trial_without_memory_is_counted_and_the_study_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(observer: Observer, state: Any) -> float:
+    def full(monitor: TrainingMonitor, state: Any) -> float:
         if state.step < 8:
             return 1000.0 - state.step
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
 
-    monkeypatch.setattr(Observer, "score", full)
+    monkeypatch.setattr(TrainingMonitor, "score", full)
     outcome = do()
     assert (outcome.value, outcome.steps, outcome.curve) == (None, 4, {4: 996.0})
     assert outcome.fault.startswith("out of memory (tried to allocate 2.00 GiB): leave larger batch_size")

@@ -79,7 +79,7 @@ def files(place, run=None):
 
 
 def entries(folder, kind):
-    lines = (folder / "spool.jsonl").read_bytes().splitlines()
+    lines = (folder / "outbox.jsonl").read_bytes().splitlines()
     return [entry for entry in map(json.loads, lines) if entry["kind"] == kind]
 
 
@@ -193,15 +193,15 @@ def test_a_killed_run_that_replays_its_steps_adds_nothing_twice(root, folder):
     first.image("samples", grids[1], 2)
     first.params({"lr": 1})
     first.close("KILLED")
-    whole = (folder / "spool.jsonl").read_bytes()
-    with open(folder / "spool.jsonl", "ab") as spool:  # a kill in the middle of a write
+    whole = (folder / "outbox.jsonl").read_bytes()
+    with open(folder / "outbox.jsonl", "ab") as spool:  # a kill in the middle of a write
         spool.write(b'{"kind": "metric", "key": "loss/d", "st')
     with opened(folder) as tracker:
         for step in range(5, 11):
             tracker.metrics(step, {"loss/d": float(step) + (step < 8) / 4})  # what was logged first stands
         tracker.image("samples", picture(grids[1], 99), 2)
         tracker.params({"lr": 1})
-    assert (folder / "spool.jsonl").read_bytes().startswith(whole + b'{"kind": "status"')
+    assert (folder / "outbox.jsonl").read_bytes().startswith(whole + b'{"kind": "status"')
     assert history("loss/d") == [(step, float(step)) for step in range(1, 11)]
     assert len(files("images")) == 4 and len(runs()) == 1 and runs()[0].data.params == {"lr": "1"}
 
@@ -282,7 +282,7 @@ def test_an_entry_that_mlflow_refuses_is_dropped_and_named(folder, capsys, caplo
     with opened(folder) as tracker:
         tracker.params({"a": 1, "b": 2, "c": 3})
     client().set_terminated(runs()[0].info.run_id)
-    spool = folder / "spool.jsonl"
+    spool = folder / "outbox.jsonl"
     spool.write_text(spool.read_text().replace('"value": "2"', '"value": "9"'))
     state = json.loads((folder / "mlflow.json").read_text())
     for server in state.values():
@@ -467,7 +467,7 @@ def test_four_processes_open_a_new_store_at_once(root):
 def study(root):
     """The folder of a parent of which no server knows: its spool has a header and no sender."""
     folder = root / ".work" / "study"
-    spool.Spool(folder, "digits", "study")
+    spool.Outbox(folder, "digits", "study")
     return folder
 
 
@@ -502,7 +502,7 @@ def test_runs_are_nested_in_the_parents(root, folder):
 
 
 def test_a_child_makes_the_parents_run_and_sends_nothing_else_of_it(folder, study, capsys):
-    waiting = spool.Spool(study, "digits", "study")
+    waiting = spool.Outbox(study, "digits", "study")
     for step in (1, 2):
         waiting.add("metric", "best", step / 2, step)
     waiting.add("status", "", "KILLED", 0)
@@ -608,8 +608,8 @@ def test_another_server_gets_its_own_parent(root, folder, study, monkeypatch, em
 
 
 def test_the_parent_is_made_on_the_server_of_the_child(folder, study, monkeypatch):
-    spool.Spool(folder, "digits", "tiny-0", study)
-    sending = sender.Sender(folder)
+    spool.Outbox(folder, "digits", "tiny-0", study)
+    sending = sender.Uploader(folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert sending.send() == 1 and below(named("study")) == ["tiny-0"]
 
@@ -648,7 +648,7 @@ def test_a_parent_without_a_spool_holds_nothing_up_and_can_come_later(root, fold
     with opened(folder, parent=study), opened(root / ".work" / "own", parent=root / ".work" / "own"):
         pass
     assert [parent_of(run) for run in runs()] == [None, None] and not study.exists() and caplog.messages == []
-    spool.Spool(study, "digits", "study")
+    spool.Outbox(study, "digits", "study")
     tracking.sync()
     assert len(below(named("study"))) == 1 and len(runs()) == 3
 
@@ -671,7 +671,7 @@ def test_where_the_parent_lies_is_kept_relative_within_work(root, tmp_path):
         (tmp_path / "d", work / "study", str(work / "study")),
         (work / "e", Path("link/e"), None),
     ]:
-        spool.Spool(child, "digits", "trial", parent)
+        spool.Outbox(child, "digits", "trial", parent)
         assert spool.first(child)["value"].get("parent") == place
 
 
@@ -748,4 +748,4 @@ def test_a_picture_and_what_was_logged_before_it_are_fsynced(folder, monkeypatch
         tracker.metrics(1, {"loss/d": 1.0})
         assert done == []
         tracker.image("samples", picture, 1)
-        assert done == ["1.png", "spool.jsonl"]
+        assert done == ["1.png", "outbox.jsonl"]

@@ -24,13 +24,13 @@ from pipeline.data.batches import ImageSet
 from pipeline.experiment import Experiment
 from pipeline.gan import checkpoint
 from pipeline.gan import step as training
-from pipeline.gan.checkpoint import Progress, checkpoints, step_of
+from pipeline.gan.checkpoint import RunHistory, checkpoints, step_of
 from pipeline.gan.losses import LOSSES
 from pipeline.gan.step import Diverged, TrainState, create_state, train, train_step
 from pipeline.metrics import Extractor
-from pipeline.sampling.images import spread
+from pipeline.sampling.images import pixel_std
 from pipeline.tracking.outbox import read
-from pipeline.training.monitor import Observer
+from pipeline.training.monitor import TrainingMonitor
 from pipeline.training.trainer import Interrupted, train_experiment, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,10 +66,10 @@ def experiment_of(**changes: Any) -> Experiment:
     return Experiment(params.load(ROOT / "params.yaml").override(values), "dcgan", 4, DESCRIPTION)
 
 
-def observer_of(experiment: Experiment, **more: Any) -> Observer:
+def observer_of(experiment: Experiment, **more: Any) -> TrainingMonitor:
     extractor = Extractor("mean", "fd_mean", 1, Mean(), torch.device("cpu"), {})
     reference: Any = SimpleNamespace(distance=lambda features: float(features.std()))
-    return Observer(
+    return TrainingMonitor(
         experiment, extractor, reference, experiment.open_tracker(), experiment.work_folder() / "grids", **more
     )
 
@@ -80,9 +80,9 @@ def bits(state: TrainState) -> dict[str, bytes]:
 
 def outputs(experiment: Experiment, out: Path, should_stop: Callable[[], bool] = lambda: False, **more: Any) -> Any:
     """Every bit of the state, and the files of the run but for timing.csv."""
-    observer = observer_of(experiment, **more)
-    state, progress = train_experiment(experiment, IMAGES, observer, should_stop)
-    write_run(experiment, state, progress, observer, out)
+    monitor = observer_of(experiment, **more)
+    state, progress = train_experiment(experiment, IMAGES, monitor, should_stop)
+    write_run(experiment, state, progress, monitor, out)
     found = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     del found["timing.csv"]
     return bits(state), found
@@ -108,11 +108,11 @@ def test_a_stop_breaks_off_a_measurement_and_nothing_is_lost(elsewhere: Path) ->
     for path in experiment.work_folder().iterdir():
         path.rename(elsewhere / path.name)
     for limit in range(200):
-        observer = observer_of(experiment, stopping=counting(limit))
+        monitor = observer_of(experiment, stopping=counting(limit))
         for path in checkpoints(experiment.work_folder()):
             path.unlink()
         try:
-            train_experiment(experiment, IMAGES, observer)
+            train_experiment(experiment, IMAGES, monitor)
             break
         except Interrupted as stop:
             stopped.append(stop.step)
@@ -226,7 +226,7 @@ def test_a_kill_at_any_write_or_removal_of_a_rollback_changes_nothing(
 def points() -> dict[tuple[str, int], list[float]]:
     """What the only spool holds of each metric at each step, the newest last."""
     found: dict[tuple[str, int], list[float]] = {}
-    (path,) = Path(".work").glob("*/spool.jsonl")
+    (path,) = Path(".work").glob("*/outbox.jsonl")
     for entry, _ in read(path):
         if entry["kind"] == "metric":
             found.setdefault((entry["key"], entry["step"]), []).append(entry["value"])
@@ -242,12 +242,12 @@ def test_mlflow_ends_with_the_points_after_a_rollback(
     experiment = experiment_of(**{"train.rollbacks": 1, "runtime.tracking": True, "runtime.checkpoint_every": 1})
     for limit in range(12 if kills else 0):  # stopped after 1, 2 .. steps, each time from the newest checkpoint on
         with contextlib.suppress(Interrupted):
-            observer = observer_of(experiment)
-            train_experiment(experiment, IMAGES, observer, counting(limit % 4))
-        observer.tracker.close("KILLED")
-    observer = observer_of(experiment)
-    _, progress = train_experiment(experiment, IMAGES, observer)
-    observer.tracker.close("KILLED")
+            monitor = observer_of(experiment)
+            train_experiment(experiment, IMAGES, monitor, counting(limit % 4))
+        monitor.tracker.close("KILLED")
+    monitor = observer_of(experiment)
+    _, progress = train_experiment(experiment, IMAGES, monitor)
+    monitor.tracker.close("KILLED")
     assert [back["to"] for back in progress.rollbacks] == [3]
     found = points()
     for name, key in {"loss/d": "loss/d", "loss/g": "loss/g", "distance": "curve/fd_mean", "images": "images"}.items():
@@ -316,10 +316,10 @@ def test_a_grid_that_is_not_as_it_was_drawn_is_not_passed_on(damage: str, elsewh
 
 def test_what_a_lost_spool_held_is_told_again() -> None:
     told: list[tuple[int, dict[str, float]]] = []
-    observer = observer_of(experiment_of())
-    observer.tracker = SimpleNamespace(metrics=lambda step, values: told.append((step, values)))  # type: ignore
-    observer.resumed([{"step": 0, "distance": 2.5, "diversity": 0.5}, {"step": 2, "loss/d": 1.0, "images": 8}])
-    assert told == [(0, {"curve/fd_mean": 2.5, "curve/diversity": 0.5}), (2, {"loss/d": 1.0, "images": 8})]
+    monitor = observer_of(experiment_of())
+    monitor.tracker = SimpleNamespace(metrics=lambda step, values: told.append((step, values)))  # type: ignore
+    monitor.resumed([{"step": 0, "distance": 2.5, "pixel_std_ratio": 0.5}, {"step": 2, "loss/d": 1.0, "images": 8}])
+    assert told == [(0, {"curve/fd_mean": 2.5, "curve/pixel_std_ratio": 0.5}), (2, {"loss/d": 1.0, "images": 8})]
 
 
 # Collapse.
@@ -337,7 +337,7 @@ def test_the_spread_of_images() -> None:
     images = torch.tensor([[[0, 10], [4, 10]], [[100, 0], [100, 6]]], dtype=torch.uint8)[..., None, None]
     assert images.shape == (2, 2, 2, 1, 1)
     # Standard deviations of a pixel within each of the two rows: 4, 0; 0, 6; each over the square root of 2.
-    assert spread(images) == pytest.approx(2.5 / math.sqrt(2))
+    assert pixel_std(images) == pytest.approx(2.5 / math.sqrt(2))
 
 
 def test_a_model_whose_samples_are_all_the_same_is_found(
@@ -358,20 +358,25 @@ def test_a_model_whose_samples_are_all_the_same_is_found(
     experiment = experiment_of(**{"models.dcgan.lr_g": 1e-6})
     monkeypatch.setattr(training, "train_step", scaled({1: 10.0}))
     healthy = train_experiment(experiment, IMAGES, observer_of(experiment))[1]
-    assert healthy.diversity() > 0.05 and "collapsed" not in capsys.readouterr().err
+    assert healthy.pixel_std_ratio() > 0.05 and "collapsed" not in capsys.readouterr().err
     for path in checkpoints(experiment.work_folder()):
         path.unlink()
     monkeypatch.setattr(training, "train_step", scaled({1: 10.0, 5: 0.0}))
     progress = train_experiment(experiment, IMAGES, observer_of(experiment))[1]
-    values = [row["diversity"] for row in progress.history if "diversity" in row]
-    assert values[:2] == [row["diversity"] for row in healthy.history if "diversity" in row][:2]
-    assert max(values[2:]) < 0.01 and progress.diversity() == values[-1]
+    values = [row["pixel_std_ratio"] for row in progress.history if "pixel_std_ratio" in row]
+    assert values[:2] == [row["pixel_std_ratio"] for row in healthy.history if "pixel_std_ratio" in row][:2]
+    assert max(values[2:]) < 0.01 and progress.pixel_std_ratio() == values[-1]
     assert capsys.readouterr().err.count("dcgan-4 has collapsed at step 6") == 1  # once, not at every grid
 
 
 def test_the_diversity_of_the_last_grid() -> None:
-    assert Progress().diversity() == 1
-    assert Progress([{"step": 0, "diversity": 0.5}, {"step": 3, "diversity": 0.25}, {"step": 4}]).diversity() == 0.25
+    assert RunHistory().pixel_std_ratio() == 1
+    assert (
+        RunHistory(
+            [{"step": 0, "pixel_std_ratio": 0.5}, {"step": 3, "pixel_std_ratio": 0.25}, {"step": 4}]
+        ).pixel_std_ratio()
+        == 0.25
+    )
 
 
 # Room.

@@ -20,7 +20,7 @@ from pipeline.params import Params
 from pipeline.sampling.images import labels, sample
 from pipeline.search.study.space import with_values
 from pipeline.tracking.tracker import Tracker
-from pipeline.training.monitor import Observer
+from pipeline.training.monitor import TrainingMonitor
 from pipeline.training.trainer import Interrupted, train_experiment
 
 FINAL_SEED = stable_hash("final")  # of the latents that the finals are measured on; the report has others
@@ -44,7 +44,7 @@ class Bench:
 
 
 @dataclass
-class Watcher(Observer):
+class Watcher(TrainingMonitor):
     """Keeps a trial's curve, tells it to Optuna and asks whether to go on; `trial` is None where nothing is pruned."""
 
     trial: optuna.trial.Trial | None = None
@@ -53,7 +53,7 @@ class Watcher(Observer):
     known: frozenset[int] = frozenset()  # steps that Optuna has heard of from an earlier worker
 
     def score(self, state: TrainState) -> float:
-        """As an Observer does, and told to Optuna; of a trial that is pruned here, the last grid is drawn."""
+        """As an TrainingMonitor does, and told to Optuna; of a trial that is pruned here, the last grid is drawn."""
         value = super().score(state)
         self._report(state.step, value)
         if self.pruned:

@@ -20,7 +20,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from pipeline.core import paths
-from pipeline.core.checksums import require_whole
+from pipeline.core.checksums import verify_checksums
 from pipeline.core.devices import choose_device
 from pipeline.core.errors import exit_cleanly
 from pipeline.core.files import InUse, exclusive
@@ -148,8 +148,8 @@ def _tracker_of(at: Place, title: str) -> Callable[[Experiment], Tracker]:
 
 def load_bench(params: Params) -> Bench:
     """The prepared images, the extractor and the reference, on the device."""
-    require_whole(paths.PREPARED)
-    require_whole(paths.REFERENCE)
+    verify_checksums(paths.PREPARED)
+    verify_checksums(paths.REFERENCE)
     device = choose_device(params.runtime.device)
     extractor = load_extractor(params.metrics, device)
     reference = load_reference(paths.REFERENCE, extractor)
