@@ -1,1 +1,15 @@
-"""TODO"""
+"""How a GAN is trained.
+
+    losses       LOSSES: a pair of functions of logits, for D and for G
+    penalties    PENALTIES: terms beside the loss, for D or for G; weight clipping
+    augment      AUGMENTATIONS of D's inputs, with their strength; instance noise
+    optimisers   OPTIMISERS
+    schedules    values that change over training: constant, linear, cosine
+    state        TrainState: all that a step changes; its curves; divergence
+    step         train_step, and train, the loop
+    checkpoint   atomic save and verified load; the exported networks
+    warm_start   a recipe that begins with an earlier run's networks
+
+To add a loss, penalty, augmentation or optimiser, write its function and one entry in its registry; docs/extend.md shows
+each. The step asks what an entry needs, never what it is called.
+"""

@@ -187,4 +187,5 @@ def _digest(content: bytes) -> str:
 def _metadata(content: bytes) -> dict[str, str]:
     """The metadata of a safetensors file: 8 bytes of header length, then the header as JSON."""
     length = int.from_bytes(content[:8], "little")
-    return json.loads(content[8 : 8 + length])["__metadata__"]
+    header = json.loads(content[8 : 8 + length])
+    return dict(header["__metadata__"])

@@ -78,7 +78,8 @@ def _gradient(update: Update) -> Tensor:
     assert real is not None and labels is not None
     place = torch.rand(len(real), 1, 1, 1, generator=update.draws, device=real.device)
     norms = input_gradients(update.discriminator, place * real + (1 - place) * update.fake, labels).norm(dim=1)
-    return (norms - 1).square().mean()
+    penalty: Tensor = (norms - 1).square().mean()
+    return penalty
 
 
 def _r1(update: Update) -> Tensor:

@@ -25,7 +25,8 @@ class Generator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(width, image_shape[0], 3, padding=1), nn.Tanh())
 
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
-        return self.layers(latents)
+        images: Tensor = self.layers(latents)
+        return images
 
 
 class Discriminator(nn.Module):
@@ -46,4 +47,5 @@ class Discriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(maps[-1] * side * side, 1))
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return self.layers(images).squeeze(1)  # (N, 1) -> (N,)
+        logits: Tensor = self.layers(images).squeeze(1)  # (N, 1) -> (N,)
+        return logits

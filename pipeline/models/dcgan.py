@@ -28,7 +28,8 @@ class Generator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Tanh())
 
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
-        return self.layers(latents[:, :, None, None])  # (N, Z) -> (N, Z, 1, 1) -> (N, C, S, S)
+        images: Tensor = self.layers(latents[:, :, None, None])  # (N, Z) -> (N, Z, 1, 1) -> (N, C, S, S)
+        return images
 
 
 class Discriminator(nn.Module):
@@ -49,7 +50,8 @@ class Discriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(maps[-1], 1, side, bias=False))
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return self.layers(images).flatten()  # (N, 1, 1, 1) -> (N,)
+        logits: Tensor = self.layers(images).flatten()  # (N, 1, 1, 1) -> (N,)
+        return logits
 
 
 class ConditionalGenerator(Generator):

@@ -59,7 +59,8 @@ class LatentToFeatureMap(nn.Module):
         self.linear = nn.Linear(latent_dim, math.prod(self.shape))
 
     def forward(self, latents: Tensor) -> Tensor:
-        return self.linear(latents).view(-1, *self.shape)  # (N, Z) -> (N, C, side, side)
+        maps: Tensor = self.linear(latents).view(-1, *self.shape)  # (N, Z) -> (N, C, side, side)
+        return maps
 
 
 class LabelledSequential(nn.ModuleList):
@@ -91,7 +92,8 @@ class ConditionalBatchNorm(nn.Module):
         scale, shift = F.embedding(labels, self.scale), F.embedding(labels, self.shift)  # (K, C) -> (N, C)
         # In the maps' own precision: autocast would go on in float32.
         scale, shift = scale.to(normalised.dtype), shift.to(normalised.dtype)
-        return normalised * scale[:, :, None, None] + shift[:, :, None, None]
+        maps: Tensor = normalised * scale[:, :, None, None] + shift[:, :, None, None]
+        return maps
 
 
 class GeneratorBlock(nn.Module):
@@ -119,7 +121,8 @@ class GeneratorBlock(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         # A 1x1 convolution and nearest upsampling commute; this order costs a quarter.
-        return self.residual(x, labels) + F.interpolate(self.shortcut(x), scale_factor=2)
+        maps: Tensor = self.residual(x, labels) + F.interpolate(self.shortcut(x), scale_factor=2)
+        return maps
 
 
 class DiscriminatorBlock(nn.Module):
@@ -140,7 +143,8 @@ class DiscriminatorBlock(nn.Module):
         self.shortcut = nn.Sequential(*pool, *project)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.residual(x) + self.shortcut(x)
+        maps: Tensor = self.residual(x) + self.shortcut(x)
+        return maps
 
 
 class SelfAttention(nn.Module):
@@ -165,7 +169,8 @@ class SelfAttention(nn.Module):
         value = F.max_pool2d(self.value(x), 2).flatten(2)  # (N, C/2, HW/4)
         attention = torch.softmax(query.transpose(1, 2) @ key, dim=2)  # (N, HW, HW/4), rows sum to 1
         attended = (value @ attention.transpose(1, 2)).unflatten(2, (height, width))  # (N, C/2, H, W)
-        return x + self.gamma * self.output(attended)
+        maps: Tensor = x + self.gamma * self.output(attended)
+        return maps
 
 
 def initialise(network: nn.Module, scheme: str) -> None:

@@ -23,7 +23,8 @@ class Generator(nn.Module):
         self.image_shape = image_shape
 
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
-        return self.layers(latents).view(-1, *self.image_shape)  # (N, C * S * S) -> (N, C, S, S)
+        images: Tensor = self.layers(latents).view(-1, *self.image_shape)  # (N, C * S * S) -> (N, C, S, S)
+        return images
 
 
 class Discriminator(nn.Module):
@@ -38,4 +39,5 @@ class Discriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(units[-1], 1))
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return self.layers(images.flatten(1)).squeeze(1)  # (N, 1) -> (N,)
+        logits: Tensor = self.layers(images.flatten(1)).squeeze(1)  # (N, 1) -> (N,)
+        return logits

@@ -54,7 +54,8 @@ class Generator(nn.Module):
         self.layers = LabelledSequential(layers)
 
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
-        return self.layers(latents, labels)
+        images: Tensor = self.layers(latents, labels)
+        return images
 
 
 class Discriminator(nn.Module):
@@ -80,10 +81,12 @@ class Discriminator(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """What the logit is a linear function of: float (N, C)."""
-        return self.layers(images).sum(dim=(2, 3))  # (N, C, H, W) -> (N, C)
+        features: Tensor = self.layers(images).sum(dim=(2, 3))  # (N, C, H, W) -> (N, C)
+        return features
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return self.head(self.features(images)).squeeze(1)
+        logits: Tensor = self.head(self.features(images)).squeeze(1)
+        return logits
 
 
 class ProjectionDiscriminator(Discriminator):
@@ -95,4 +98,5 @@ class ProjectionDiscriminator(Discriminator):
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         features = self.features(images)
-        return self.head(features).squeeze(1) + (self.embedding(labels) * features).sum(dim=1)
+        logits: Tensor = self.head(features).squeeze(1) + (self.embedding(labels) * features).sum(dim=1)
+        return logits
