@@ -29,7 +29,7 @@ from pipeline.data.prepared import prepare
 from pipeline.evaluate.images import open_images
 from pipeline.params import DataParams
 from pipeline.report import read_results, render
-from pipeline.report.charts import Line, draw
+from pipeline.report.charts import Line, line_chart
 from pipeline.search.pages import charts, page
 from pipeline.search.pages.page import Subject, svg_file
 from pipeline.search.study.storage import open_storage, shown
@@ -110,7 +110,7 @@ def test_a_study_shows_foreign_text_as_text() -> None:
 
 
 def test_a_chart_of_its_own_shows_foreign_text_as_text() -> None:
-    chart = draw(EVIL, EVIL, [Line([(0, 1), (1, 2)], "m0", EVIL, EVIL)], EVIL, EVIL, rule=(1.5, EVIL))
+    chart = line_chart(EVIL, EVIL, [Line([(0, 1), (1, 2)], "m0", EVIL, EVIL)], EVIL, EVIL, rule=(1.5, EVIL))
     assert "<script" not in svg_file(chart) and "&lt;script&gt;" in svg_file(chart)
 
 

@@ -35,7 +35,7 @@ class Tick:
 
 
 @dataclass(frozen=True)
-class Path:
+class SvgPath:
     d: str
     css: str
     name: str
@@ -70,7 +70,7 @@ class Chart:
     y_name: str
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
-    paths: tuple[Path, ...]
+    paths: tuple[SvgPath, ...]
     labels: tuple[Label, ...]
     rule: Tick | None
 
@@ -94,7 +94,7 @@ class Scale:
         return tuple(Tick(self(value), text) for value, text in zip(values, short_numbers(values), strict=True))
 
 
-def draw(
+def line_chart(
     title: str,
     description: str,
     lines: Sequence[Line],
@@ -119,7 +119,7 @@ def draw(
     return Chart(
         title, description, width, height, left, right, top, bottom, x_name, y_name,
         x_scale.ticks(max(2, round((right - left) / 60))), y_ticks,
-        tuple(Path(path(points), line.css, line.name) for line, points in zip(lines, places, strict=True)),
+        tuple(SvgPath(path_data(points), line.css, line.name) for line, points in zip(lines, places, strict=True)),
         name_ends(lines, places, right, (top, bottom)),
         Tick(y_scale(rule[0]), rule[1]) if rule else None,
     )  # fmt: skip
@@ -206,7 +206,7 @@ def shorten(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
-def path(points: Iterable[Point]) -> str:
+def path_data(points: Iterable[Point]) -> str:
     """The `d` of an SVG path."""
     return "M" + " ".join(f"{x:g},{y:g}" for x, y in points)
 

@@ -4,8 +4,8 @@ import statistics
 
 import pandas as pd
 
-from pipeline.report.meanings import in_order
-from pipeline.report.results import Results, Standing
+from pipeline.report.metric_info import in_order
+from pipeline.report.results import RankedModel, Results
 from pipeline.report.uncertainty import mean_interval
 
 
@@ -44,7 +44,7 @@ def leaderboard(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _over_seeds(standing: Standing) -> dict[str, float | int | None]:
+def _over_seeds(standing: RankedModel) -> dict[str, float | int | None]:
     values = standing.values
     low, high = mean_interval(values) or (None, None)
     return {

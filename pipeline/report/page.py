@@ -17,12 +17,12 @@ from PIL import Image
 from pipeline.core import paths
 from pipeline.core.errors import PipelineError
 from pipeline.core.provenance import provenance
-from pipeline.report.charts import Chart, Line, Point, draw, thin
+from pipeline.report.charts import Chart, Line, Point, line_chart, thin
+from pipeline.report.conclusions import cautions, conclusions
+from pipeline.report.formatting import TIMES, decimals, mean_and_std, number
 from pipeline.report.metrics_table import class_table, explained, metrics_table, nearest
 from pipeline.report.ranking import ranking
-from pipeline.report.results import Outcome, Results, differing
-from pipeline.report.text import TIMES, decimals, number, spread
-from pipeline.report.verdict import cautions, verdict
+from pipeline.report.results import Results, RunResult, differing
 from pipeline.sampling.images import grid, picture
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -43,7 +43,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"breakable": breakable, "plain": plain, "data_uri": data_uri}
-    made.globals |= {"css": css, "keys": keys, "nearest": nearest, "spread": spread}
+    made.globals |= {"css": css, "keys": keys, "nearest": nearest, "mean_and_std": mean_and_std}
     return made
 
 
@@ -61,7 +61,7 @@ def render(results: Results) -> str:
     context = {
         "results": results,
         "title": f"{dataset['name']}, {width} {TIMES} {height}, {'grey' if channels == 1 else 'RGB'}",
-        "verdict": verdict(results),
+        "conclusions": conclusions(results),
         "cautions": cautions(results),
         "groups": groups,
         "tables": [ranking(results, group) for group in groups],
@@ -117,10 +117,10 @@ def distance_chart(results: Results, axis: str) -> Chart:
     rule = (value, f"floor {number(value, places(results))}") if value > 0 else None
     description = f"Logarithmic; one line a model: {', '.join(results.models)}. The floor is dashed."
     title = f"Small-sample {results.metric} against {name}"
-    return draw(title, description, seeds + means, name, f"small-sample {results.metric}", log=True, rule=rule)
+    return line_chart(title, description, seeds + means, name, f"small-sample {results.metric}", log=True, rule=rule)
 
 
-def loss_chart(runs: Sequence[Outcome]) -> Chart:
+def loss_chart(runs: Sequence[RunResult]) -> Chart:
     """The losses of G (grey) and D (the model's colour), every seed a line."""
     lines = []
     for key, letter in (("loss/g", "G"), ("loss/d", "D")):
@@ -129,7 +129,7 @@ def loss_chart(runs: Sequence[Outcome]) -> Chart:
             points = thin(_points(run.curve.dropna(subset=[key]), "images", key))
             lines.append(Line(points, style, f"{run.name}, {letter}", letter if position == 0 else ""))
     description = "Losses of the discriminator (D) and the generator (G) against images seen"
-    return draw(runs[0].model, description, lines, "images seen", "loss", size=(350, 230))
+    return line_chart(runs[0].model, description, lines, "images seen", "loss", size=(350, 230))
 
 
 def _points(curve: pd.DataFrame, x: str, y: str = "distance") -> list[Point]:

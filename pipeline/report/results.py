@@ -1,7 +1,7 @@
 """What the stages left behind, read back and ranked: experiments and standings.
 
 Only files are read, and only those of the experiments in `compare:`; folders of others may lie beside them. Values
-measured by different protocols never meet in one ranking: each protocol is a `Group` with ranks of its own.
+measured by different protocols never meet in one ranking: each protocol is a `ProtocolGroup` with ranks of its own.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import pandas as pd
 from pipeline.core import paths
 from pipeline.core.errors import PipelineError
 from pipeline.params import Params
-from pipeline.report.reading import finite_numbers, read_csv, read_keys
+from pipeline.report.readers import finite_numbers, read_csv, read_keys
 from pipeline.report.scores import Scores, read_scores
 
 DATASET_KEYS = ("name", "train", "test", "image_shape", "classes", "skipped", "sha256")
@@ -30,7 +30,7 @@ RUN_KEYS = (
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """One experiment: its score, what made it, its curves, and where its pictures lie.
 
     index: the model's place in `compare.models`, which is its colour.
@@ -93,11 +93,11 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Standing:
+class RankedModel:
     """One model in one ranking: its rank, and its outcomes from the lowest value to the highest."""
 
     rank: int
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[RunResult, ...]
 
     @property
     def model(self) -> str:
@@ -109,11 +109,11 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Group:
+class ProtocolGroup:
     """The models that were measured by one protocol, from the lowest mean value to the highest."""
 
     protocol: dict[str, Any]
-    standings: tuple[Standing, ...]
+    standings: tuple[RankedModel, ...]
 
     @property
     def floor(self) -> float:
@@ -135,29 +135,29 @@ class Results:
     dataset: dict[str, Any]
     floor: dict[str, Any]
     features: int | None
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[RunResult, ...]
 
     @property
     def metric(self) -> str:
         return str(self.floor["metric"])
 
-    def measured_floor(self, group: Group) -> tuple[dict[str, float], dict[str, float]]:
+    def measured_floor(self, group: ProtocolGroup) -> tuple[dict[str, float], dict[str, float]]:
         """Metrics of real test images and their sampling errors; none for a group whose floor is not floor.json's."""
         floor = self.floor
         return (floor["metrics"], floor["sampling_error"]) if group.floor == floor["value"] else ({}, {})
 
     @property
-    def models(self) -> dict[str, list[Outcome]]:
+    def models(self) -> dict[str, list[RunResult]]:
         """The outcomes of each model, in the order of `compare`."""
-        models: dict[str, list[Outcome]] = {}
+        models: dict[str, list[RunResult]] = {}
         for outcome in self.outcomes:
             models.setdefault(outcome.model, []).append(outcome)
         return models
 
     @property
-    def groups(self) -> tuple[Group, ...]:
+    def groups(self) -> tuple[ProtocolGroup, ...]:
         """One group for each protocol, the largest first."""
-        members: dict[str, list[Outcome]] = {}
+        members: dict[str, list[RunResult]] = {}
         for outcome in self.outcomes:
             members.setdefault(json.dumps(outcome.protocol, sort_keys=True), []).append(outcome)
         return tuple(_rank(group) for group in sorted(members.values(), key=len, reverse=True))
@@ -188,20 +188,20 @@ def differing(mappings: list[dict[str, Any]]) -> list[str]:
     return [key for key in keys if any(m.get(key, missing) != mappings[0].get(key, missing) for m in mappings)]
 
 
-def _rank(outcomes: list[Outcome]) -> Group:
+def _rank(outcomes: list[RunResult]) -> ProtocolGroup:
     """Models by their mean; equal means share a rank."""
-    models: dict[str, list[Outcome]] = {}
+    models: dict[str, list[RunResult]] = {}
     for outcome in sorted(outcomes, key=lambda outcome: (outcome.value, outcome.seed)):
         models.setdefault(outcome.model, []).append(outcome)
     means = {model: statistics.fmean(run.value for run in runs) for model, runs in models.items()}
     standings = (
-        Standing(1 + sum(other < means[model] for other in means.values()), tuple(models[model]))
+        RankedModel(1 + sum(other < means[model] for other in means.values()), tuple(models[model]))
         for model in sorted(models, key=lambda model: (means[model], models[model][0].index))
     )
-    return Group(outcomes[0].protocol, tuple(standings))
+    return ProtocolGroup(outcomes[0].protocol, tuple(standings))
 
 
-def _read_outcome(model: str, seed: int, index: int, metric: str, data_sha256: str) -> Outcome:
+def _read_outcome(model: str, seed: int, index: int, metric: str, data_sha256: str) -> RunResult:
     name = paths.experiment_name(model, seed)
     run, samples = paths.RUNS / name, paths.SAMPLES / name
     info = read_keys(run / "generator.json", RUN_KEYS)
@@ -216,7 +216,7 @@ def _read_outcome(model: str, seed: int, index: int, metric: str, data_sha256: s
     timing = read_csv(run / "timing.csv", ("step", "seconds"), may_be_empty=True)
     seconds = float(timing["seconds"].iloc[-1]) if len(timing) else math.nan
     clock = np.interp(curve["step"], [0, *timing["step"]], [0, *timing["seconds"]]) if len(timing) else math.nan
-    return Outcome(model, seed, index, scores, info, curve.assign(seconds=clock), seconds)
+    return RunResult(model, seed, index, scores, info, curve.assign(seconds=clock), seconds)
 
 
 def _feature_dimension() -> int | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import PipelineError
-from pipeline.report.reading import finite_numbers, read_keys
+from pipeline.report.readers import finite_numbers, read_keys
 
 KEYS = ("floor", "ratio_to_floor", "protocol", "sampling_error", "not_available", "collapsed", "best")
 NO_METRICS = ("seed", "floor", "ratio_to_floor")  # numbers of the file that are no further metrics

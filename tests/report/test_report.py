@@ -22,12 +22,12 @@ from pipeline.core.provenance import commit
 from pipeline.metrics import METRICS
 from pipeline.params import Params, load
 from pipeline.report import leaderboard, read_results, render, write_report
-from pipeline.report.charts import Line, draw, linear_ticks, log_ticks, short_numbers, spread_out
-from pipeline.report.meanings import MEANINGS, in_order, meanings
+from pipeline.report.charts import Line, line_chart, linear_ticks, log_ticks, short_numbers, spread_out
+from pipeline.report.conclusions import ONE_SEED, cautions
+from pipeline.report.formatting import decimals, digits, listed, mean_and_std, number
+from pipeline.report.metric_info import METRIC_INFO, in_order, metric_info
 from pipeline.report.metrics_table import Cell, class_table, metrics_table, nearest
-from pipeline.report.text import decimals, digits, listed, number, spread
 from pipeline.report.uncertainty import mean_error, mean_interval, sampling_noise, typical_error, welch_interval
-from pipeline.report.verdict import ONE_SEED, cautions
 
 PARAMS = load(Path(__file__).resolve().parents[2] / "params.yaml")
 METRIC = "fd_efficientnet_lite0"
@@ -547,10 +547,10 @@ def test_the_best_steps_of_several_seeds_are_a_range(seeds: Params) -> None:
 
 
 def test_every_meaning_says_what_is_better_and_who_measures_it() -> None:
-    assert {meaning.measured_by for meaning in MEANINGS.values()} <= set(METRICS)
-    assert {meaning.better for meaning in MEANINGS.values()} <= {"higher", "lower", "about 1", "about 0.01", ""}
-    assert {"kid", "fid_infinity", "fid_class_mean"} <= set(meanings("fid"))
-    assert {"kd_x", "fd_x_infinity", "fd_x_class_mean"} <= set(meanings("fd_x"))
+    assert {meaning.measured_by for meaning in METRIC_INFO.values()} <= set(METRICS)
+    assert {meaning.better for meaning in METRIC_INFO.values()} <= {"higher", "lower", "about 1", "about 0.01", ""}
+    assert {"kid", "fid_infinity", "fid_class_mean"} <= set(metric_info("fid"))
+    assert {"kd_x", "fd_x_infinity", "fd_x_class_mean"} <= set(metric_info("fd_x"))
     assert in_order(["b", "recall", "a", "kid", "fid_class/1", "precision"], "fid") == [
         "kid", "precision", "recall", "a", "b",
     ]  # fmt: skip
@@ -561,7 +561,7 @@ def test_numbers_as_text() -> None:
     assert decimals([0.0, 250.0]) == 1 and decimals([]) == 2 and decimals([-0.5]) == 4
     assert (number(-1234.56, 1), number(-0.04, 1), number(0.0, 2)) == ("−1,234.6", "0.0", "0.00")
     assert [digits(value) for value in (1234.5, 99.94, 9.996)] == ["1,234", "99.9", "10.00"]
-    assert spread([2.0, 4.0, 6.0], 1) == f"4.0\xa0±\xa0{statistics.stdev([2, 4, 6]):.1f}"
+    assert mean_and_std([2.0, 4.0, 6.0], 1) == f"4.0\xa0±\xa0{statistics.stdev([2, 4, 6]):.1f}"
     assert [listed(list(names)) for names in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
 
 
@@ -588,18 +588,18 @@ def test_names_at_line_ends_keep_apart_and_inside() -> None:
     assert spread_out([0, 0, 0], 5, 0, 50) == [0, 5, 10]
     assert spread_out([50, 50], 5, 0, 50) == [45, 50]
     lines = [Line([(0, 10), (1, 5 + k / 100)], f"m{k}", f"model{k}", f"model{k}") for k in range(8)]
-    heights = [label.y for label in draw("t", "d", lines, "x", "y", log=True).labels]
+    heights = [label.y for label in line_chart("t", "d", lines, "x", "y", log=True).labels]
     assert all(b - a >= 14.9 for a, b in pairwise(heights))
 
 
 def test_a_chart_of_nothing_and_of_one_point_can_be_drawn() -> None:
     for points in ([], [(0.0, 5.0)], [(0.0, float("nan"))], [(1.0, 0.0), (2.0, -1.0)]):
-        chart = draw("t", "d", [Line(points, "m0", "a", "a")], "x", "y", log=True)
+        chart = line_chart("t", "d", [Line(points, "m0", "a", "a")], "x", "y", log=True)
         assert all(0 <= tick.position <= chart.height for tick in chart.y_ticks)
 
 
 def test_chart_places_its_points_on_its_scales() -> None:
-    chart = draw("t", "d", [Line([(0, 1), (10, 100)], "m0", "a")], "x", "y", log=True)
+    chart = line_chart("t", "d", [Line([(0, 1), (10, 100)], "m0", "a")], "x", "y", log=True)
     (x0, y0), (x1, y1) = (tuple(map(float, pair.split(","))) for pair in chart.paths[0].d[1:].split())
     assert (x0, x1) == (chart.left, chart.right)
     middle = next(tick.position for tick in chart.y_ticks if tick.text == "10")

@@ -14,7 +14,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, create_trial
 from scipy.interpolate import RBFInterpolator
 
-from pipeline.report.charts import Chart, Line, Point, draw, path
+from pipeline.report.charts import Chart, Line, Point, line_chart, path_data
 from pipeline.search.pages.comparison import Entry
 from pipeline.search.pages.drawing import (
     Axis,
@@ -91,7 +91,7 @@ def curves(results: Results, metric: str) -> Chart:
     lines.sort(key=lambda line: line.css == "m0 seed")
     description = "Logarithmic; one line a trial. Those that were pruned are grey and end early."
     title = f"{metric} while training, of every trial"
-    return draw(title, description, lines + named, "steps", metric, log=True, size=(1040, 380))
+    return line_chart(title, description, lines + named, "steps", metric, log=True, size=(1040, 380))
 
 
 def importances(results: Results) -> dict[str, float] | None:
@@ -172,7 +172,7 @@ def parallel(results: Results, metric: str) -> Drawing | None:
         best = rank == len(complete) - 1
         shade = 1 + rank * 4 // max(len(complete) - 1, 1)
         css = "curve m1" if best else "curve m2 strong" if trial is results.start_trial else f"curve m0 shade{shade}"
-        made.strokes.append(Stroke(path(points), css, told(trial)))
+        made.strokes.append(Stroke(path_data(points), css, told(trial)))
     return made
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.report.text import decimals, interval, listed, number
+from pipeline.report.formatting import decimals, interval, listed, number
 from pipeline.report.uncertainty import welch_interval
 from pipeline.search.study.results import Finalist, Results, order
 

@@ -14,7 +14,7 @@ from pipeline.report.charts import (
     Tick,
     linear_ticks,
     log_ticks,
-    path,
+    path_data,
     short_numbers,
     shorten,
     span,
@@ -72,7 +72,7 @@ class Drawing:
     texts: list[Text] = field(default_factory=list)
 
     def line(self, a: Point, b: Point, css: str, name: str = "") -> None:
-        self.strokes.append(Stroke(path([a, b]), css, name))
+        self.strokes.append(Stroke(path_data([a, b]), css, name))
 
     def text(self, x: float, y: float, text: str, anchor: str = "start", css: str = "", name: str = "") -> None:
         self.texts.append(Text(round(x, 1), round(y, 1), text, anchor, css, name))
@@ -138,7 +138,7 @@ def steps(points: Sequence[Point]) -> str:
     corners = [points[0]]
     for x, y in points[1:]:
         corners += [(x, corners[-1][1]), (x, y)]
-    return path(corners)
+    return path_data(corners)
 
 
 def bars(title: str, description: str, rows: Sequence[tuple[str, float]], size: float = 500) -> Drawing:

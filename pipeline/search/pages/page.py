@@ -15,9 +15,9 @@ from pipeline.core.files import read_json
 from pipeline.core.provenance import provenance
 from pipeline.data.prepared import load_description
 from pipeline.report.charts import Chart
+from pipeline.report.formatting import DASH, TIMES, decimals, digits, interval, number
 from pipeline.report.page import TEMPLATES, environment
 from pipeline.report.results import differing
-from pipeline.report.text import NOTHING, TIMES, decimals, digits, interval, number
 from pipeline.search.pages import charts
 from pipeline.search.pages.comparison import Entry, compare, comparison_verdict, unequal
 from pipeline.search.pages.drawing import Drawing
@@ -170,9 +170,9 @@ def luck(results: Results) -> list[tuple[str, str]]:
         ("its place anew", f"{found.place} of {len(results.finalists)}"),
     ]
     for name, value in (("in the study", found.in_study), ("anew", found.anew)):
-        text = NOTHING if value is None else f"{value:.3f}"
+        text = DASH if value is None else f"{value:.3f}"
         rows.append((f"its value to that of the recipe as it was, {name}", text))
-    rows.append(("part of its advantage that is left", NOTHING if found.kept is None else f"{found.kept:.0%}"))
+    rows.append(("part of its advantage that is left", DASH if found.kept is None else f"{found.kept:.0%}"))
     return rows
 
 
@@ -186,12 +186,12 @@ def finals_table(results: Results, about: Subject) -> dict[str, Any]:
     for rank, finalist in enumerate(results.ranked, 1):
         start = finalist is results.start
         css = "m2" if start else "m1" if finalist is results.winner else "m0"
-        ratio = number(finalist.mean / about.floor, 2) if finalist.finals and about.floor > 0 else NOTHING
-        proxy = NOTHING if finalist.proxy is None else number(finalist.proxy, places)
+        ratio = number(finalist.mean / about.floor, 2) if finalist.finals and about.floor > 0 else DASH
+        proxy = DASH if finalist.proxy is None else number(finalist.proxy, places)
         cells = [*_mean_cells(finalist, places), ratio, str(len(finalist.finals)), str(len(finalist.diverged)), proxy]
         if results.against:
-            cells.append(NOTHING if finalist.cost is None else digits(finalist.cost))
-        cells += [short(finalist.values.get(name, NOTHING)) for name in varied]
+            cells.append(DASH if finalist.cost is None else digits(finalist.cost))
+        cells += [short(finalist.values.get(name, DASH)) for name in varied]
         name = f"{finalist.trial}, the recipe as it was" if start else str(finalist.trial)
         rows.append({"rank": rank, "name": name, "css": css, "cells": cells})
     return {"columns": columns, "rows": rows}
@@ -204,11 +204,11 @@ def trials_table(results: Results) -> dict[str, Any]:
     rows = []
     for trial in results.trials:
         distance, wall = distance_of(trial), wall_seconds(trial)
-        value = NOTHING if distance is None else number(distance, places)
+        value = DASH if distance is None else number(distance, places)
         images = images_of({**results.settings["recipe"], **trial.params}, trial)
         cells = [str(trial.number), state_of(trial), value, f"{trial.user_attrs.get('steps', 0):,}"]
         cells += [f"{images:,}", digits(trial.user_attrs.get("seconds", 0.0))]
-        cells += [NOTHING if wall is None else digits(wall), *(short(trial.params.get(n, NOTHING)) for n in names)]
+        cells += [DASH if wall is None else digits(wall), *(short(trial.params.get(n, DASH)) for n in names)]
         rows.append(cells)
     return {"columns": ["trial", "state", "value", "steps", "images", "training s", "wall s", *names], "rows": rows}
 
@@ -221,12 +221,12 @@ def comparison_rows(entries: Sequence[Entry]) -> dict[str, Any]:
     for entry in entries:
         results, found = entry.results, entry.results.gain
         cells = [*_mean_cells(results.winner, places), *_mean_cells(results.start, places)]
-        cells.append(NOTHING if entry.rank_untuned is None else str(entry.rank_untuned))
-        cells.append(number(found.gap, places) if found else NOTHING)
-        cells.append(interval(found.interval, places) if found and found.interval else NOTHING)
+        cells.append(DASH if entry.rank_untuned is None else str(entry.rank_untuned))
+        cells.append(number(found.gap, places) if found else DASH)
+        cells.append(interval(found.interval, places) if found and found.interval else DASH)
         cells += [str(len(results.winner.finals)), str(len(results.trials)), f"{steps_of(results.trials):,}"]
         cells.append(digits(seconds_of(results.trials)))
-        rank = NOTHING if entry.rank_tuned is None else str(entry.rank_tuned)
+        rank = DASH if entry.rank_tuned is None else str(entry.rank_tuned)
         rows.append({"rank": rank, "name": results.model, "css": f"m{entry.index % 8}", "cells": cells})
     columns = ["tuned mean", "95% interval", "untuned mean", "95% interval", "untuned rank", "better by",
                "95% interval", "seeds", "trials", "steps trained", "training s"]  # fmt: skip
@@ -269,7 +269,7 @@ def _width(path: Path) -> int:
 
 def _mean_cells(finalist: Finalist, places: int) -> list[str]:
     mean = number(finalist.mean, places) if finalist.finals else "diverged"
-    return [mean, interval(finalist.interval, places) if finalist.interval else NOTHING]
+    return [mean, interval(finalist.interval, places) if finalist.interval else DASH]
 
 
 def _count(count: int, what: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial
 
 from pipeline.report.charts import NAME_GAP, Point, spread_out
-from pipeline.report.text import digits
+from pipeline.report.formatting import digits
 from pipeline.search.pages.drawing import Axis, Dot, Drawing, Stroke, axis, frame, margin, steps
 from pipeline.search.pages.marks import told
 from pipeline.search.study.results import Finalist, Results

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy import stats
 
 from pipeline.params import Params
-from pipeline.report.text import digits
+from pipeline.report.formatting import digits
 from pipeline.report.uncertainty import mean_interval, welch_interval
 from pipeline.search.study.study import Place
 from pipeline.search.study.trial_stats import cost_of, distance_of, front, images_of, state_of, steps_of

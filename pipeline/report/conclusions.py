@@ -2,14 +2,14 @@
 
 import statistics
 
-from pipeline.report.results import Group, Outcome, Results, Standing, differing
-from pipeline.report.text import decimals, interval, listed, number, spread
+from pipeline.report.formatting import decimals, interval, listed, mean_and_std, number
+from pipeline.report.results import ProtocolGroup, RankedModel, Results, RunResult, differing
 from pipeline.report.uncertainty import sampling_noise, welch_interval
 
 ONE_SEED = "One training seed per model: nothing can be concluded about training variance."
 
 
-def verdict(results: Results) -> list[str]:
+def conclusions(results: Results) -> list[str]:
     """Sentences: who leads each ranking, and how far that can be trusted."""
     groups, seeds = results.groups, max(map(len, results.models.values()))
     sentences = []
@@ -44,16 +44,16 @@ def cautions(results: Results) -> list[str]:
     return sentences
 
 
-def _of_seed(run: Outcome, text: str, several: bool) -> str:
+def _of_seed(run: RunResult, text: str, several: bool) -> str:
     return f"seed {run.seed} ({text})" if several else text
 
 
-def _leader(results: Results, group: Group) -> str:
+def _leader(results: Results, group: ProtocolGroup) -> str:
     leaders, metric, count = [s for s in group.standings if s.rank == 1], results.metric, len(group.standings)
     best, places = leaders[0], decimals(run.value for run in results.outcomes)
     runs, ratio = len(best.values), statistics.fmean(run.ratio for run in best.outcomes)
     seeds = f" over {runs} training seeds" if runs > 1 else ""
-    value = f"{spread(best.values, places)}{seeds}, {ratio:.1f} times the floor"
+    value = f"{mean_and_std(best.values, places)}{seeds}, {ratio:.1f} times the floor"
     if count == 1:
         return f"{best.model} reaches a {metric} of {value}; no other model was measured this way."
     if len(leaders) > 1:
@@ -62,12 +62,12 @@ def _leader(results: Results, group: Group) -> str:
     return f"{best.model} has the lowest {mean}{metric} ({value}) of {count} models."
 
 
-def _noise(group: Group, places: int) -> list[str]:
+def _noise(group: ProtocolGroup, places: int) -> list[str]:
     """For the leader against each model behind it: whether the difference is more than noise."""
     leader, findings = group.standings[0], dict[str, list[str]]()
     for rival in group.standings:
         if rival.rank > 1:
-            finding, detail = _compare(leader, rival, places)
+            finding, detail = _difference(leader, rival, places)
             findings.setdefault(finding, []).append(f"{rival.model} ({detail})")
     return [
         f"{leader.model}'s difference{'s' if len(named) > 1 else ''} to {listed(named)} "
@@ -76,7 +76,7 @@ def _noise(group: Group, places: int) -> list[str]:
     ]
 
 
-def _compare(leader: Standing, rival: Standing, places: int) -> tuple[str, str]:
+def _difference(leader: RankedModel, rival: RankedModel, places: int) -> tuple[str, str]:
     """What the difference is, and the numbers that say so."""
     gap = statistics.fmean(rival.values) - statistics.fmean(leader.values)
     if len(leader.values) > 1 and len(rival.values) > 1:

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 TIMES = "\N{MULTIPLICATION SIGN}"
-NOTHING = "\N{EN DASH}"
+DASH = "\N{EN DASH}"
 PLUS_MINUS = "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
 MINUS = "\N{MINUS SIGN}"
 
@@ -29,10 +29,10 @@ def number(value: float, places: int) -> str:
     return f"{value:z,.{places}f}".replace("-", MINUS)
 
 
-def spread(values: Sequence[float], places: int) -> str:
+def mean_and_std(values: Sequence[float], places: int) -> str:
     r"""A value, or the mean ± sample standard deviation of several.
 
-    >>> spread([1.0, 3.0], 2)
+    >>> mean_and_std([1.0, 3.0], 2)
     '2.00\xa0±\xa01.41'
     """
     mean = number(statistics.fmean(values), places)
@@ -50,7 +50,7 @@ def interval(ends: tuple[float, float], places: int) -> str:
 def amount(values: Sequence[float]) -> str:
     """The mean of measured amounts, or a dash if one was not measured."""
     mean = statistics.fmean(values)
-    return digits(mean) if math.isfinite(mean) else NOTHING
+    return digits(mean) if math.isfinite(mean) else DASH
 
 
 def digits(value: float) -> str:

@@ -1,4 +1,4 @@
-"""MEANINGS: what each further metric is called, what it says, which direction is better, and what is suspicious.
+"""METRIC_INFO: what each further metric is called, what it says, which direction is better, and what is suspicious.
 
 A metric that stands not here is shown all the same, under its own name.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Meaning:
+class MetricInfo:
     """What a reader needs to know of a metric.
 
     better: `higher`, `lower`, or the value that is wanted; empty where the metric judges no generator.
@@ -25,8 +25,8 @@ class Meaning:
 
 
 # {metric} stands for the distance (fid, fd_<extractor>), {kernel} for its kernel distance (kid, kd_<extractor>).
-MEANINGS: dict[str, Meaning] = {
-    "{metric}_infinity": Meaning(
+METRIC_INFO: dict[str, MetricInfo] = {
+    "{metric}_infinity": MetricInfo(
         "distance at infinite N",
         "lower",
         "The distance extrapolated to infinitely many generated images; the real side keeps its own bias.",
@@ -34,7 +34,7 @@ MEANINGS: dict[str, Meaning] = {
         "fid_infinity",
         None,
     ),
-    "{kernel}": Meaning(
+    "{kernel}": MetricInfo(
         "kernel distance",
         "lower",
         "Another distance between the two sets of features, unbiased at any number of images.",
@@ -42,7 +42,7 @@ MEANINGS: dict[str, Meaning] = {
         "kid",
         None,
     ),
-    "inception_score": Meaning(
+    "inception_score": MetricInfo(
         "inception score",
         "higher",
         "Whether single images look like one ImageNet class and all together like many; no real image is looked at.",
@@ -50,49 +50,49 @@ MEANINGS: dict[str, Meaning] = {
         "inception_score",
         2,
     ),
-    "precision": Meaning(
+    "precision": MetricInfo(
         "precision",
         "higher",
         "The share of generated images that lie among the real ones: how good single images are.",
         "High where recall is low: few, safe images.",
         "prdc",
     ),
-    "recall": Meaning(
+    "recall": MetricInfo(
         "recall",
         "higher",
         "The share of real images that lie among the generated ones: how much of the variety is there.",
         "High where precision is low: single images far off widen what counts as among them.",
         "prdc",
     ),
-    "density": Meaning(
+    "density": MetricInfo(
         "density",
         "higher",
         "Precision that counts how many real images are near; single odd real images change it less.",
         "Well above 1: the samples crowd where real images are densest.",
         "prdc",
     ),
-    "coverage": Meaning(
+    "coverage": MetricInfo(
         "coverage",
         "higher",
         "The share of real images that have a generated one near: variety that odd samples do not raise.",
         "Far below that of real test images: part of the data is missing.",
         "prdc",
     ),
-    "precision_k3": Meaning(
+    "precision_k3": MetricInfo(
         "precision, k = 3",
         "higher",
         "Precision by 3 neighbours instead of 5, as first published.",
         "As for precision.",
         "prdc",
     ),
-    "recall_k3": Meaning(
+    "recall_k3": MetricInfo(
         "recall, k = 3",
         "higher",
         "Recall by 3 neighbours instead of 5, as first published.",
         "As for recall.",
         "prdc",
     ),
-    "nearest_ratio": Meaning(
+    "nearest_ratio": MetricInfo(
         "nearest ratio",
         "about 1",
         "The median distance to the nearest training image, as a multiple of that of held-out test images.",
@@ -100,42 +100,42 @@ MEANINGS: dict[str, Meaning] = {
         "Well above 1: they are far from all real images.",
         "memorisation",
     ),
-    "copies": Meaning(
+    "copies": MetricInfo(
         "copies",
         "about 0.01",
         "The share of samples that are nearer to a training image than 99% of held-out test images are.",
         "Far above 0.01: training images are reproduced. A model whose samples are far from everything has few too.",
         "memorisation",
     ),
-    "class_balance": Meaning(
+    "class_balance": MetricInfo(
         "class balance",
         "higher",
         "1 where classes are as frequent among samples as among training images, by a vote of neighbours; 0 at worst.",
         "Low: some classes are made too often, others too rarely.",
         "classes",
     ),
-    "class_rarest": Meaning(
+    "class_rarest": MetricInfo(
         "rarest class",
         "about 1",
         "The class that is made most rarely, compared with its share of the training images.",
         "Near 0: a class is missing.",
         "classes",
     ),
-    "class_agreement": Meaning(
+    "class_agreement": MetricInfo(
         "class agreement",
         "higher",
         "The share of samples whose class by the vote is the one that they were asked to be.",
         "Not above what chance gives: the network ignores the class.",
         "classes",
     ),
-    "class_vote_accuracy": Meaning(
+    "class_vote_accuracy": MetricInfo(
         "accuracy of the vote",
         "",
         "How often the vote is right about test images: how far the rows about classes can be trusted.",
         "Low: do not trust them.",
         "classes",
     ),
-    "{metric}_class_mean": Meaning(
+    "{metric}_class_mean": MetricInfo(
         "mean distance of classes",
         "lower",
         "The mean of the distances of single classes, each from few images and so biased upwards.",
@@ -146,14 +146,14 @@ MEANINGS: dict[str, Meaning] = {
 }  # fmt: skip
 
 
-def meanings(metric: str) -> dict[str, Meaning]:
-    """MEANINGS by the names that metrics have where the distance is called `metric`.
+def metric_info(metric: str) -> dict[str, MetricInfo]:
+    """METRIC_INFO by the names that metrics have where the distance is called `metric`.
 
-    >>> list(meanings("fid"))[:2], list(meanings("fd_net"))[:2]
+    >>> list(metric_info("fid"))[:2], list(metric_info("fd_net"))[:2]
     (['fid_infinity', 'kid'], ['fd_net_infinity', 'kd_net'])
     """
     kernel = "kid" if metric == "fid" else "kd_" + metric.removeprefix("fd_")
-    return {key.format(metric=metric, kernel=kernel): meaning for key, meaning in MEANINGS.items()}
+    return {key.format(metric=metric, kernel=kernel): meaning for key, meaning in METRIC_INFO.items()}
 
 
 def class_prefix(metric: str) -> str:
@@ -162,6 +162,6 @@ def class_prefix(metric: str) -> str:
 
 
 def in_order(keys: Collection[str], metric: str) -> list[str]:
-    """Those of MEANINGS first, in its order, then unknown ones by name; single classes are left out."""
-    known = [key for key in meanings(metric) if key in keys]
+    """Those of METRIC_INFO first, in its order, then unknown ones by name; single classes are left out."""
+    known = [key for key in metric_info(metric) if key in keys]
     return known + sorted(key for key in keys if key not in known and not key.startswith(class_prefix(metric)))
