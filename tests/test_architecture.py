@@ -160,10 +160,13 @@ def test_every_stage_has_a_module_and_the_other_way_round() -> None:
     modules = {module.split(".")[-1] for module in MODULES if module.startswith("pipeline.stages.")}
     assert set(DVC) == modules
     for stage, content in DVC.items():
-        assert content["cmd"].split(" --")[0] == f"exec python -m pipeline.stages.{stage}"
+        assert content["cmd"] == f"exec python -m pipeline.stages.{stage}"  # no value of params.yaml: a shell reads it
 
 
-@pytest.mark.parametrize("stage", DVC)
+STAGES = [stage for stage in DVC if stage != "check"]  # which depends on params.yaml alone, and shapes nothing
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_names_the_code_that_shapes_it(stage: str) -> None:
     """DVC does not follow imports: what is not named can change without the stage running again."""
     expected, named = expected_deps(stage), code_deps(stage)
@@ -224,13 +227,13 @@ def sections_of(stage: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("stage", DVC)
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_declares_the_params_that_it_reads(stage: str) -> None:
     declared = {name.split(".")[0] for name in DVC[stage]["params"]}
     assert sections_of(stage) - UNDECLARED_SECTIONS <= declared
 
 
-@pytest.mark.parametrize("stage", DVC)
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_ends_with_a_look_at_the_params_that_it_declares(stage: str) -> None:
     main = tree_of(SOURCE / "stages" / f"{stage}.py")
     calls = [node for node in ast.walk(main) if isinstance(node, ast.Call) and ast.unparse(node.func) == "finish"]

@@ -1,5 +1,6 @@
 """Where everything lies: what each stage writes, and what is kept outside DVC.
 
+    check       data/checked
     prepare     data/prepared/    train.npy train_labels.npy test.npy test_labels.npy dataset.json
     reference   data/reference/   {train,test}_features.npy statistics.npz neighbours.npy floor.json
     train       runs/E/           {generator,best,discriminator}.safetensors generator.json {history,timing}.csv grids/
@@ -15,6 +16,7 @@ stay there, so that an experiment in a temporary copy is neither lost nor starte
 import os
 from pathlib import Path
 
+CHECKED = Path("data/checked")
 PREPARED = Path("data/prepared")
 REFERENCE = Path("data/reference")
 RUNS = Path("runs")

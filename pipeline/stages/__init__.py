@@ -1,11 +1,12 @@
 """The stages that dvc.yaml runs: each reads its inputs, calls one function, and writes its outputs.
 
-prepare -> reference -> train -> generate -> fid -> report
+check -> prepare -> reference -> train -> generate -> fid -> report
 """
 
 import argparse
 import ctypes
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from pipeline.core.files import sha256
 from pipeline.params import PARAMS_FILE, Params, load
 
 CODE = {str(path): sha256(path) for path in Path(__file__).parent.parent.rglob("*.py")}  # as it is being imported
+
+LEG = re.compile(r"\w+@(?P<model>[a-z0-9][a-z0-9_]*)-(?P<seed>\d+)")  # what DVC calls one: train@dcgan-0
 
 
 def begin() -> Params:
@@ -89,10 +92,15 @@ def _on_stop(handler: Callable[[int, Any], None]) -> None:
 
 
 def experiment_options(arguments: list[str] | None) -> argparse.Namespace:
-    """`--model NAME --seed N`, which say what a leg of the comparison is about."""
+    """The model and the seed of this leg of the comparison: `--model NAME --seed N`, or DVC's name of the stage.
+
+    dvc.yaml gives no options: a value of params.yaml in a command would be run by a shell.
+    """
+    leg = LEG.fullmatch(os.environ.get("DVC_STAGE", ""))
     parser = argparse.ArgumentParser()
-    parser.add_argument("--model", required=True, help="an entry under models: in params.yaml")
-    parser.add_argument("--seed", required=True, type=int, help="the training seed")
+    add = parser.add_argument
+    add("--model", required=not leg, default=leg and leg["model"], help="an entry under models: in params.yaml")
+    add("--seed", required=not leg, default=leg and leg["seed"], type=int, help="the training seed")
     return parser.parse_args(arguments)
 
 
