@@ -23,7 +23,8 @@ def choose_device(name: str) -> torch.device:
         name = next(kind for kind, there in available.items() if there)
     device = torch.device(name)
     if not available[device.type] or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        raise PipelineError(f"runtime.device: {name} is not available on this machine; use auto or cpu")
+        problem = f"{name} is not available on this machine; use auto or cpu"
+        raise PipelineError(f"runtime.device: {problem}", field="runtime.device", problem=problem)
     return device
 
 

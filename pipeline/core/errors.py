@@ -15,7 +15,17 @@ class PipelineError(Exception):
 
     The message is one clear sentence that names the thing and the remedy. It is printed as it stands, without a
     traceback; any other exception is a bug of ours and keeps its traceback.
+
+    Code that tells the fault in other words, or acts on it, reads these parts, never the message; "" = not told.
+
+    field: the parameter at fault, by its dotted name in params.yaml, such as "metrics.weights".
+    problem: what is wrong with it, without the field's name and the remedy.
+    remedy: what mends it other than a change of the field, such as "fetch the file from https://...".
     """
+
+    def __init__(self, message: str, *, field: str = "", problem: str = "", remedy: str = "") -> None:
+        super().__init__(message)
+        self.field, self.problem, self.remedy = field, problem, remedy
 
 
 # SIGHUP: the terminal is closed. SIGUSR1: Slurm sends it before it takes a machine away.

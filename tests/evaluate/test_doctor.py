@@ -10,11 +10,10 @@ import torch
 from pipeline import params
 from pipeline.core.checksums import write_sums
 from pipeline.core.errors import PipelineError
+from pipeline.evaluate import doctor, explain
 from pipeline.evaluate.explain import PROTOCOLS
 from pipeline.metrics import (
     Gaussian,
-    doctor,
-    explain,
     extract,
     frechet_distance,
     in_batches,
