@@ -31,7 +31,7 @@ from pipeline.params import PARAMS_FILE, Params, Recipe, load
 SMALL = {"width_g": 8, "width_d": 8, "latent_dim": 2}  # a network that is quickly built
 
 
-def require(params: Params) -> None:
+def validate(params: Params) -> None:
     """Raise one PipelineError that lists every fault."""
     faults = list(problems(params))
     if faults:
@@ -206,7 +206,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.che
     parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--files", action="store_true", help="read all outputs, too, and DVC's cache")
     options = parser.parse_args(arguments)
-    require(load())
+    validate(load())
     mend_lock()
     if options.files:
         mend_cache()

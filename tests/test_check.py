@@ -60,8 +60,8 @@ def choices(names: Any) -> str:
 
 def test_sound_params_have_no_problems() -> None:
     assert problems() == []
-    check.require(params())
-    check.require(load(ROOT / "params.yaml"))
+    check.validate(params())
+    check.validate(load(ROOT / "params.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_sizes_that_every_network_can_have(size: int) -> None:
 def test_devices_that_are_not_there(device: str) -> None:
     """Refused with a sentence: by the pattern in params, or because it is not there."""
     with pytest.raises(PipelineError) as caught:
-        check.require(params(runtime__device=device))
+        check.validate(params(runtime__device=device))
     assert "runtime.device: " in str(caught.value) and device[:6] in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -207,7 +207,7 @@ def test_devices_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_fault_is_told_one_a_line() -> None:
     with pytest.raises(PipelineError) as caught:
-        check.require(
+        check.validate(
             params(
                 data__dataset="digit",
                 compare__models=["nope"],
@@ -320,7 +320,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_networks_that_a_recipe_can_begin_with(kept: str) -> None:
     narrow = {"models__dcgan__width_g": 4, "models__dcgan__width_d": 4}
     assert problems(models__dcgan__init_from=kept, **narrow) == []
-    check.require(params(models__dcgan__init_from=kept, **narrow))
+    check.validate(params(models__dcgan__init_from=kept, **narrow))
 
 
 def test_networks_that_a_recipe_cannot_begin_with(kept: str, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline import params as params_module
-from pipeline.check import require
+from pipeline.check import validate
 from pipeline.core.errors import PipelineError
 from pipeline.params import Params, load
 from pipeline.search.study.study import space
@@ -51,7 +51,7 @@ def sound(path: Path) -> Params | None:
     """The params if they can be run and each recipe searched; None if they were refused in clear sentences."""
     try:
         params = load(path)
-        require(params)
+        validate(params)
     except PipelineError as error:
         assert_clear(str(error))
         return None

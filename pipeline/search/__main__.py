@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.sea
     options = _options(arguments, prog)
     stop_by_exception()
     params = load()
-    check.require(params)
+    check.validate(params)
     models = options.models.split(",")
     faults = [fault for model in models for fault in problems(params, model)]
     if faults:
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.sea
         _apply(found[0], options.apply_trial)
 
 
-def _options(arguments: list[str] | None, prog: str) -> argparse.Namespace:
+def _options(arguments: list[str] | None, prog: str = "python -m pipeline.search") -> argparse.Namespace:
     first, rest = __doc__.split("\n\n", 1)
     parser = argparse.ArgumentParser(
         prog=prog, description=first, epilog=rest, formatter_class=argparse.RawTextHelpFormatter
@@ -137,7 +137,7 @@ def _work(
     Raises:
         PipelineError: the workers cannot go on.
     """
-    command = [sys.executable, "-m", "pipeline.search.worker", "--study", at.name, "--model", model]
+    command = [sys.executable, "-m", "pipeline.search.workers.worker", "--study", at.name, "--model", model]
     environment = {VARIABLE: at.url}  # it may hold a password
 
     def left() -> int:

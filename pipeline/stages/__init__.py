@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.check import require
+from pipeline.check import validate
 from pipeline.core.devices import make_deterministic
 from pipeline.core.errors import STOP_SIGNALS, PipelineError, Stopped
 from pipeline.core.files import sha256
@@ -29,7 +29,7 @@ def begin() -> Params:
     stop_by_exception()
     _die_with_parent()
     params = load()
-    require(params)
+    validate(params)
     make_deterministic()
     return params
 

@@ -1,4 +1,4 @@
-"""What is looked at while a model trains: grids, a small-sample distance, losses, and whether it has collapsed."""
+"""What is measured while a model trains: sample grids, a small-sample distance, losses, and collapse."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -37,9 +37,9 @@ class EvaluationInterrupted(Exception):
 
 @dataclass
 class TrainingMonitor:
-    """What is looked at while a model trains: grids and a small-sample distance, always of the same latents.
+    """Draws grids and measures a small-sample distance while a model trains, always from the same latents.
 
-    stopping: whether a measurement, which can take minutes, is to be broken off.
+    stopping: asked during a measurement, which can take minutes, whether to interrupt it.
     """
 
     experiment: Experiment
@@ -50,7 +50,7 @@ class TrainingMonitor:
     stopping: Callable[[], bool] = field(default=lambda: False, kw_only=True)
 
     def draw(self, state: TrainState) -> tuple[float, str]:
-        """Write the grid of this step, hand it to MLflow; how much its images differ, see `pixel_std`, and its sha256.
+        """Write the grid of this step and send it to MLflow. Returns its `pixel_std` and its sha256.
 
         Raises:
             EvaluationInterrupted: `stopping` said so.
@@ -75,12 +75,12 @@ class TrainingMonitor:
         return self.reference.distance(np.concatenate(list(extract(self.extractor, samples))))
 
     def resumed(self, history: list[dict[str, float]]) -> None:
-        """Tell MLflow the curves of an earlier process, of which this one goes on: a power cut can lose its spool."""
+        """Log the curves of the process that this one continues: a power cut can lose its outbox."""
         for row in history:
             self.log(row)
 
     def log(self, row: dict[str, float]) -> None:
-        """Tell MLflow a row of the history; what it has been told it is not told twice."""
+        """Log a row of the history to MLflow; a row that is logged already is not logged twice."""
         names = {"distance": f"curve/{self.extractor.metric}", "pixel_std_ratio": "curve/pixel_std_ratio"}
         self.tracker.metrics(int(row["step"]), {names.get(key, key): row[key] for key in row if key != "step"})
 
@@ -94,9 +94,10 @@ class TrainingMonitor:
 
 
 def evaluate_step(state: TrainState, progress: RunHistory, monitor: TrainingMonitor, real: float) -> bool:
-    """Add this step to the history if it is due and not there: losses, and where they are due a grid and a distance.
+    """Append a row to the history if one is due at this step: losses, and if due a grid and a distance.
 
-    The best generator is kept. `real` is the spread of real images. Returns False where it was broken off.
+    A lower distance than ever before makes this the best generator, which is kept. `real` is the `pixel_std` of real
+    images. Returns False if a measurement was interrupted; nothing is appended then.
     """
     experiment, budget, step = monitor.experiment, monitor.experiment.params.train, state.step
     losses = reported_losses(state, budget) or {}
@@ -115,7 +116,7 @@ def evaluate_step(state: TrainState, progress: RunHistory, monitor: TrainingMoni
         progress.best_step = step
         progress.best = {name: tensor.detach().clone() for name, tensor in generator_tensors(state).items()}
     if step > 0 and row.get("pixel_std_ratio", 1.0) < LEAST_PIXEL_STD_RATIO <= progress.pixel_std_ratio():
-        warn(f"{experiment.name} has collapsed at step {step}: its samples of different latents are all but the same")
+        warn(f"{experiment.name} has collapsed at step {step}: samples of different latents are nearly identical")
     progress.history.append(row)
     monitor.log(row)
     if losses:

@@ -214,4 +214,4 @@ def test_seeds_and_steps_across_sections(changes: dict[str, Any], sentence: str)
     assert list(check.problems(given)) == []
     assert [fault[: len(sentence)] for fault in check.problems(given.override(changes))] == [sentence]
     with pytest.raises(PipelineError):
-        check.require(given.override(changes))
+        check.validate(given.override(changes))

@@ -121,7 +121,7 @@ def run(
         Interrupted: `should_stop` said so; the checkpoint is written.
     """
     try:
-        check.require(params)
+        check.validate(params)
     except PipelineError as error:
         return Outcome(None, 0, 0.0, str(error).splitlines()[0])
     experiment = Experiment(params, model, seed, bench.description)
