@@ -17,6 +17,7 @@ from pipeline.core import paths
 from pipeline.core.checksums import SUMS, verify_checksums
 from pipeline.core.devices import choose_device
 from pipeline.core.errors import PipelineError, exit_cleanly, suggest, warn
+from pipeline.core.files import storage_errors
 from pipeline.data.datasets import DATASETS, expected_classes
 from pipeline.gan.augment import AUGMENTATIONS
 from pipeline.gan.losses import LOSSES
@@ -24,9 +25,9 @@ from pipeline.gan.optimisers import OPTIMISERS
 from pipeline.gan.penalties import PENALTIES
 from pipeline.gan.step import create_state
 from pipeline.gan.warm_start import warm_start
-from pipeline.metrics import EXTRACTORS
+from pipeline.metrics import EXTRACTORS, load_extractor
 from pipeline.models import NETWORKS, build_gan
-from pipeline.params import PARAMS_FILE, Params, Recipe, load
+from pipeline.params import PARAMS_FILE, DataParams, Params, Recipe, load
 
 SMALL = {"width_g": 8, "width_d": 8, "latent_dim": 2}  # a network that is quickly built
 
@@ -36,6 +37,28 @@ def validate(params: Params) -> None:
     faults = list(problems(params))
     if faults:
         raise PipelineError("\n".join(f"{PARAMS_FILE}: {fault}" for fault in faults))
+
+
+def validate_surroundings(params: Params) -> None:
+    """Raise one PipelineError that lists all that `surroundings` finds.
+
+    In a temporary copy of the repository, where DVC runs an experiment, what git ignores is not there: a relative
+    `data.root` is first linked to the original's. A folder for downloads is made.
+    """
+    root, original = Path(params.data.root), paths.root() / params.data.root
+    if not root.is_absolute() and Path.cwd().resolve() != paths.root().resolve() and original.is_dir():
+        if not root.exists():
+            root.parent.mkdir(parents=True, exist_ok=True)
+            root.symlink_to(original)
+        for entry in () if root.is_symlink() else original.iterdir():
+            if not (root / entry.name).exists():
+                (root / entry.name).symlink_to(entry)
+    faults = list(surroundings(params))
+    if faults:
+        raise PipelineError("\n".join(f"{PARAMS_FILE}: {fault}" for fault in faults))
+    if params.data.dataset != "folder":
+        with storage_errors(root):
+            root.mkdir(parents=True, exist_ok=True)
 
 
 def problems(params: Params) -> Iterator[str]:
@@ -57,6 +80,30 @@ def problems(params: Params) -> Iterator[str]:
         choose_device(params.runtime.device)
     except PipelineError as error:
         yield str(error)
+
+
+def surroundings(params: Params) -> Iterator[str]:
+    """What params.yaml names outside itself and is not there: the folder of the data, the extractor's weights."""
+    yield from _root_problems(params.data)
+    try:
+        load_extractor(params.metrics, torch.device("cpu"))
+    except PipelineError as error:
+        yield f"metrics.extractor: {error}"
+
+
+def _root_problems(data: DataParams) -> Iterator[str]:
+    """What keeps DVC from taking `data.root` as it stands: DVC's own words for these name no remedy."""
+    root = Path(data.root)
+    if data.root.startswith("~"):
+        yield f"data.root: DVC does not read ~: write the whole path, {root.expanduser()}"
+        return
+    here = root.resolve()
+    for made in (paths.PREPARED, paths.REFERENCE, paths.RUNS, paths.SAMPLES, paths.SCORES, paths.REPORTS):
+        if here == made.resolve() or here in made.resolve().parents or made.resolve() in here.parents:
+            yield f"data.root: must not hold {made}, which the pipeline writes, nor lie in it, got {data.root}"
+            return
+    if data.dataset == "folder" and not root.is_dir():
+        yield f"data.root: {data.root} is not a folder: set it to the folder of your images"
 
 
 def _search_problems(params: Params) -> Iterator[str]:
@@ -206,7 +253,9 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.che
     parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--files", action="store_true", help="read all outputs, too, and DVC's cache")
     options = parser.parse_args(arguments)
-    validate(load())
+    params = load()
+    validate(params)
+    validate_surroundings(params)
     mend_lock()
     if options.files:
         mend_cache()

@@ -20,7 +20,7 @@ DVC: dict[str, Any] = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_
 # What a stage imports and need not name: it can refuse, or report to MLflow, but shapes nothing that is written.
 SHAPES_NOTHING = {"pipeline.check", "pipeline.tracking"}
 # Entry points: `python -m` finds them by these names; what they start stands further down.
-ENTRY_POINTS = {"pipeline.metrics.__main__", "pipeline.warm_start", "pipeline.cli"}
+ENTRY_POINTS = {"pipeline.metrics.__main__", "pipeline.params.__main__", "pipeline.warm_start", "pipeline.cli"}
 # Sections of params.yaml of which nothing changes a result.
 UNDECLARED_SECTIONS = {"runtime"}
 LONG_FILES: dict[str, tuple[int, str]] = {}  # a file above 350 lines: its own limit, and the reason

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.core.errors import PipelineError, exit_cleanly, printable, suggest
 from pipeline.core.files import write_bytes
-from pipeline.params.file import PARAMS_FILE, load, preset_path, preset_text, save
+from pipeline.params.file import PARAMS_FILE, changed, load, preset_path, preset_text
 from pipeline.params.schema import parse_yaml
 from pipeline.params.sections import Params, Recipe, parse
 
@@ -33,14 +33,25 @@ def use(preset: str) -> None:
 
 
 def set_values(assignments: list[str]) -> None:
-    """Write `name=value` pairs to params.yaml, all of them or none."""
+    """Write `name=value` pairs to params.yaml, all of them or none.
+
+    Raises:
+        PipelineError: they would make the params unsound. What was unsound before is no reason to refuse.
+    """
+    from pipeline.check import problems  # here, since the other commands need not wait for torch
+
     changes = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals:
             raise PipelineError(f"{printable(assignment)}: write it as name=value, for example train.steps=500")
         changes[name] = parse_yaml(value, Path(printable(name)))
-    save(changes)
+    params, text = changed(changes, PARAMS_FILE)
+    former = set(problems(load()))
+    faults = [fault for fault in problems(params) if fault not in former]
+    if faults:
+        raise PipelineError("\n".join([*faults, f"{PARAMS_FILE} stays as it was"]))
+    write_bytes(PARAMS_FILE, text.encode())
     print(f"wrote {', '.join(assignments)} to {PARAMS_FILE}")
 
 

@@ -1,5 +1,6 @@
 """Stage check: params.yaml is sound, or nothing runs. What it writes is always the same, so that nothing runs again."""
 
+from pipeline.check import validate_surroundings
 from pipeline.core import paths
 from pipeline.core.errors import exit_cleanly
 from pipeline.core.files import write_bytes
@@ -8,7 +9,7 @@ from pipeline.stages import begin
 
 @exit_cleanly
 def main() -> None:
-    begin()  # which refuses params that are not sound
+    validate_surroundings(begin())  # `begin` itself refuses params that are not sound
     write_bytes(paths.CHECKED, b"params.yaml is sound\n")
 
 
