@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -607,11 +606,10 @@ def test_only_json_goes_to_stdout(
 
 
 def test_the_doctor_is_called_with_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    doctor, calls = types.ModuleType("pipeline.evaluate.doctor"), list[list[str]]()
-    doctor.main = calls.append  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pipeline.evaluate.doctor", doctor)
-    entry.main(["doctor", "--quick"])
-    assert calls == [["--quick"]]
+    calls: list[tuple[list[str], str]] = []
+    monkeypatch.setattr("pipeline.evaluate.doctor.main", lambda *arguments: calls.append(arguments))
+    entry.main(["doctor", "--quick"], "gan metrics")
+    assert calls == [(["--quick"], "gan metrics doctor")]
 
 
 def test_as_a_process(tmp_path: Path) -> None:
