@@ -136,8 +136,8 @@ def _changed(text: str, changes: Mapping[str, Any], path: Path) -> str:
         _write_difference(tree, model, field, value)
     text = _dump(yaml, tree)
     # Lines of a recipe in block style are added and removed as text: ruamel has the comment above the next recipe
-    # belong to the last line of this one.
-    for (model, field), value in differences.items():
+    # belong to the last line of this one. Added first: a recipe from which all was removed is no block any more.
+    for (model, field), value in sorted(differences.items(), key=lambda item: item[1] == _shared(tree, item[0][1])):
         text = _edit_lines(text, yaml, model, field, value)
     return text
 
@@ -162,11 +162,10 @@ def _edit_lines(text: str, yaml: YAML, model: str, field: str, value: Any) -> st
     tree = yaml.load(text)
     own, lines = tree["models"][model], text.splitlines(True)
     if field in own and _is_shared(tree, model, field):
-        if len(own) > 1:
-            del lines[own.lc.key(field)[0]]
-        else:
+        if len(own) == 1:
             first = tree["models"].lc.key(model)[0]
-            lines[first : own.lc.key(field)[0] + 1] = [f"  {model}: {{}}\n"]
+            lines[first] = lines[first].replace(":", ": {}", 1)
+        del lines[own.lc.key(field)[0]]
     elif field not in own and value != _shared(tree, field):
         last = own.lc.key(list(own)[-1])
         line = _dump(yaml, CommentedMap({field: _flow(value)}))

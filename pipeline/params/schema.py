@@ -77,6 +77,7 @@ def _sentence(fault: Any, model: type[BaseModel]) -> str:
     bounds = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}
     limits = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
     kinds = {"int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number",
+             "int_parsing_size": "a smaller number",
              "bool_type": "true or false", "string_type": "a text", "finite_number": "a finite number",
              "tuple_type": "a list", "model_type": "a section of `key: value` lines",
              "dict_type": "a section of `key: value` lines",
