@@ -56,3 +56,12 @@ def memory_errors(remedy: str) -> Iterator[None]:
             raise
         size = re.search(r"allocate [\d.]+ \w+", told)
         raise OutOfMemory(f"out of memory{f' (tried to {size[0]})' if size else ''}: {remedy}") from error
+
+
+def environment(device: torch.device) -> dict[str, str | int]:
+    """What shapes the last bits of a result beside parameters and code: another one rounds otherwise."""
+    return {
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }

@@ -10,6 +10,6 @@
     checkpoint   atomic save and verified load; the exported networks
     warm_start   a recipe that begins with an earlier run's networks
 
-To add a loss, penalty, augmentation or optimiser, write its function and one entry in its registry; docs/extend.md shows
-each. The step asks what an entry needs, never what it is called.
+To add a loss, penalty, augmentation or optimiser, write its function and one entry in its registry. The step asks
+what an entry needs, never what it is called.
 """

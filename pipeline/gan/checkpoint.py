@@ -35,6 +35,8 @@ class RunHistory:
     best_step: the step of the lowest distance so far; best: the generator's tensors at that step.
     grids: the sha256 of each grid so far, by the name of its file.
     rollbacks: each return from a diverged state: what had diverged, at which step, and the step gone back to.
+    environments: what shapes the bits and is no parameter, see `pipeline.core.devices.environment`, and from which step
+        on; more than one where a run was resumed under another one.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
@@ -44,10 +46,16 @@ class RunHistory:
     best: dict[str, Tensor] = field(default_factory=dict)
     rollbacks: list[dict[str, Any]] = field(default_factory=list)
     grids: dict[str, str] = field(default_factory=dict)
+    environments: list[dict[str, Any]] = field(default_factory=list)
 
     def best_distance(self) -> float:
-        """The lowest distance so far, inf before the first."""
-        return min((row["distance"] for row in self.history if "distance" in row), default=math.inf)
+        """The lowest distance of a trained generator so far, inf before the first."""
+        trained = (row for row in self.history if row["step"] > 0)
+        return min((row["distance"] for row in trained if "distance" in row), default=math.inf)
+
+    def untrained_distance(self) -> float | None:
+        """The distance before the first step, by which one sees whether anything was learnt."""
+        return next((row.get("distance") for row in self.history if row["step"] == 0), None)
 
     def pixel_std_ratio(self) -> float:
         """Of the last grid: how much its images differ, as a share of real images' differences; 1 before the first."""

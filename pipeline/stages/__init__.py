@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.check import validate
+from pipeline.core.checksums import SUMS, verify_checksums
 from pipeline.core.devices import make_deterministic
 from pipeline.core.errors import STOP_SIGNALS, PipelineError, Stopped
 from pipeline.core.files import sha256
@@ -22,6 +23,8 @@ from pipeline.params import PARAMS_FILE, Params, load
 CODE = {str(path): sha256(path) for path in Path(__file__).parent.parent.rglob("*.py")}  # as it is being imported
 
 LEG = re.compile(r"\w+@(?P<model>[a-z0-9][a-z0-9_]*)-(?P<seed>\d+)")  # what DVC calls one: train@dcgan-0
+
+TAKEN: dict[Path, bytes] = {}  # the folders that this stage reads, and the SHA256SUMS that they had
 
 
 def begin() -> Params:
@@ -34,10 +37,16 @@ def begin() -> Params:
     return params
 
 
-def finish(params: Params, *declared: str) -> None:
-    """What every stage does last: see that its code and its params are still those that it began with.
+def take(folder: Path, *names: str) -> None:
+    """Verify an input of this stage, see `verify_checksums`, and remember it for `finish`."""
+    verify_checksums(folder, *names)
+    TAKEN[folder] = (folder / SUMS).read_bytes()
 
-    DVC reads both only when a stage is over. So a result would count as made by what was changed meanwhile.
+
+def finish(params: Params, *declared: str) -> None:
+    """What every stage does last: see that its code, params and inputs are still those that it began with.
+
+    DVC reads all three only when a stage is over. So a result would count as made by what was changed meanwhile.
 
     Args:
         declared: the names under `params` of the stage in dvc.yaml.
@@ -49,11 +58,16 @@ def finish(params: Params, *declared: str) -> None:
     changed = [f"{name} of {PARAMS_FILE}" for name in declared if _value(params, name) != _value(now, name)]
     imported = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
     changed += [path for path, digest in CODE.items() if path in imported and _digest(path) != digest]
+    changed += [str(folder) for folder, sums in TAKEN.items() if not _holds(folder / SUMS, sums)]
     if changed:
         raise PipelineError(
             f"{changed[0]} was changed while this ran: the result was computed with the old version, but DVC would "
             "record the new one; run the same command again, which is quick if you undo the change first"
         )
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == content
 
 
 def _value(whole: Params, name: str) -> Any:

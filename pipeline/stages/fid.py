@@ -3,7 +3,6 @@
 import numpy as np
 
 from pipeline.core import paths
-from pipeline.core.checksums import verify_checksums
 from pipeline.core.devices import choose_device, memory_errors
 from pipeline.core.errors import exit_cleanly, warn
 from pipeline.core.files import read_json
@@ -11,19 +10,19 @@ from pipeline.data.prepared import load_array, load_description
 from pipeline.evaluate.scoring import score_samples
 from pipeline.experiment import Experiment
 from pipeline.metrics import load_extractor, load_reference
-from pipeline.stages import begin, experiment_options, finish
+from pipeline.stages import begin, experiment_options, finish, take
 
 
 @exit_cleanly
 def main(arguments: list[str] | None = None) -> None:
     options, params = experiment_options(arguments), begin()
-    verify_checksums(paths.PREPARED)
-    verify_checksums(paths.REFERENCE)
+    take(paths.PREPARED)
+    take(paths.REFERENCE)
     description = load_description(paths.PREPARED)
     experiment = Experiment(params, options.model, options.seed, description)
     folder, run = paths.SAMPLES / experiment.name, paths.RUNS / experiment.name
-    verify_checksums(folder)
-    verify_checksums(run, "generator.json")
+    take(folder)
+    take(run, "generator.json")
     extractor = load_extractor(params.metrics, choose_device(params.runtime.device))
     reference = load_reference(paths.REFERENCE, extractor)
     info = read_json(run / "generator.json")

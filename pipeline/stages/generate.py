@@ -3,7 +3,6 @@
 import math
 
 from pipeline.core import paths
-from pipeline.core.checksums import verify_checksums
 from pipeline.core.devices import choose_device, memory_errors
 from pipeline.core.errors import exit_cleanly
 from pipeline.core.files import require_space
@@ -12,17 +11,17 @@ from pipeline.experiment import Experiment
 from pipeline.gan.checkpoint import load_generator
 from pipeline.sampling.generation import generate_samples
 from pipeline.sampling.images import labels
-from pipeline.stages import begin, experiment_options, finish
+from pipeline.stages import begin, experiment_options, finish, take
 
 
 @exit_cleanly
 def main(arguments: list[str] | None = None) -> None:
     options, params = experiment_options(arguments), begin()
-    verify_checksums(paths.PREPARED, "dataset.json")
+    take(paths.PREPARED, "dataset.json")
     description = load_description(paths.PREPARED)
     experiment = Experiment(params, options.model, options.seed, description)
     run, out = paths.RUNS / experiment.name, paths.SAMPLES / experiment.name
-    verify_checksums(run, "generator.safetensors", "best.safetensors", "generator.json", "grids")
+    take(run, "generator.safetensors", "best.safetensors", "generator.json", "grids")
     device, weights = choose_device(params.runtime.device), params.generate.weights
     generator, info = load_generator(run, weights)
     generators = {"images": generator.to(device)}

@@ -1,11 +1,10 @@
 """Stage report: the comparison on one page, and the leaderboard."""
 
 from pipeline.core import paths
-from pipeline.core.checksums import verify_checksums
 from pipeline.core.errors import exit_cleanly
 from pipeline.params import Params
 from pipeline.report import write_report
-from pipeline.stages import begin, finish
+from pipeline.stages import begin, finish, take
 
 SHOWN = ["rank", "model", "seed", "metric", "value", "ratio_to_floor"]
 
@@ -21,14 +20,14 @@ def main() -> None:
 
 
 def _require_inputs(params: Params) -> None:
-    verify_checksums(paths.PREPARED, "dataset.json", "train.npy")
-    verify_checksums(paths.REFERENCE, "floor.json")
+    take(paths.PREPARED, "dataset.json", "train.npy")
+    take(paths.REFERENCE, "floor.json")
     for model in params.compare.models:
         for seed in params.compare.seeds:
             name = paths.experiment_name(model, seed)
-            verify_checksums(paths.RUNS / name, "generator.json", "history.csv", "grids")
-            verify_checksums(paths.SAMPLES / name, "grid.png", "progress.gif", "final")
-            verify_checksums(paths.SCORES / name)
+            take(paths.RUNS / name, "generator.json", "history.csv", "grids")
+            take(paths.SAMPLES / name, "grid.png", "progress.gif", "final")
+            take(paths.SCORES / name)
 
 
 if __name__ == "__main__":

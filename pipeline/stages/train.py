@@ -3,7 +3,6 @@
 import sys
 
 from pipeline.core import paths
-from pipeline.core.checksums import verify_checksums
 from pipeline.core.devices import choose_device, memory_errors
 from pipeline.core.errors import exit_cleanly, log_line
 from pipeline.core.files import exclusive
@@ -11,7 +10,7 @@ from pipeline.data.prepared import load_description, load_images
 from pipeline.experiment import Experiment
 from pipeline.metrics import load_extractor, load_reference
 from pipeline.params import Params
-from pipeline.stages import begin, experiment_options, finish, stop_signals
+from pipeline.stages import begin, experiment_options, finish, stop_signals, take
 from pipeline.training.monitor import TrainingMonitor
 from pipeline.training.trainer import Interrupted, train_experiment, write_run
 
@@ -19,8 +18,8 @@ from pipeline.training.trainer import Interrupted, train_experiment, write_run
 @exit_cleanly
 def main(arguments: list[str] | None = None) -> None:
     options, params = experiment_options(arguments), begin()
-    verify_checksums(paths.PREPARED)
-    verify_checksums(paths.REFERENCE)
+    take(paths.PREPARED)
+    take(paths.REFERENCE)
     received = stop_signals()
     experiment = Experiment(params, options.model, options.seed, load_description(paths.PREPARED))
     remedy = f"lower models.{options.model}.batch_size, width_g or width_d, or metrics.batch_size"

@@ -96,8 +96,9 @@ class TrainingMonitor:
 def evaluate_step(state: TrainState, progress: RunHistory, monitor: TrainingMonitor, real: float) -> bool:
     """Append a row to the history if one is due at this step: losses, and if due a grid and a distance.
 
-    A lower distance than ever before makes this the best generator, which is kept. `real` is the `pixel_std` of real
-    images. Returns False if a measurement was interrupted; nothing is appended then.
+    A lower distance than ever before makes this the best generator, which is kept; an untrained one never is, however
+    near its grey images are. `real` is the `pixel_std` of real images. Returns False if a measurement was interrupted;
+    nothing is appended then.
     """
     experiment, budget, step = monitor.experiment, monitor.experiment.params.train, state.step
     losses = reported_losses(state, budget) or {}
@@ -112,7 +113,7 @@ def evaluate_step(state: TrainState, progress: RunHistory, monitor: TrainingMoni
             row["distance"] = monitor.score(state)
     except EvaluationInterrupted:
         return False
-    if row.get("distance", math.inf) < progress.best_distance():
+    if step > 0 and row.get("distance", math.inf) < progress.best_distance():
         progress.best_step = step
         progress.best = {name: tensor.detach().clone() for name, tensor in generator_tensors(state).items()}
     if step > 0 and row.get("pixel_std_ratio", 1.0) < LEAST_PIXEL_STD_RATIO <= progress.pixel_std_ratio():

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from pipeline.core.checksums import write_sums
+from pipeline.core.devices import environment
 from pipeline.core.errors import PipelineError, warn
 from pipeline.core.files import atomic_folder, require_space, write_bytes
 from pipeline.core.progress import progress as progress_bar
@@ -104,7 +105,22 @@ class _Trainer:
             warm_start(state, recipe.init_from)
         progress = load_checkpoint(self.work, state)
         state.lr_scale = self.budget.rollback_lr ** len(progress.rollbacks)
+        self._note_environment(state, progress)
         return state, progress
+
+    def _note_environment(self, state: TrainState, progress: RunHistory) -> None:
+        """Record under what this trains, and warn where the checkpoint was trained under something else."""
+        now, known = environment(state.losses.device), progress.environments
+        changed = {key: known[-1].get(key) for key in now if known[-1].get(key) != now[key]} if known else {}
+        if not known or (changed and state.step < self.budget.steps):
+            known.append({"step": state.step, **now})
+        if changed and state.step < self.budget.steps:
+            was = ", ".join(f"{key} {value}" for key, value in changed.items())
+            here = ", ".join(f"{key} {now[key]}" for key in changed)
+            warn(
+                f"{self.experiment.name} was trained to step {state.step} with {was} and goes on with {here}: "
+                "it will not end with the same bits as an undisturbed run"
+            )
 
     def advance(self, state: TrainState, progress: RunHistory) -> None:
         """Train `state` to the end of the budget, with its checkpoints and all that is evaluated on the way."""
@@ -218,10 +234,15 @@ def write_run(
         "images_seen": experiment.images_seen(state.step),
         "parameters_g": count_parameters(state.gan.generator),
         "parameters_d": count_parameters(state.gan.discriminator),
-        "curve": {"metric": monitor.extractor.metric, "samples": budget.score_samples},
+        "curve": {
+            "metric": monitor.extractor.metric,
+            "samples": budget.score_samples,
+            "untrained": progress.untrained_distance(),
+        },
         "best": {"step": progress.best_step, "distance": progress.best_distance()},
         "pixel_std_ratio": progress.pixel_std_ratio(),
         "rollbacks": progress.rollbacks,
+        "environments": progress.environments,
         "fingerprint": experiment.fingerprint,
         "data_sha256": experiment.description["sha256"],
     }
