@@ -10,13 +10,16 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from pipeline.core.errors import PipelineError
+from pipeline.core.errors import PipelineError, log_line
+
+UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}  # by a file system
 
 
 class InUse(PipelineError):
@@ -39,7 +42,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             yield temporary
             fsync(temporary)
             os.replace(temporary, path)
-            fsync(path.parent)
+            _fsync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -56,7 +59,8 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         for leftover in path.parent.glob(f".{path.name}.*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-        temporary.chmod(0o755)
+        with contextlib.suppress(PermissionError, NotImplementedError):  # some file systems have no modes
+            temporary.chmod(0o755)
         try:
             yield temporary
             for file in filter(Path.is_file, temporary.rglob("*")):
@@ -65,10 +69,10 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
             if path.is_symlink():  # perhaps to nothing
                 path.unlink()
             elif path.exists():
-                os.replace(path, former)
+                _set_aside(path, former)
             os.replace(temporary, path)
             shutil.rmtree(former, ignore_errors=True)
-            fsync(path.parent)
+            _fsync_folder(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -142,6 +146,25 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _fsync_folder(folder: Path) -> None:
+    """`fsync` where the file system can do it with folders: without it a power cut can take back the last rename."""
+    try:
+        fsync(folder)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED | {errno.EBADF, errno.EACCES}:
+            raise
+
+
+def _set_aside(path: Path, former: Path) -> None:
+    """Rename a folder, or remove it where the file system cannot rename one (a lower layer of overlayfs)."""
+    try:
+        os.replace(path, former)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED | {errno.EXDEV}:
+            raise
+        shutil.rmtree(path)
+
+
 def write_bytes(path: Path | str, content: bytes) -> None:
     """Write `content` to `path` atomically."""
     with atomic_path(path) as temporary:
@@ -213,9 +236,30 @@ class ArrayWriter:
             self._file.write(self._header())
 
 
+def flock(file: IO[Any], wait: bool = True) -> None:
+    """Take the exclusive lock of an open file; the kernel releases it when the process ends, however it ends.
+
+    Raises:
+        BlockingIOError: another process holds it, and this is not to `wait`.
+        PipelineError: the file system has no locks.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        raise PipelineError(
+            f"{file.name}: this file system has no file locks ({error.strerror}), without which two processes could "
+            "overwrite each other: move the project to another one, such as a local disk"
+        ) from None
+
+
 @contextlib.contextmanager
-def exclusive(folder: Path, what: str) -> Iterator[None]:
-    """Hold the lock of `folder` while the body runs; the kernel releases it when the process ends, however it ends.
+def exclusive(folder: Path, what: str, waits: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Hold the lock of `folder` while the body runs.
+
+    Args:
+        waits: asked once a second while another process holds it: whether to go on waiting for that one.
 
     Raises:
         InUse: another process holds it; its pid is named.
@@ -223,12 +267,20 @@ def exclusive(folder: Path, what: str) -> Iterator[None]:
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "lock", "a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                holder = file.read().strip() or "unknown"
-                raise InUse(f"{what} is in use by process {holder}: wait for it, or stop it") from None
+            said = False
+            while True:
+                try:
+                    flock(file, wait=False)
+                    break
+                except BlockingIOError:
+                    file.seek(0)
+                    holder = file.read().strip() or "unknown"
+                    if not waits():
+                        raise InUse(f"{what} is in use by process {holder}: wait for it, or stop it") from None
+                if not said:
+                    log_line(f"{what} is in use by process {holder}: waiting for it")
+                    said = True
+                time.sleep(1)
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()

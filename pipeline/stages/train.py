@@ -23,7 +23,8 @@ def main(arguments: list[str] | None = None) -> None:
     received = stop_signals()
     experiment = Experiment(params, options.model, options.seed, load_description(paths.PREPARED))
     remedy = f"lower models.{options.model}.batch_size, width_g or width_d, or metrics.batch_size"
-    with exclusive(experiment.work_folder(), experiment.name), memory_errors(remedy):
+    # Another leg, or another experiment of DVC, can be the same training: the second then finds it finished.
+    with exclusive(experiment.work_folder(), experiment.name, waits=lambda: not received), memory_errors(remedy):
         try:
             _train(experiment, params, received)
         except Interrupted:

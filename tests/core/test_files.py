@@ -1,5 +1,6 @@
 """Files are whole or absent, whatever happens while they are written."""
 
+import contextlib
 import errno
 import json
 import os
@@ -359,3 +360,66 @@ def test_json_module_agrees(tmp_path: Path) -> None:
     value = {"é": [True, {}], "n": 2**70}
     write_json(tmp_path / "f", value)
     assert json.loads((tmp_path / "f").read_bytes()) == value == read_json(tmp_path / "f")
+
+
+# File systems that cannot do everything.
+
+
+def unable(number: int) -> Any:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    monkeypatch.setattr(files.fcntl, "flock", unable(number))
+    told = pytest.raises(PipelineError, match=r"this file system has no file locks .*move the project")
+    with told, files.exclusive(tmp_path / "work", "dcgan-0"):
+        raise AssertionError("it must not run without its lock")
+
+
+def test_one_without_fsync_of_folders_modes_or_folder_renames_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, fsync, replace = tmp_path / "out", os.fsync, os.replace
+    with files.atomic_folder(folder) as first:
+        (first / "old.txt").write_text("old")
+
+    def of_files_only(descriptor: int) -> None:
+        unable(errno.EINVAL)() if os.path.isdir(f"/proc/self/fd/{descriptor}") else fsync(descriptor)
+
+    def not_of_old_folders(source: Path, target: Path) -> None:
+        unable(errno.EXDEV)() if Path(source) == folder else replace(source, target)
+
+    monkeypatch.setattr(files.os, "fsync", of_files_only)
+    monkeypatch.setattr(files.os, "replace", not_of_old_folders)
+    monkeypatch.setattr(Path, "chmod", unable(errno.EPERM))
+    with files.atomic_folder(folder) as second:
+        (second / "new.txt").write_text("new")
+    files.write_bytes(tmp_path / "file", b"whole")
+    assert [path.name for path in folder.iterdir()] == ["new.txt"] and (folder / "new.txt").read_text() == "new"
+    assert (tmp_path / "file").read_bytes() == b"whole"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "out"]
+
+
+def test_who_waits_says_so_once_and_goes_on_when_it_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[float] = []
+    with contextlib.ExitStack() as first:
+        first.enter_context(files.exclusive(tmp_path, "dcgan-0"))
+
+        def sleep(seconds: float) -> None:
+            asked.append(seconds)
+            if len(asked) == 3:
+                first.close()
+
+        monkeypatch.setattr(files.time, "sleep", sleep)
+        with files.exclusive(tmp_path, "dcgan-0", waits=lambda: True):
+            assert len(asked) == 3
+    assert capsys.readouterr().err.count(f"in use by process {os.getpid()}: waiting for it") == 1
+    held, refused = files.exclusive(tmp_path, "dcgan-0"), pytest.raises(files.InUse)
+    with held, refused, files.exclusive(tmp_path, "dcgan-0", waits=lambda: False):
+        raise AssertionError

@@ -5,7 +5,7 @@ calls must bear that a call which seemed to fail was done all the same, and so i
 """
 
 import contextlib
-import fcntl
+
 import hashlib
 import importlib.util
 import os
@@ -25,7 +25,7 @@ from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBSt
 from optuna.storages.journal import JournalFileBackend
 
 from pipeline.core.errors import PipelineError, printable, warn
-from pipeline.core.files import storage_errors
+from pipeline.core.files import flock, storage_errors
 
 PATIENCE, RETRY = 600.0, 2.0  # seconds: how long an outage is waited for, and between two tries
 CONNECT = 10  # seconds within which a server must answer
@@ -131,7 +131,7 @@ def locked(url: str, patience: float = PATIENCE) -> Iterator[None]:
             Path(name).parent.mkdir(parents=True, exist_ok=True)
             file = open(f"{name}.mutex", "a")  # noqa: SIM115  closed below
         with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            flock(file)
             yield
     elif kind.startswith("postgresql"):
         connection = _persist(lambda: _advisory_lock(url), patience)
@@ -167,7 +167,7 @@ class _JournalLock:
 
     def acquire(self) -> bool:
         file = open(self.path, "rb+")  # noqa: SIM115  closed by release
-        fcntl.flock(file, fcntl.LOCK_EX)
+        flock(file)
         self._file = file
         _cut_torn_line(file)
         return True
