@@ -75,6 +75,7 @@ def changed(changes: Mapping[str, Any], path: Path) -> tuple[Params, str]:
     """
     tree = _plain(path)
     parse(tree, path)
+    tree = _apart(tree)
     for name, value in changes.items():
         section, key = find(tree, name)
         section[key] = value
@@ -91,6 +92,13 @@ def _plain(path: Path) -> Any:
     if isinstance(tree, dict) and BASE in tree and path.resolve().parent == PRESETS:
         return parse_yaml(preset_text(path.stem), path)
     return tree
+
+
+def _apart(tree: Any) -> Any:
+    """A copy in which a value that aliases repeat stands once for each, so that one can be changed alone."""
+    if isinstance(tree, dict):
+        return {key: _apart(value) for key, value in tree.items()}
+    return [_apart(value) for value in tree] if isinstance(tree, list) else tree
 
 
 def _read(path: Path) -> str:
