@@ -291,7 +291,7 @@ def test_a_schedule_stands_in_place_of_a_number(name: str) -> None:
         ({"start": "2e-4"}, "recipe.lr_g.start: must be a number, got '2e-4'"),
         ({"until": 0}, "recipe.lr_g.until: must be > 0.0, got 0"),
         ({"until": 1.5}, "recipe.lr_g.until: must be <= 1.0, got 1.5"),
-        ({"shape": "cos"}, "recipe.lr_g.shape: unknown value 'cos'; Choices: cosine, linear"),
+        ({"shape": "cos"}, "recipe.lr_g.shape: unknown value 'cos'; did you mean 'cosine'? Choices: cosine, linear"),
     ],
 )
 def test_a_fault_of_a_schedule(changes: dict[str, Any], sentence: str) -> None:
