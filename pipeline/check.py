@@ -32,9 +32,9 @@ from pipeline.params import PARAMS_FILE, DataParams, Params, Recipe, load
 SMALL = {"width_g": 8, "width_d": 8, "latent_dim": 2}  # a network that is quickly built
 
 
-def validate(params: Params) -> None:
-    """Raise one PipelineError that lists every fault."""
-    faults = list(problems(params))
+def validate(params: Params, tuned: str | None = None) -> None:
+    """Raise one PipelineError that lists all that `problems` finds."""
+    faults = list(problems(params, tuned))
     if faults:
         raise PipelineError("\n".join(f"{PARAMS_FILE}: {fault}" for fault in faults))
 
@@ -61,8 +61,11 @@ def validate_surroundings(params: Params) -> None:
             root.mkdir(parents=True, exist_ok=True)
 
 
-def problems(params: Params) -> Iterator[str]:
-    """One sentence for each fault: its place, the rule, and the remedy."""
+def problems(params: Params, tuned: str | None = None) -> Iterator[str]:
+    """One sentence for each fault: its place, the rule, and the remedy.
+
+    Of the recipes only those matter that are used: those of compare.models, and the one that a study tunes.
+    """
     yield from _unknown("data.dataset", params.data.dataset, DATASETS)
     yield from _unknown("metrics.extractor", params.metrics.extractor, EXTRACTORS)
     for name in params.compare.models:
@@ -75,7 +78,8 @@ def problems(params: Params) -> Iterator[str]:
         yield from _one_class_problems(params)
     yield from _search_problems(params)
     for name, recipe in params.models.items():
-        yield from _recipe_problems(f"models.{name}", recipe, params, name in params.compare.models)
+        if name in params.compare.models or name == tuned:
+            yield from _recipe_problems(f"models.{name}", recipe, params)
     try:
         choose_device(params.runtime.device)
     except PipelineError as error:
@@ -130,8 +134,8 @@ def _one_class_problems(params: Params) -> Iterator[str]:
             yield f"generate.labels: must be data or balanced, since {name} of compare.models takes no labels"
 
 
-def _recipe_problems(place: str, recipe: Recipe, params: Params, compared: bool) -> Iterator[str]:
-    """What is wrong with a recipe; whether the data have the classes that it needs matters only if it is `compared`."""
+def _recipe_problems(place: str, recipe: Recipe, params: Params) -> Iterator[str]:
+    """What is wrong with a recipe."""
     yield from _unknown(f"{place}.loss", recipe.loss, LOSSES)
     yield from _unknown(f"{place}.network", recipe.network, NETWORKS)
     yield from _unknown(f"{place}.penalty", recipe.penalty, PENALTIES)
@@ -149,12 +153,12 @@ def _recipe_problems(place: str, recipe: Recipe, params: Params, compared: bool)
             yield f"{place}.norm_d: the network {recipe.network} has no batch norm in D; use spectral or none"
         try:
             shape = (params.data.channels, params.data.image_size, params.data.image_size)
-            classes = expected_classes(params.data) if compared else 2
+            classes = expected_classes(params.data)
             build_gan(recipe.model_copy(update=SMALL), shape, classes, seed=0)
         except PipelineError as error:
             yield f"{error} (the network of {place})"
         else:
-            if compared and recipe.init_from and recipe.optimiser in OPTIMISERS:
+            if recipe.init_from and recipe.optimiser in OPTIMISERS:
                 yield from _origin_problems(place, recipe, params, shape, classes)
 
 
@@ -175,14 +179,14 @@ def _impossible_pairs(place: str, recipe: Recipe) -> Iterator[str]:
     bounded = recipe.norm_d == "spectral" or penalty.enforces_lipschitz or recipe.clip is not None
     if loss.needs_lipschitz and not bounded:
         remedy = "must be spectral (or set penalty: gradient, or clip)"
-        yield f"{place}.norm_d: {remedy} with loss {recipe.loss}, which needs D's slope bounded"
+        yield f"{place}.norm_d: {remedy} with loss {recipe.loss}, which needs D's gradient bounded"
     if recipe.label_smoothing and not loss.cross_entropy:
         smooth = ", ".join(name for name, value in LOSSES.items() if value.cross_entropy)
         yield f"{place}.label_smoothing: must be 0 with loss {recipe.loss}, which has no labels; losses with: {smooth}"
     if penalty.needs_independent_logits and recipe.norm_d == "batch":
         yield (
-            f"{place}.norm_d: must not be batch with penalty {recipe.penalty}, which takes the slope of each logit by "
-            "its own image: batch norm mixes them; use none or spectral"
+            f"{place}.norm_d: must not be batch with penalty {recipe.penalty}, which takes the gradient of each logit "
+            "by its own image: batch norm mixes images; use none or spectral"
         )
     if recipe.clip is not None and recipe.norm_d == "spectral":
         yield f"{place}.clip: must be null with norm_d: spectral, which divides weights by their norm, clipped or not"
@@ -200,7 +204,8 @@ def mend_lock(path: Path = Path("dvc.lock")) -> None:
     """
     if not path.exists():
         return
-    from dvc.schema import COMPILED_LOCKFILE_SCHEMA  # here, because DVC is slow to import
+    # Not public: DVC has no other way to ask whether a lock file is one. Imported here, because DVC is slow to import.
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 
     try:
         COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe", pure=True).load(path.read_bytes()))

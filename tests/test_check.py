@@ -38,8 +38,9 @@ def cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def params(**changes: Any) -> Params:
-    """params.yaml as it should be for three models, with dotted names (`__` for the dot) replaced."""
-    sound = {"data.image_size": 16, "data.channels": 1, "generate.weights": "ema", "compare.models": ["dcgan"],
+    """params.yaml as it should be, all of its recipes compared, with dotted names (`__` for the dot) replaced."""
+    every = list(load(ROOT / "params.yaml").models)
+    sound = {"data.image_size": 16, "data.channels": 1, "generate.weights": "ema", "compare.models": every,
              "compare.seeds": [0], "runtime.device": "cpu"}  # fmt: skip
     recipes = {"norm_d": "spectral", "loss": "hinge", "ema_decay": 0.99, "penalty": "none", "clip": None,
                "label_smoothing": 0.0, "augment": []}  # fmt: skip
@@ -118,12 +119,12 @@ def test_what_loss_norm_penalty_and_clip_ask_of_each_other(
     if loss == "wasserstein" and norm != "spectral" and penalty != "gradient" and clip is None:
         expected += [
             "models.dcgan.norm_d: must be spectral (or set penalty: gradient, or clip) with loss wasserstein, which "
-            "needs D's slope bounded"
+            "needs D's gradient bounded"
         ]
     if norm == "batch" and penalty in ("gradient", "r1"):
         expected += [
-            f"models.dcgan.norm_d: must not be batch with penalty {penalty}, which takes the slope of each logit by "
-            "its own image: batch norm mixes them; use none or spectral"
+            f"models.dcgan.norm_d: must not be batch with penalty {penalty}, which takes the gradient of each logit "
+            "by its own image: batch norm mixes images; use none or spectral"
         ]
     if norm == "spectral" and clip is not None:
         expected += [
@@ -140,7 +141,7 @@ def test_label_smoothing_needs_labels(loss: str) -> None:
 
 
 def test_wasserstein_needs_a_bounded_slope() -> None:
-    assert [name for name, loss in LOSSES.items() if loss.lipschitz] == ["wasserstein"]
+    assert [name for name, loss in LOSSES.items() if loss.needs_lipschitz] == ["wasserstein"]
 
 
 def test_averaged_weights_need_an_average() -> None:
@@ -210,7 +211,7 @@ def test_every_fault_is_told_one_a_line() -> None:
         check.validate(
             params(
                 data__dataset="digit",
-                compare__models=["nope"],
+                compare__models=["nope", "dcgan", "resnet"],
                 compare__seeds=[1, 1],
                 models__dcgan__loss="wasserstein",
                 models__dcgan__norm_d="none",
@@ -230,10 +231,73 @@ def test_every_fault_is_told_one_a_line() -> None:
     ]
 
 
-def test_models_outside_the_comparison_are_checked_too() -> None:
-    assert problems(compare__models=["dcgan"], models__resnet__loss="hing") == [
+def test_a_recipe_outside_the_comparison_matters_only_to_its_own_study() -> None:
+    changed = params(compare__models=["dcgan"], models__resnet__loss="hing", models__wgan__norm_d="batch")
+    assert list(check.problems(changed)) == []
+    assert list(check.problems(changed, tuned="resnet")) == [
         f"models.resnet.loss: unknown name 'hing'; did you mean 'hinge'? {choices(LOSSES)}"
     ]
+
+
+# What params.yaml names outside itself.
+
+
+@pytest.fixture
+def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.setattr(check, "load_extractor", lambda *_: None)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("root", "fault"),
+    [
+        ("data", "must not hold data/prepared, which the pipeline writes, nor lie in it, got data"),
+        (".", "must not hold data/prepared, which the pipeline writes, nor lie in it, got ."),
+        ("runs/mine", "must not hold runs, which the pipeline writes, nor lie in it, got runs/mine"),
+        ("data/../samples", "must not hold samples, which the pipeline writes, nor lie in it, got data/../samples"),
+        ("nowhere", "nowhere is not a folder: set it to the folder of your images"),
+        ("a.png", "a.png is not a folder: set it to the folder of your images"),
+    ],
+)
+def test_roots_that_dvc_cannot_take(there: Path, root: str, fault: str) -> None:
+    (there / "a.png").touch()
+    changed = params(data__dataset="folder", data__root=root)
+    assert list(check.surroundings(changed)) == [f"data.root: {fault}"]
+
+
+def test_a_home_folder_is_written_out(there: Path) -> None:
+    told = list(check.surroundings(params(data__dataset="folder", data__root="~/images")))
+    assert told == [f"data.root: DVC does not read ~: write the whole path, {Path.home() / 'images'}"]
+
+
+def test_a_folder_for_downloads_is_made_and_one_of_images_is_not(there: Path) -> None:
+    check.validate_surroundings(params(data__root="data/raw"))
+    assert (there / "data/raw").is_dir()
+    with pytest.raises(PipelineError, match="data/images is not a folder"):
+        check.validate_surroundings(params(data__dataset="folder", data__root="data/images"))
+    assert not (there / "data/images").exists()
+
+
+def test_a_temporary_copy_links_what_git_ignores(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC runs an experiment of `--temp` or `--queue` in a copy that has only what git tracks."""
+    (there / "original/data/raw/images").mkdir(parents=True)
+    (there / "original/data/raw/images/1.png").touch()
+    (there / "copy/data/raw").mkdir(parents=True)
+    (there / "copy/data/raw/.gitkeep").touch()
+    monkeypatch.setenv("DVC_ROOT", str(there / "original"))
+    monkeypatch.chdir(there / "copy")
+    check.validate_surroundings(params(data__dataset="folder", data__root="data/raw/images"))
+    assert [path.name for path in Path("data/raw/images").iterdir()] == ["1.png"]
+    check.validate_surroundings(params(data__root="data/raw"))
+    assert sorted(path.name for path in Path("data/raw").iterdir()) == [".gitkeep", "images"]
+
+
+def test_weights_that_are_not_there_are_said_before_anything_runs(tmp_path: Path) -> None:
+    missing = params(metrics__extractor="inception", metrics__weights=str(tmp_path / "none.pth"))
+    (fault,) = check.surroundings(missing)
+    assert fault.startswith("metrics.extractor: ") and f"{tmp_path / 'none.pth'} do" in fault
 
 
 def test_the_check_is_quick_for_huge_networks() -> None:
@@ -262,7 +326,10 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 def test_a_conditional_network_needs_classes_if_it_is_compared(tmp_path: Path) -> None:
     (tmp_path / "1.png").touch()
     (tmp_path / ".hidden").mkdir()
-    flat = params(data__dataset="folder", data__root=str(tmp_path), models__dcgan__network="projection")
+    flat = params(
+        data__dataset="folder", data__root=str(tmp_path), models__dcgan__network="projection",
+        compare__models=["dcgan"],
+    )  # fmt: skip
     assert list(check.problems(flat)) == [
         "network: projection needs images labelled with at least 2 classes, got 0; label them or choose a network that "
         "needs no labels (the network of models.dcgan)"
