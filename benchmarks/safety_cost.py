@@ -45,7 +45,7 @@ from pipeline.experiment import Experiment
 from pipeline.gan.losses import LOSSES
 from pipeline.gan.step import TrainState, create_state, train
 from pipeline.params import load
-from pipeline.tracking.uploader import open_client
+from pipeline.tracking.mlflow_client import open_client
 from pipeline.training.monitor import TrainingMonitor
 from pipeline.training.trainer import train_experiment
 

@@ -1,4 +1,4 @@
-"""Send to MLflow what no server has received yet: `python -m pipeline.tracking sync`."""
+"""Send logged entries that no MLflow server has received yet: `python -m pipeline.tracking sync`."""
 
 import argparse
 
@@ -9,7 +9,7 @@ from pipeline.tracking.tracker import sync
 @exit_cleanly
 def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.tracking") -> None:
     parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").split(":")[0])
-    parser.add_subparsers(dest="command").add_parser("sync", help="send what is unsent of all runs under .work/")
+    parser.add_subparsers(dest="command").add_parser("sync", help="send the unsent entries of all runs under .work/")
     if parser.parse_args(arguments).command == "sync":
         sync()
     else:

@@ -1,8 +1,9 @@
-"""Sends a spool to MLflow: all that knows MLflow's client, what a server refuses, and what it may have got already.
+"""Sends an outbox to MLflow; knows what a server refuses for good, and what it has received already.
 
-The run carries a mark of its spool, and a spool keeps for each server the run and the byte up to which it is sent: so
-an answer that was lost, and a process that was killed, add nothing twice. A run whose spool names a parent is nested in
-the parent's run: whoever comes first makes that, under the parent's lock, but only its own sender sends what it logs.
+The MLflow run has a tag with the id of its outbox. For each server, mlflow.json keeps the run's id and the byte up to
+which the outbox was sent. So neither a lost answer nor a killed process duplicates anything. A run whose outbox names a
+parent is a nested run of the parent's: whichever process comes first creates the parent's run, under the parent's lock,
+but only the parent's own uploader sends the parent's entries.
 """
 
 import contextlib
@@ -11,81 +12,81 @@ import hashlib
 import logging
 import os
 import re
-import shutil
 import tempfile
 import urllib.parse
 import uuid
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import atomic_path, fsync, read_json, write_json
+from pipeline.core.files import fsync, read_json, write_json
 from pipeline.core.paths import root
+from pipeline.tracking.mlflow_client import active_run, make_store, open_client
 from pipeline.tracking.mlflow_model import export
-from pipeline.tracking.outbox import BATCH, ends_a_line, first, groups, lock
+from pipeline.tracking.outbox import BATCH, ends_a_line, lock, read_header, requests
 
-SETTINGS = {"HTTP_REQUEST_MAX_RETRIES": "1", "HTTP_REQUEST_TIMEOUT": "10", "DISABLE_TELEMETRY": "true",
-            "LOGGING_LEVEL": "WARNING", "ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}  # fmt: skip
-# Of what goes wrong with a database, MLflow logs a traceback, and then raises it.
-LOGGED = {"mlflow": "WARNING", "alembic": "WARNING", "urllib3.connectionpool": "ERROR",
-          "mlflow.store.db.utils": "CRITICAL"}  # fmt: skip
-LANES = {"sent": {"run", *BATCH, "status"}, "sent_files": {"image", "artifact", "model"}}
+# Streams are sent independently, each up to its own byte: a server that refuses files still gets the points.
+STREAMS = {"sent": {"run", *BATCH, "status"}, "sent_files": {"image", "artifact", "model"}}
 REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "NOT_FOUND", "ENDPOINT_NOT_FOUND", "RESOURCE_DOES_NOT_EXIST"}
 CREDENTIALS = re.compile(r"([\w+.-]+://)?(.*)@")  # of a URI, after its scheme
-KIND = "custom_model_development"  # makes the UI open on training runs, not on traces of agents
-SPOOL_TAG = "pipeline.tracking.outbox"  # marks our run on the server: a lost answer to its creation makes no second run
-PARENT_TAG = "mlflow.parentRunId"  # what the UI nests runs by
+EXPERIMENT_KIND = "custom_model_development"  # makes the UI open on training runs, not on traces of agents
+RUN_TAG = "pipeline.tracking.outbox"  # finds our run again if the answer to its creation was lost
+PARENT_TAG = "mlflow.parentRunId"  # MLflow's UI nests runs by this tag
+THUMBNAIL = (256, 256)  # pixels; what MlflowClient.log_image stores beside an image
 
 logger = logging.getLogger(__name__)
 warned: set[tuple[str, str]] = set()
 
 
 class Uploader:
-    """The only part that talks to MLflow: it sends the spool in `folder` to `uri`, by default the environment's."""
+    """Sends the outbox in `folder` to `uri`, by default MLFLOW_TRACKING_URI or the project's own mlflow.db.
+
+    `dropped` counts the entries that MLflow refused for good.
+    """
 
     def __init__(self, folder: Path, uri: str = "") -> None:
-        self.folder, self.dropped = folder, 0
+        self.folder = folder
+        self.dropped = 0
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root().resolve() / 'mlflow.db'}"
         self._server = hashlib.sha256(self.uri.encode()).hexdigest()  # the URI itself may hold a password
         self._state_file = self.folder / "mlflow.json"
         self._client: Any = None
-        self._run_id = self._experiment_id = ""
+        self._run_id = ""
+        self._experiment_id = ""
 
     def send(self) -> int | None:
-        """Send what is unsent and return the number of entries; None if another process is sending this spool.
+        """Send the unsent entries and return their number; None if another process is sending this outbox.
 
         Raises:
-            Exception: whatever MLflow raises; what went before is remembered as sent.
+            Exception: whatever MLflow raises. Entries sent before it are remembered as sent.
         """
-        with lock(self.folder / "spool.lock", wait=False) as ours:
+        with lock(self.folder / "outbox.lock", wait=False) as ours:
             try:
                 return self._send() if ours else None
             except Exception:
-                self._client = None  # connect afresh next time, and look whether the run still exists
+                self._client = None  # reconnect next time, and check that the run still exists
                 raise
 
     def run_for_children(self, client: Any) -> str:
-        """The id of this spool's run; one that `client` does not find is made, and nothing else is sent.
+        """The id of this outbox's run, which is created if `client` does not find it; no entries are sent.
 
-        Without a spool there is no run, and "". It waits only where the run must be made, for who may be making it.
+        "" if there is no outbox. It waits only if the run must be created, because another process may be creating it.
         """
-        header = first(self.folder) if (self.folder / "outbox.jsonl").exists() else None
+        header = read_header(self.folder) if (self.folder / "outbox.jsonl").exists() else None
         if header is None:
             return ""
-        run_id = self._states()[self._server]["run_id"]
-        if not (run_id and _active_run(client, run_id)):
-            with lock(self.folder / "spool.lock", wait=True):
-                states = self._open(header)
-                write_json(self._state_file, states)
-                run_id = self._run_id
-        return run_id
+        run_id = str(self._states()[self._server]["run_id"])
+        if run_id and active_run(client, run_id):
+            return run_id
+        with lock(self.folder / "outbox.lock", wait=True):
+            write_json(self._state_file, self._open(header))
+            return self._run_id
 
     def _states(self) -> dict[str, Any]:
-        """For each server the run there and the byte up to which each lane is sent.
+        """For each server, the run there and the byte up to which each stream is sent.
 
-        Of a damaged file nothing is believed: the run is found by its mark, and all is sent again.
+        A damaged state file is ignored: the run is found by its tag and everything is resent.
         """
         try:
             states = read_json(self._state_file) if self._state_file.exists() else {}
@@ -95,33 +96,37 @@ class Uploader:
         return {self._server: {"run_id": ""}} | {k: v for k, v in known.items() if _is_state(v)}
 
     def _open(self, header: dict[str, Any]) -> dict[str, Any]:
-        """Make sure of the run, and return the states. Needs the spool's lock.
+        """Find or create the run, and return the states. Needs the outbox's lock.
 
-        Of a spool that was cut, and to a new run, everything is sent.
+        Everything is sent again if the run is new or if the outbox was cut.
         """
         states = self._states()
         state = states[self._server]
-        if self._client is None or state["run_id"] != self._run_id:  # the latter: a child's sender made it anew
+        # The run id differs if a nested run's uploader has created this run again.
+        if self._client is None or state["run_id"] != self._run_id:
             self._connect(header, state["run_id"])
-        cut = not all(ends_a_line(self.folder / "outbox.jsonl", state.get(lane, 0)) for lane in LANES)
+        cut = not all(ends_a_line(self.folder / "outbox.jsonl", state.get(stream, 0)) for stream in STREAMS)
         if state["run_id"] != self._run_id or cut:
-            state |= {"run_id": self._run_id, "experiment": header["key"], **dict.fromkeys(LANES, 0)}
+            state |= {"run_id": self._run_id, "experiment": header["key"], **dict.fromkeys(STREAMS, 0)}
         return states
 
     def _send(self) -> int:
-        header = first(self.folder)
+        header = read_header(self.folder)
         if header is None:
             return 0
         states = self._open(header)
-        state, count, fault = states[self._server], 0, None
+        state = states[self._server]
         path = self.folder / "outbox.jsonl"
         stop = path.stat().st_size
-        fsync(path)  # what a power cut took back, sent, would be logged and sent anew
-        for lane, kinds in LANES.items():
+        fsync(path)  # entries that were sent and then lost in a power cut would be logged and sent a second time
+        count = 0
+        fault: Exception | None = None
+        for stream, kinds in STREAMS.items():
             try:
-                for group, end in groups(path, state[lane], stop, kinds):
+                for group, end in requests(path, state[stream], stop, kinds):
                     self._deliver(group)
-                    count, state[lane] = count + len(group), end
+                    count += len(group)
+                    state[stream] = end
                     write_json(self._state_file, states)
             except Exception as error:
                 fault = fault or error
@@ -130,55 +135,64 @@ class Uploader:
         return count
 
     def _connect(self, header: dict[str, Any], run_id: str) -> None:
-        """Open the store, the experiment and the run, and make what is missing: a parent's run before its child's."""
-        local, name = self.uri.startswith("sqlite:///"), header["key"]
-        place = (root() / "mlruns").resolve().as_uri() if local else None
+        """Open the store, the experiment and the run, and create what is missing: a parent's run before its child's."""
+        client, experiment_id = self._open_experiment(header["key"])
+        tags = {RUN_TAG: header["value"]["id"]}
+        parent = self._parent_run(header, client)
+        if parent:
+            tags[PARENT_TAG] = parent
+        run = active_run(client, run_id) if run_id else None
+        if run is None:
+            ours = f"tags.`{RUN_TAG}` = '{tags[RUN_TAG]}'"
+            found = client.search_runs([experiment_id], ours, max_results=1)
+            name = header["value"]["name"]
+            run = found[0] if found else client.create_run(experiment_id, header["time"], tags, name)
+        if not run.info.run_id:
+            raise PipelineError("its answers are not those of an MLflow server")
+        # The parent's run may have been created again, or later than this one.
+        if parent and run.data.tags.get(PARENT_TAG) != parent:
+            client.set_tag(run.info.run_id, PARENT_TAG, parent)
+        self._client = client
+        self._experiment_id = experiment_id
+        self._run_id = run.info.run_id
+
+    def _open_experiment(self, name: str) -> tuple[Any, str]:
+        """A client, and the id of the MLflow experiment `name`, which is created if it does not exist."""
+        local = self.uri.startswith("sqlite:///")
+        artifacts = (root() / "mlruns").resolve().as_uri() if local else None
         # Two processes that create a sqlite store at once break it.
         with lock(root() / ".work" / "mlflow.lock", wait=True) if local else contextlib.nullcontext():
             if local:
-                _make_store(Path(self.uri.removeprefix("sqlite:///").partition("?")[0]))
+                make_store(Path(self.uri.removeprefix("sqlite:///").partition("?")[0]))
             client = open_client(self.uri)
             if client.get_experiment_by_name(name) is None:
                 try:
-                    client.create_experiment(name, place, {"mlflow.experimentKind": KIND})
-                except Exception:  # has another process made it in between?
+                    client.create_experiment(name, artifacts, {"mlflow.experimentKind": EXPERIMENT_KIND})
+                except Exception:  # another process may have created it in the meantime
                     if client.get_experiment_by_name(name) is None:
                         raise
-            experiment = client.get_experiment_by_name(name)
-        tags = {SPOOL_TAG: header["value"]["id"]}
-        if parent := self._parent_run(header, client):
-            tags[PARENT_TAG] = parent
-        run = _active_run(client, run_id) if run_id else None
-        if run is None:
-            ours = f"tags.`{SPOOL_TAG}` = '{tags[SPOOL_TAG]}'"
-            found = client.search_runs([experiment.experiment_id], ours, max_results=1)
-            run = found[0] if found else client.create_run(
-                experiment.experiment_id, header["time"], tags, header["value"]["name"])  # fmt: skip
-        if not run.info.run_id:
-            raise PipelineError("its answers are not those of MLflow")
-        if parent and run.data.tags.get(PARENT_TAG) != parent:  # the parent's run was made anew, or came later
-            client.set_tag(run.info.run_id, PARENT_TAG, parent)
-        self._client, self._experiment_id, self._run_id = client, experiment.experiment_id, run.info.run_id
+            return client, client.get_experiment_by_name(name).experiment_id
 
     def _parent_run(self, header: dict[str, Any], client: Any) -> str:
-        """The run that the parent's spool has on this server, or ""."""
+        """The id of the parent's run on this server; "" if there is no parent or it has no outbox."""
         if "parent" not in header["value"]:
             return ""
         parent = Uploader(Path(os.path.realpath(self.folder / header["value"]["parent"])), self.uri)
         return parent.run_for_children(client)
 
     def _deliver(self, group: list[dict[str, Any]]) -> None:
-        """Send entries of one kind; one that will never be taken is dropped with a warning, not to block the rest."""
-        kind, key = group[0]["kind"], group[0]["key"]
+        """Send entries of one kind; one that MLflow refuses for good is dropped with a warning, not to block the rest."""
+        kind = group[0]["kind"]
+        key = group[0]["key"]
         try:
             if kind in BATCH:
                 self._send_batch(kind, group)
             elif kind == "status":
                 self._send_status(group[0])
-            elif kind != "run":  # the header: `_connect` has made the run
+            elif kind != "run":  # the header: `_connect` has created the run
                 getattr(self, f"_send_{kind}")(group[0])
         except Exception as error:
-            refused = getattr(error, "error_code", "") in REFUSALS and _active_run(self._client, self._run_id)
+            refused = getattr(error, "error_code", "") in REFUSALS and active_run(self._client, self._run_id)
             if not refused and not isinstance(error, _Unsendable):
                 raise
             if len(group) > 1:
@@ -209,22 +223,24 @@ class Uploader:
         self._client.log_artifact(self._run_id, str(path), entry["key"].rpartition("/")[0])
 
     def _send_image(self, entry: dict[str, Any]) -> None:
-        """As MlflowClient.log_image does, but under a name that sending again overwrites."""
-        key, step, moment = entry["key"].replace("/", "~"), entry["step"], entry["time"]
-        name = f"{key}+step+{step}+timestamp+{moment}"
+        """As MlflowClient.log_image does, but with a name that stays the same, so that sending again overwrites.
+
+        The pattern of the name is MLflow's own and not documented; a test compares it with log_image.
+        """
+        key = entry["key"].replace("/", "~")
+        name = f"{key}+step+{entry['step']}+timestamp+{entry['time']}"
         name += f"+{uuid.uuid5(uuid.NAMESPACE_URL, name)}"
         with tempfile.TemporaryDirectory() as folder:
             with _local_faults():
-                from mlflow.tracking.multimedia import compress_image_size
-                from PIL import Image
+                from PIL import Image, ImageOps
 
                 with Image.open(self.folder / entry["value"]) as image:
                     image.save(f"{folder}/{name}.png")
-                    compress_image_size(image).save(f"{folder}/{name}+compressed.webp")
+                    ImageOps.contain(image, THUMBNAIL).save(f"{folder}/{name}+compressed.webp")
             self._client.log_artifacts(self._run_id, folder, "images")
 
     def _send_model(self, entry: dict[str, Any]) -> None:
-        """As mlflow.pytorch.log_model does, but without its global state, and into the same model when sent again."""
+        """As mlflow.pytorch.log_model does, but without its global state, and to the same model when sent again."""
         from mlflow.entities import LoggedModelOutput
 
         models = self._client.search_logged_models([self._experiment_id], f"source_run_id = '{self._run_id}'")
@@ -240,7 +256,7 @@ class Uploader:
         self._client.finalize_logged_model(model.model_id, "READY")
 
     def reason(self, error: BaseException) -> str:
-        """The first line of what went wrong, without the tracking URI's credentials."""
+        """The first line of an error, without the credentials of the tracking URI."""
         text = f"{type(error).__name__}: {error}".split("\n")[0]
         user = found[2] if (found := CREDENTIALS.match(self.uri)) else ""
         password = user.partition(":")[2]
@@ -250,19 +266,24 @@ class Uploader:
         return text[:300]
 
     def warn_unsent(self, reason: str) -> None:
+        """Warn once for each server that entries could not be sent, and say how to send them later."""
         where = CREDENTIALS.sub(r"\1", self.uri).partition("?")[0]
-        warn_once(where, "unsent", f"MLflow at {where} does not take what is logged ({reason}); all is kept in "
-                   f"{self.folder}: send it later with `python -m pipeline.tracking sync`")  # fmt: skip
+        warn_once(
+            where,
+            "unsent",
+            f"logging to MLflow at {where} failed ({reason}); everything is kept in {self.folder}: "
+            "send it later with `python -m pipeline.tracking sync`",
+        )
 
 
 def _is_state(value: Any) -> bool:
     if not isinstance(value, dict) or not isinstance(value.get("run_id"), str):
         return False
-    return not value["run_id"] or all(isinstance(value.get(lane), int) and value[lane] >= 0 for lane in LANES)
+    return not value["run_id"] or all(isinstance(value.get(s), int) and value[s] >= 0 for s in STREAMS)
 
 
 class _Unsendable(Exception):
-    """An entry that cannot be sent, whatever the server does."""
+    """An entry that cannot be sent to any server, for example because its file is missing."""
 
 
 @contextlib.contextmanager
@@ -270,49 +291,9 @@ def _local_faults() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):  # of $TMPDIR: there may be room later
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):  # $TMPDIR is full: it may have room later
             raise
         raise _Unsendable(f"{type(error).__name__}: {error}") from error
-
-
-def _active_run(client: Any, run_id: str) -> Any:
-    """The run, or None if it does not exist or is deleted."""
-    try:
-        run = client.get_run(run_id)
-    except Exception as error:
-        if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
-    return run if run.info.lifecycle_stage == "active" else None
-
-
-def open_client(uri: str) -> Any:
-    """An MlflowClient; the first one imports MLflow, told to fail early and to keep quiet."""
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(f"MLFLOW_{name}", value)
-    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it would print the URI's password too
-    warnings.filterwarnings("ignore", module=r"(mlflow|sqlalchemy|alembic|torch)\.")
-    from mlflow.tracking.client import MlflowClient
-
-    if not uri.startswith("http"):
-        from mlflow.store.db import utils
-
-        # MLflow would try for two minutes to open a database: our own next round comes sooner.
-        utils.MAX_RETRY_COUNT = 0
-    for name, level in LOGGED.items():
-        logging.getLogger(name).setLevel(level)
-    return MlflowClient(tracking_uri=uri)
-
-
-def _make_store(path: Path) -> None:
-    """Make a sqlite store whole or not at all: of one whose tables were half made, MLflow can make nothing any more."""
-    if path.exists():
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / "mlflow.db"
-        open_client(f"sqlite:///{made}").search_experiments(max_results=1)
-        with atomic_path(path) as temporary:
-            shutil.copyfile(made, temporary)
 
 
 def warn_once(where: Path | str, what: str, message: str) -> None:

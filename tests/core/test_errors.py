@@ -100,6 +100,7 @@ STOPPED = """if True:
 """
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_stops_a_command_but_not_under_nohup() -> None:
     for ignored, number in ((False, signal.SIGHUP), (True, signal.SIGTERM)):
         process = subprocess.Popen(

@@ -65,6 +65,7 @@ def test_where_a_generator_lives() -> None:
     assert rng("meta", 0, "x").initial_seed() == stable_hash(0, "x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hash_seed", ["0", "12345"])
 def test_the_same_in_another_process(hash_seed: str) -> None:
     code = (

@@ -24,11 +24,11 @@ from PIL import Image
 from torchvision import datasets as torchvision_datasets
 
 from pipeline.core.errors import PipelineError
-from pipeline.data import datasets
+from pipeline.data import batches, datasets
+from pipeline.data import prepared as preparation
 from pipeline.data.batches import ImageSet, batch
 from pipeline.data.datasets import DATASETS, BadImage, Source, read_picture, to_row
-from pipeline.data.prepared import load_images, prepare
-from pipeline.data.prepared import prepared as data
+from pipeline.data.prepared import DESCRIPTION_KEYS, load_description, load_images, prepare
 from pipeline.params import DataParams
 
 pytestmark = pytest.mark.filterwarnings("error")  # Pillow's and numpy's warnings must never reach a user
@@ -52,7 +52,7 @@ def prepared(folder: Path, **changes: Any) -> tuple[dict[str, Any], dict[str, np
     """dataset.json and the four arrays of a folder of images, prepared beside it."""
     out = folder.parent / "out"
     description = prepare(params(root=str(folder), **changes), out)
-    assert description == data.load_description(out)
+    assert description == load_description(out)
     return description, {path.stem: np.load(path) for path in out.glob("*.npy")}
 
 
@@ -425,9 +425,9 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
         def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
             return np.full((256, 256, 3), index % 256, np.uint8), 0
 
-    tally, settings = data._Tally(), params(image_size=256)
+    tally, settings = preparation._Tally(), params(image_size=256)
     tracemalloc.start()
-    assert data._write_split(tmp_path, "train", Many(), list(range(300)), settings, tally).tolist() == [0] * 300
+    assert preparation._write_split(tmp_path, "train", Many(), list(range(300)), settings, tally).tolist() == [0] * 300
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 6e6
@@ -478,7 +478,7 @@ def test_the_same_files_give_the_same_bytes(hundred: Path, tmp_path: Path) -> No
     assert sorted(first) == names
     assert str(tmp_path).encode() not in first["dataset.json"]
     save(hundred / "050.png", 51)
-    assert data.load_description(tmp_path / "out")["sha256"] != prepared(hundred)[0]["sha256"]
+    assert load_description(tmp_path / "out")["sha256"] != prepared(hundred)[0]["sha256"]
 
 
 def content_hash(arrays: dict[str, np.ndarray]) -> str:
@@ -489,7 +489,7 @@ def content_hash(arrays: dict[str, np.ndarray]) -> str:
 def test_sha256_is_that_of_the_arrays(hundred: Path) -> None:
     description, arrays = prepared(hundred)
     assert description["sha256"] == content_hash(arrays)
-    assert description.keys() == data.DESCRIPTION_KEYS
+    assert description.keys() == DESCRIPTION_KEYS
 
 
 # --- the registry ---
@@ -521,6 +521,7 @@ def sources() -> list[Any]:
     return [pytest.param(name, id=name) for name in DATASETS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sources())
 def test_every_source_keeps_its_contract(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Runs over the registry: what `Source` promises, and what `prepare` makes of it."""
@@ -694,7 +695,7 @@ def test_a_batch_is_a_pure_function(ramp: ImageSet) -> None:
     wanted = {i: batch(ramp, i, 10, 5, True, True) for i in (0, 9, 10, 31)}
     torch.manual_seed(1)
     for i in (31, 0, 10, 9):  # another order, another global state, an empty cache
-        data._epoch_order.cache_clear()
+        batches._epoch_order.cache_clear()
         values, labels = batch(ramp, i, 10, 5, True, True)
         assert torch.equal(values, wanted[i][0]) and torch.equal(labels, wanted[i][1])
     state = torch.get_rng_state()
@@ -767,6 +768,7 @@ MNIST_TRAIN = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 MNIST_TEST = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, shape, train, test, first",
     [

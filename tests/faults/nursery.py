@@ -88,7 +88,7 @@ def become(request: dict[str, Any]) -> None:
 def main() -> None:
     for name in PRELOADED:
         importlib.import_module(name)
-    importlib.import_module("pipeline.tracking.uploader").open_client("sqlite://")
+    importlib.import_module("pipeline.tracking.mlflow_client").open_client("sqlite://")
     gc.freeze()  # what is there already is not looked through again, nor copied, in every child
     print("ready", flush=True)
     become(serve())

@@ -29,7 +29,7 @@ from pipeline.gan.losses import LOSSES
 from pipeline.gan.step import Diverged, TrainState, create_state, train, train_step
 from pipeline.metrics import Extractor
 from pipeline.sampling.images import pixel_std
-from pipeline.tracking.outbox import read
+from pipeline.tracking.outbox import read_entries
 from pipeline.training.monitor import TrainingMonitor
 from pipeline.training.trainer import Interrupted, train_experiment, write_run
 
@@ -227,7 +227,7 @@ def points() -> dict[tuple[str, int], list[float]]:
     """What the only spool holds of each metric at each step, the newest last."""
     found: dict[tuple[str, int], list[float]] = {}
     (path,) = Path(".work").glob("*/outbox.jsonl")
-    for entry, _ in read(path):
+    for entry, _ in read_entries(path):
         if entry["kind"] == "metric":
             found.setdefault((entry["key"], entry["step"]), []).append(entry["value"])
     return found

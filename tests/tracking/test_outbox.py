@@ -1,4 +1,4 @@
-"""The spool on a disk that is full for a while, and with damage in its middle."""
+"""The outbox on a disk that is full for a while, and with damage in its middle."""
 
 import json
 import resource
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tracking.outbox import Outbox, ends_a_line, first, groups, read
+from pipeline.tracking.outbox import Outbox, ends_a_line, read_entries, read_header, requests
 
 
 @pytest.fixture
@@ -20,29 +20,29 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def steps(folder: Path) -> list[int]:
-    return [entry["step"] for entry, _ in read(folder / "outbox.jsonl") if entry["kind"] == "metric"]
+    return [entry["step"] for entry, _ in read_entries(folder / "outbox.jsonl") if entry["kind"] == "metric"]
 
 
 def test_what_a_full_disk_refuses_is_written_when_there_is_room(folder: Path) -> None:
-    spool = Outbox(folder, "digits", "gan-0")
-    spool.add("metric", "loss/d", 1.0, 1)
+    outbox = Outbox(folder, "digits", "gan-0")
+    outbox.add("metric", "loss/d", 1.0, 1)
     size, (_, hard) = (folder / "outbox.jsonl").stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, hard))  # a write beyond it fails
     for step in (2, 3):
         with pytest.raises(OSError):
-            spool.add("metric", "loss/d", 1.0, step)
+            outbox.add("metric", "loss/d", 1.0, step)
     assert steps(folder) == [1] and (folder / "outbox.jsonl").stat().st_size == size
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-    spool.add("metric", "loss/d", 1.0, 2)  # known, so not worth a line
-    spool.add("metric", "loss/d", 1.0, 4)
+    outbox.add("metric", "loss/d", 1.0, 2)  # known, so not worth a line
+    outbox.add("metric", "loss/d", 1.0, 4)
     assert steps(folder) == [1, 2, 3, 4]
     assert len(Outbox(folder, "digits", "gan-0")._values) == 5
 
 
 def test_damaged_lines_cost_only_themselves(folder: Path) -> None:
-    spool = Outbox(folder, "digits", "gan-0")
+    outbox = Outbox(folder, "digits", "gan-0")
     for step in range(1, 5):
-        spool.add("metric", "loss/d", 1.0, step)
+        outbox.add("metric", "loss/d", 1.0, step)
     path = folder / "outbox.jsonl"
     head, *lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(
@@ -59,25 +59,25 @@ def test_a_damaged_head_gets_another(folder: Path) -> None:
     Outbox(folder, "digits", "gan-0").add("metric", "loss/d", 1.0, 1)
     path = folder / "outbox.jsonl"
     path.write_bytes(b"?" + path.read_bytes())
-    assert first(folder) is None and steps(folder) == [1]
+    assert read_header(folder) is None and steps(folder) == [1]
     Outbox(folder, "digits", "gan-0").add("metric", "loss/d", 1.0, 2)
-    head = first(folder)
+    head = read_header(folder)
     assert head and (head["key"], head["value"]["name"]) == ("digits", "gan-0") and steps(folder) == [1, 2]
 
 
 def test_a_place_that_a_cut_has_moved_is_known(folder: Path) -> None:
     Outbox(folder, "digits", "gan-0").add("metric", "loss/d", 1.0, 1)
     path = folder / "outbox.jsonl"
-    ends = [0, *(end for _, end in read(path))]
+    ends = [0, *(end for _, end in read_entries(path))]
     assert [place for place in range(path.stat().st_size + 9) if ends_a_line(path, place)] == ends
     assert json.loads(path.read_bytes().splitlines()[1])["step"] == 1
 
 
 def test_only_what_is_fsynced_is_sent(folder: Path) -> None:
-    spool = Outbox(folder, "digits", "gan-0")
-    spool.add("metric", "loss/d", 1.0, 1)
+    outbox = Outbox(folder, "digits", "gan-0")
+    outbox.add("metric", "loss/d", 1.0, 1)
     path = folder / "outbox.jsonl"
     stop = path.stat().st_size
-    spool.add("metric", "loss/d", 1.0, 2)
-    sent = [[entry["step"] for entry in group] for group, _ in groups(path, 0, stop, {"metric"})]
+    outbox.add("metric", "loss/d", 1.0, 2)
+    sent = [[entry["step"] for entry in group] for group, _ in requests(path, 0, stop, {"metric"})]
     assert stop < path.stat().st_size and sent == [[1]]
