@@ -181,7 +181,7 @@ class Uploader:
         return parent.run_for_children(client)
 
     def _deliver(self, group: list[dict[str, Any]]) -> None:
-        """Send entries of one kind; one that MLflow refuses for good is dropped with a warning, not to block the rest."""
+        """Send entries of one kind. What MLflow refuses for good is dropped with a warning, and the rest is sent."""
         kind = group[0]["kind"]
         key = group[0]["key"]
         try:
