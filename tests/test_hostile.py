@@ -35,7 +35,7 @@ from pipeline.gan.checkpoint import Progress, load_checkpoint, load_generator
 from pipeline.gan.step import create_state
 from pipeline.gan.warm_start import origin, warm_start
 from pipeline.metrics import load_extractor
-from pipeline.metrics.frechet import Gaussian
+from pipeline.metrics.gaussian_file import load_gaussian
 from pipeline.params import DataParams, MetricsParams, load
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -117,7 +117,7 @@ def test_statistics_unpickle_nothing(here: Path, key: str) -> None:
     np.savez(here / "s.npz", **arrays | {key: np.array([Trap()], object)})
     assert "Object arrays cannot be loaded" in refused(lambda: read_statistics(here / "s.npz", DIM, {}))
     if key in ("mu", "factor", "count"):
-        assert "Object arrays" in refused(lambda: Gaussian.load(here / "s.npz"))
+        assert "Object arrays" in refused(lambda: load_gaussian(here / "s.npz"))
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz", "bare.npy", "bare.npz"])

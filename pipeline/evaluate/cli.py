@@ -18,17 +18,18 @@ from typing import Any, NoReturn
 from pipeline.core.devices import choose_device
 from pipeline.core.errors import PipelineError, exit_cleanly, suggest, warn
 from pipeline.core.files import write_bytes
-from pipeline.evaluate.command import Reading, Side, compare, measure_side, open_side
+from pipeline.evaluate.compare import ImageSetResult, compare, measure_image_set, open_image_set
+from pipeline.evaluate.features import ReadOptions
 from pipeline.evaluate.statistics import write_statistics
 from pipeline.metrics import EXTRACTORS, METRICS, Extractor, load_extractor
 from pipeline.metrics.protocol import protocol_of
 from pipeline.params import MetricsParams
 
-# What the extractors' and devices' errors call a parameter of params.yaml, and what it is here.
+# What a parameter of params.yaml is called here.
 OPTIONS = {
-    "name it in metrics.weights": "give --weights",
-    "set metrics.unknown_weights: allow": "give --allow-unknown-weights",
     "metrics.extractor": "--extractor",
+    "metrics.weights": "--weights",
+    "metrics.unknown_weights": "--allow-unknown-weights",
     "runtime.device": "--device",
 }
 
@@ -132,7 +133,7 @@ def _parse(arguments: list[str], prog: str) -> argparse.Namespace:
 
 
 def _load_extractor(options: argparse.Namespace) -> Extractor:
-    """The extractor, its faults told in this command's words."""
+    """The extractor; a fault of it is told by the names of this command's options."""
     params = MetricsParams(
         extractor=options.extractor,
         weights=options.weights,
@@ -145,34 +146,40 @@ def _load_extractor(options: argparse.Namespace) -> Extractor:
     try:
         return load_extractor(params, choose_device(options.device))
     except PipelineError as error:
-        text = str(error)
-        for there, here in OPTIONS.items():
-            text = text.replace(there, here)
-        if options.extractor == "inception" and "weights" in text:
-            text += "; or choose --extractor efficientnet_lite0, whose distance is no FID"
-        raise PipelineError(text) from None
+        raise _in_options(error, options.extractor) from None
+
+
+def _in_options(error: PipelineError, extractor: str) -> PipelineError:
+    """An error about a parameter of params.yaml as one about this command's option."""
+    option = OPTIONS.get(error.field)
+    if option is None:
+        return error
+    if not error.remedy:
+        return PipelineError(f"{option}: {error.problem}")
+    other = "; or choose --extractor efficientnet_lite0, whose distance is no FID" if extractor == "inception" else ""
+    return PipelineError(f"{error.problem}: {error.remedy}, or give {option}{other}")
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
     """What is printed. All that can be refused cheaply is, before the first image is decoded."""
-    reading = Reading(
+    read = ReadOptions(
         options.max_megapixels, options.bad_images, options.value_range, options.batch_size, options.workers
     )
     paths = [path for path in (options.a, options.held_out, options.b) if path]
-    sources = {path: open_side(path, reading) for path in paths}
+    sources = {path: open_image_set(path, read) for path in paths}
     for name, path in {"--save": options.save and options.a, "--held-out": options.held_out}.items():
         if path and sources[path] is None:
             raise PipelineError(f"{path} holds statistics, and {name} needs images: name the images")
     extractor = _load_extractor(options)
     cache = None if options.no_cache else options.cache or _default_cache()
 
-    def measured(path: Path, cache: Path | None) -> Side:
-        return measure_side(path, sources[path], extractor, reading, cache)
+    def measured(path: Path, cache: Path | None) -> ImageSetResult:
+        return measure_image_set(path, sources[path], extractor, read, cache)
 
     real = measured(options.a, cache)
     if options.save:
         write_statistics(options.save, real.features, extractor.protocol)
-        saved = {"saved": str(options.save), "protocol": protocol_of(extractor.protocol), "a": real.record}
+        saved = {"saved": str(options.save), "protocol": protocol_of(extractor), "a": real.record}
         return {**saved, "warnings": real.warnings}
     held_out = measured(options.held_out, cache) if options.held_out else None
     generated = measured(options.b, None)

@@ -20,8 +20,11 @@ from pipeline.core.devices import choose_device
 from pipeline.core.errors import PipelineError, exit_cleanly
 from pipeline.core.files import read_json
 from pipeline.evaluate.explain import PROTOCOLS, explain
-from pipeline.metrics.features import EXTRACTORS, Extractor, load_extractor
+from pipeline.metrics.extractors import EXTRACTORS, load_extractor
+from pipeline.metrics.extractors.base import Extractor
+from pipeline.metrics.extractors.weights import WeightsNotFound
 from pipeline.metrics.frechet import Gaussian, frechet_distance
+from pipeline.metrics.reference import check_known_value
 from pipeline.params import PARAMS_FILE, MetricsParams, load
 
 PASS, FAIL, UNKNOWN = "pass", "FAIL", "cannot be checked here"
@@ -63,7 +66,7 @@ def checks() -> dict[str, Callable[[], str]]:
         "the value is pytorch-fid's": _pytorch_fid,
         **{f"weights of {name}": functools.partial(_weights, name, extractors) for name in EXTRACTORS},
         **{f"batch size is no matter ({name})": functools.partial(_batches, name, extractors) for name in EXTRACTORS},
-        "CIFAR-10: training to test images is 3.151": _anchor,
+        "CIFAR-10: training to test images is 3.151": _known_value,
     }
 
 
@@ -139,10 +142,8 @@ def _params(name: str) -> MetricsParams:
 def _weights(name: str, extractors: dict[str, Extractor]) -> str:
     try:
         extractors[name] = load_extractor(_params(name), choose_device("auto"))
-    except PipelineError as error:
-        if "do not exist" in str(error):
-            raise _Unchecked(str(error)) from None
-        raise
+    except WeightsNotFound as error:
+        raise _Unchecked(str(error)) from None
     return f"sha256 {extractors[name].protocol['weights_sha256'][:16]}..."
 
 
@@ -160,14 +161,16 @@ def _batches(name: str, extractors: dict[str, Extractor]) -> str:
     return f"to {error:.0e} of the largest feature"
 
 
-def _anchor() -> str:
-    """What the reference stage found, if the data and the extractor were those of which the value is known."""
+def _known_value() -> str:
+    """The floor that the reference stage measured, where the data and the extractor are those of which it is known."""
     path = paths.REFERENCE / "floor.json"
     floor: Any = read_json(path) if path.exists() else {}
-    told = floor.get("self_check", {}).get("anchor", "") if isinstance(floor, dict) else ""
-    if not told.startswith("passed"):
+    found = None
+    if isinstance(floor, dict) and isinstance(floor.get("value"), float):
+        found = check_known_value(floor["value"], str(floor.get("metric")), str(floor.get("data_sha256")))
+    if found is None:
         raise _Unchecked("`dvc repro reference` checks it on CIFAR-10 under Inception's weights (preset cifar10)")
-    return told.removeprefix("passed: ")
+    return found
 
 
 def _print_explanation(protocol: str, experiment: str) -> None:

@@ -22,7 +22,8 @@ from pipeline.core.errors import PipelineError, suggest
 from pipeline.core.files import read_json
 from pipeline.data.prepared import load_array, load_description
 from pipeline.gan.checkpoint import load_generator
-from pipeline.metrics.features import INCEPTION_SHA256, Extractor, features_of, load_extractor
+from pipeline.metrics.extractors import inception, load_extractor
+from pipeline.metrics.extractors.base import Extractor, features_of
 from pipeline.metrics.frechet import Gaussian, frechet_distance
 from pipeline.metrics.reference import Reference, load_reference
 from pipeline.params import Params
@@ -30,9 +31,9 @@ from pipeline.sampling.images import sample
 
 _FID = {
     "extractor": "inception",
-    "weights_sha256": INCEPTION_SHA256,
-    "input_size": 299,
-    "resize": "bilinear, no antialias",
+    "weights_sha256": inception.SHA256,
+    "input_size": inception.SIZE,
+    "resize": inception.RESIZE,
     "quantisation": "uint8",
 }
 PROTOCOLS: dict[str, dict[str, Any]] = {
@@ -49,7 +50,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-class Row(NamedTuple):
+class ProtocolDifference(NamedTuple):
     """A field that differs: what the number has, what the protocol asks for, and the number then, if there is one."""
 
     field: str
@@ -62,7 +63,7 @@ class _Missing(Exception):
     """What a variant lacks."""
 
 
-def explain(protocol: str, experiment: str, params: Params) -> tuple[str, float, list[Row]]:
+def explain(protocol: str, experiment: str, params: Params) -> tuple[str, float, list[ProtocolDifference]]:
     """The metric and value of an experiment, and how it would change under each field of a named protocol.
 
     Raises:
@@ -90,20 +91,21 @@ def explain(protocol: str, experiment: str, params: Params) -> tuple[str, float,
     return extractor.metric, scores[extractor.metric], list(_rows(case, ours, protocol))
 
 
-def _rows(case: "_Case", ours: dict[str, Any], protocol: str) -> Iterator[Row]:
+def _rows(case: "_Case", ours: dict[str, Any], protocol: str) -> Iterator[ProtocolDifference]:
     for field, theirs in PROTOCOLS[protocol].items():
-        if str(ours[field]) == str(theirs) or (field == "weights_sha256" and ours[field].startswith(theirs)):
+        if str(ours[field]) == str(theirs):
             continue
         try:
             outcome = f"{case.distance(field, theirs):.4f}"
         except (_Missing, PipelineError) as error:
             outcome = f"cannot be computed here: {error}"
-        yield Row(field, ours[field], theirs, outcome)
+        yield ProtocolDifference(field, ours[field], theirs, outcome)
     other = "raw" if ours["generator"] == "ema" else "ema"
+    asked = f"{other} (papers seldom say)"
     try:
-        yield Row("generator", ours["generator"], f"{other} (papers seldom say)", f"{case.sampled(other):.4f}")
+        yield ProtocolDifference("generator", ours["generator"], asked, f"{case.sampled(other):.4f}")
     except (_Missing, PipelineError) as error:
-        yield Row("generator", ours["generator"], other, f"cannot be computed here: {error}")
+        yield ProtocolDifference("generator", ours["generator"], other, f"cannot be computed here: {error}")
 
 
 @dataclasses.dataclass

@@ -25,7 +25,7 @@ import numpy as np
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256
 from pipeline.data.datasets import BadImage, converted, decode, list_images, most_bytes, own_limits
-from pipeline.metrics.arrays import ArrayImages, open_array
+from pipeline.evaluate.arrays import ArrayImages, open_array
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
@@ -46,7 +46,7 @@ class _Seen(NamedTuple):
 
 
 @dataclass
-class Tally:
+class ReadStats:
     """What one pass over a source met; plain values, so that a cache can keep it.
 
     bad: the places of the images that were skipped, in the source's order, and `reasons` how many for which reason.
@@ -63,16 +63,16 @@ class Tally:
 
 
 class ImageSource:
-    """A sequence of images of which only a few are in memory. `batches` reads it; what it met is then in `tally`."""
+    """A sequence of images of which only a few are in memory. `batches` reads it; what it met is then in `stats`."""
 
     def __init__(self, path: Path, content: "FolderImages | ArrayImages", bad_images: BadImages) -> None:
         self.path, self.content, self.bad_images = path, content, bad_images
-        self.tally = Tally()
+        self.stats = ReadStats()
 
     @property
     def count(self) -> int:
         """Images in it, less those that were skipped so far."""
-        return len(self.content) - len(self.tally.bad)
+        return len(self.content) - len(self.stats.bad)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ class ImageSource:
     def labels(self) -> np.ndarray | None:
         """int64 (count,), indices into `classes`, of the images that were not skipped; None = unlabelled."""
         labels = self.content.labels
-        return None if labels is None else np.delete(labels, self.tally.bad)
+        return None if labels is None else np.delete(labels, self.stats.bad)
 
     def batches(self, size: int, workers: int) -> Iterator[list[np.ndarray]]:
         """Lists of `size` images uint8 (C, H, W) in order, a last shorter one included, and fewer of very large ones.
@@ -93,7 +93,7 @@ class ImageSource:
         Raises:
             PipelineError: an image is bad and is not to be skipped, or fewer than 2 are left.
         """
-        self.tally, digests, batch = Tally(), set[bytes](), list[np.ndarray]()
+        self.stats, digests, batch = ReadStats(), set[bytes](), list[np.ndarray]()
         ahead = max(size, 2 * workers)
         if self.content.row_bytes:
             ahead = min(ahead, 1 + MOST_WAITING // self.content.row_bytes)
@@ -102,28 +102,28 @@ class ImageSource:
                 self._skip(index, seen)
                 continue
             self._count(seen)
-            self.tally.duplicates += seen.digest in digests
+            self.stats.duplicates += seen.digest in digests
             digests.add(seen.digest)
             batch.append(seen.image)
             if len(batch) == size or sum(image.nbytes for image in batch) >= MOST_WAITING:
                 yield batch
                 batch = []
-        _require_two(self.path, self.count, self.tally.reasons)
+        _require_two(self.path, self.count, self.stats.reasons)
         if batch:
             yield batch
 
     def _skip(self, index: int, bad: BadImage) -> None:
         if self.bad_images == "refuse":
             raise PipelineError(f"{bad}: mend or delete it, or give --bad-images skip")
-        self.tally.bad.append(index)
-        self.tally.reasons[bad.kind] = self.tally.reasons.get(bad.kind, 0) + 1
+        self.stats.bad.append(index)
+        self.stats.reasons[bad.kind] = self.stats.reasons.get(bad.kind, 0) + 1
 
     def _count(self, seen: _Seen) -> None:
-        tally, (_, height, width) = self.tally, seen.image.shape
-        tally.images += 1
-        tally.sizes[f"{width}x{height}"] = tally.sizes.get(f"{width}x{height}", 0) + 1
-        tally.constant += seen.constant
-        tally.low, tally.high = min(tally.low, seen.low), max(tally.high, seen.high)
+        stats, (_, height, width) = self.stats, seen.image.shape
+        stats.images += 1
+        stats.sizes[f"{width}x{height}"] = stats.sizes.get(f"{width}x{height}", 0) + 1
+        stats.constant += seen.constant
+        stats.low, stats.high = min(stats.low, seen.low), max(stats.high, seen.high)
 
     def content_sha256(self) -> str:
         """One hash of all images' bytes, in order: that of the file, or of a folder's files' hashes."""
@@ -131,15 +131,15 @@ class ImageSource:
 
     def record(self) -> dict[str, Any]:
         """What was measured, after a pass: how many images, of which sizes, what was skipped, how they were read."""
-        sizes = Counter(self.tally.sizes).most_common()
+        sizes = Counter(self.stats.sizes).most_common()
         named = dict(sizes[:SIZES_NAMED])
         if other := sum(count for _, count in sizes[SIZES_NAMED:]):
             named["other"] = other
         return {
             "path": str(self.path),
-            "images": self.tally.images,
+            "images": self.stats.images,
             "sizes": named,
-            "skipped": {**self.content.skipped, **self.tally.reasons},
+            "skipped": {**self.content.skipped, **self.stats.reasons},
             "classes": list(self.classes),
             **self.content.conversion,
         }
@@ -147,19 +147,19 @@ class ImageSource:
     @property
     def warnings(self) -> list[str]:
         """Sentences, after a pass, on what is legal but may not be what was meant."""
-        tally, found = self.tally, []
-        if tally.constant:
-            found.append(f"{tally.constant} of {tally.images} images are of one colour throughout")
-        if tally.duplicates:
-            found.append(f"{tally.duplicates} of {tally.images} images repeat an earlier one exactly")
-        if len(tally.sizes) > 1:
-            found.append(f"the images have {len(tally.sizes)} sizes; each is resized by itself")
-        if tally.high - tally.low <= 127 and tally.images:
+        stats, found = self.stats, []
+        if stats.constant:
+            found.append(f"{stats.constant} of {stats.images} images are of one colour throughout")
+        if stats.duplicates:
+            found.append(f"{stats.duplicates} of {stats.images} images repeat an earlier one exactly")
+        if len(stats.sizes) > 1:
+            found.append(f"the images have {len(stats.sizes)} sizes; each is resized by itself")
+        if stats.high - stats.low <= 127 and stats.images:
             found.append(
-                f"all values lie in {tally.low}..{tally.high} of 0..255: check the value range that the images were "
+                f"all values lie in {stats.low}..{stats.high} of 0..255: check the value range that the images were "
                 "written with"
             )
-        if bad := sum(tally.reasons.values()):
+        if bad := sum(stats.reasons.values()):
             found.append(f"{bad} bad images were skipped")
         return [f"{self.path}: {sentence}" for sentence in found]
 

@@ -15,6 +15,7 @@ from pipeline.metrics import (
     closest_pairs,
     features_of,
     measure,
+    metric_versions,
     protocol_of,
 )
 from pipeline.metrics.prdc import expected_coverage
@@ -66,6 +67,7 @@ def score_samples(
             **records.get("best", records["images"]),
         },
         "protocol": protocol(extractor, reference, params, info, len(samples["images"])),
+        "versions": metric_versions(extractor),
     }
     places, nearest, _ = closest_pairs(comparisons["images"], PAIRS)
     pairs = np.concatenate([samples["images"][places], real[nearest]])
@@ -82,7 +84,7 @@ def protocol(
     labels, origin = params.generate.labels, info["init_from"]
     return {
         "name": f"{_short(len(reference.train), 'train')}-{_short(generated)}",
-        **protocol_of(extractor.protocol),
+        **protocol_of(extractor),
         "real_split": "train",
         "real_images": len(reference.train),
         "held_out_images": len(reference.test),

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.errors import PipelineError, printable
-from pipeline.metrics.arrays import load_arrays, members
 from pipeline.metrics.frechet import Gaussian, factorise
+from pipeline.metrics.gaussian_file import save_gaussian
+from pipeline.metrics.npz import load_arrays, members
 from pipeline.metrics.types import FeatureSet
 
 ASYMMETRY = 1e-8  # of the largest entry: what rounding may leave
@@ -31,7 +32,7 @@ def is_statistics(path: Path) -> bool:
 def write_statistics(path: Path, features: FeatureSet, protocol: dict[str, Any]) -> None:
     """Write the set's Gaussian, its number of images and the protocol."""
     text = json.dumps(protocol, sort_keys=True)
-    features.gaussian.save(path, protocol=text, extractor=str(protocol.get("extractor", "unknown")))
+    save_gaussian(path, features.gaussian, protocol=text, extractor=str(protocol.get("extractor", "unknown")))
 
 
 def read_statistics(path: Path, dim: int, protocol: dict[str, Any]) -> tuple[FeatureSet, list[str]]:

@@ -1,34 +1,28 @@
-"""How close generated images are to real ones.
+"""How close generated images are to real ones: images -> features -> numbers.
 
-    frechet           the distance between two Gaussians
-    features  fast    extractors, images -> feature vectors; the same features in less time
+    extractors        networks whose features the metrics compare; EXTRACTORS
+    frechet           the distance between two Gaussians; `gaussian_file` saves one
     neighbours        nearest neighbours, block by block
-    sets              what a metric is given, and what it gives back
+    types             what a metric is given, and what it gives back
     fid kid inception_score prdc memorisation classes      one metric each, or several of one kind
     registry          METRICS, and all of them at once
-    record            what every number's protocol says, the code version too
+    versions          which code a metric or an extractor uses
+    protocol          what every number says of how it was measured
     reference         the pipeline's real side: measured once, and checked
-    arrays  images  statistics  command                    anyone's two sets: `python -m pipeline.metrics A B`
-    doctor  explain   checks of this installation, and of one number against a published one
+    npz  precision    arrays from files of any origin; float32 without shortcuts
 
 A metric is a function Comparison -> {name: Estimate}. All are computed from the same features, in one pass over the
-images. To add one, write such a function in a file of its own, and one entry in METRICS.
+images. To add one, write such a function in a file of its own, and one entry in METRICS: the versions and protocols of
+the others stay as they are. `python -m pipeline.metrics` is `pipeline.evaluate.cli`.
 """
 
-from pipeline.metrics.features import (
-    EXTRACTORS,
-    Extractor,
-    extract,
-    features_of,
-    in_batches,
-    load_extractor,
-    sources_of,
-)
+from pipeline.metrics.extractors import EXTRACTORS, load_extractor, sources_of
+from pipeline.metrics.extractors.base import Extractor, extract, features_of, in_batches
 from pipeline.metrics.frechet import Gaussian, Moments, frechet_distance
 from pipeline.metrics.memorisation import closest_pairs
 from pipeline.metrics.protocol import protocol_of
 from pipeline.metrics.reference import Reference, load_reference, measure_reference
-from pipeline.metrics.registry import METRICS, Measurement, measure
+from pipeline.metrics.registry import METRICS, Measurement, measure, metric_versions
 from pipeline.metrics.types import Comparison, Estimate, FeatureSet, NotAvailable
 
 __all__ = [
@@ -52,6 +46,7 @@ __all__ = [
     "load_reference",
     "measure",
     "measure_reference",
+    "metric_versions",
     "protocol_of",
     "sources_of",
 ]

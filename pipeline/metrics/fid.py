@@ -1,4 +1,7 @@
-"""The Fréchet distance as a metric: its value, its sampling error, and its limit for infinitely many images."""
+"""The Fréchet distance as a metric: its value, its sampling error, and its limit for infinitely many images.
+
+It is a FID only under the Inception network of 2015, see `pipeline.metrics.extractors`.
+"""
 
 import contextlib
 
@@ -12,7 +15,7 @@ BLOCK = 4096  # rows that are in memory in float64 at once
 SIZES = 15  # numbers of images at which the distance is measured to extrapolate it: as many as Chong and Forsyth use
 
 
-def fid(comparison: Comparison) -> dict[str, Estimate]:
+def frechet_distance_metric(comparison: Comparison) -> dict[str, Estimate]:
     """The distance between real and generated images, under the extractor's own name for it.
 
     The error is that of the generated images alone, the real ones being the same for all. It is None where the images'

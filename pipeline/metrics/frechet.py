@@ -7,19 +7,14 @@ symmetric, no iteration that may diverge, nothing added to the diagonal. A rank-
 narrower L. Where there are fewer features than dimensions, the centred features themselves are such an L.
 """
 
-import copy
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.linalg import svdvals
 from scipy.linalg.lapack import dpocon
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import atomic_path
-from pipeline.metrics.arrays import load_arrays
 
 
 class Moments:
@@ -49,9 +44,9 @@ class Moments:
     def merge(self, other: "Moments") -> None:
         """Take in all that `other` has seen."""
         if not self.count:
-            self.__dict__.update(copy.deepcopy(other.__dict__))
-            return
-        if other.count:
+            self.count, self._shift = other.count, other._shift.copy()
+            self._sum, self._products = other._sum.copy(), other._products.copy()  # `add` changes these in place
+        elif other.count:
             gap = other._shift - self._shift
             crossed = np.outer(other._sum, gap)
             self._products = self._products + other._products + crossed + crossed.T + other.count * np.outer(gap, gap)
@@ -100,27 +95,6 @@ class Gaussian:
         """The trace of the covariance."""
         return float(np.sum(self.factor**2))
 
-    def save(self, path: Path, **extra: Any) -> None:
-        """Write `mu` and `sigma` as pytorch-fid reads them, and beside them `factor`, `count` and `extra`."""
-        sigma = self.factor @ self.factor.T
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, mu=self.mean, sigma=sigma, factor=self.factor, count=self.count, **extra)
-
-    @staticmethod
-    def load(path: Path) -> "Gaussian":
-        """What `save` wrote.
-
-        Raises:
-            PipelineError: the file is missing or damaged.
-        """
-        try:
-            saved = load_arrays(path, ("mu", "factor", "count"))
-            return Gaussian(saved["mu"], saved["factor"], int(saved["count"]))
-        except FileNotFoundError:
-            raise PipelineError(f"{path} does not exist: run `dvc repro`, which makes it") from None
-        except (LookupError, TypeError, ValueError) as error:
-            raise PipelineError(f"{path} is damaged ({error}): delete it and run `dvc repro` again") from None
-
 
 def factorise(covariance: np.ndarray) -> np.ndarray:
     """L (D, R) with L Lᵀ = `covariance`: by Cholesky where it is far from singular, else by eigenvalues.
@@ -137,7 +111,8 @@ def factorise(covariance: np.ndarray) -> np.ndarray:
         pass
     values, vectors = np.linalg.eigh(covariance)
     kept = values > len(values) * np.finfo(np.float64).eps * max(values[-1], 0)
-    return vectors[:, kept] * np.sqrt(values[kept])
+    factor: np.ndarray = vectors[:, kept] * np.sqrt(values[kept])
+    return factor
 
 
 def frechet_distance(first: Gaussian, second: Gaussian) -> float:

@@ -57,4 +57,5 @@ def split_scores(features: np.ndarray, head: np.ndarray, splits: np.ndarray) -> 
         totals += members @ p
     marginals = totals / sizes[:, None]
     logs = np.log(np.maximum(marginals, np.finfo(np.float64).tiny))  # a class that never occurs counts 0 log 0 = 0
-    return np.exp(sharpness / sizes - (marginals * logs).sum(axis=1))
+    scores: np.ndarray = np.exp(sharpness / sizes - (marginals * logs).sum(axis=1))
+    return scores

@@ -56,7 +56,8 @@ def _mmd(real: np.ndarray, generated: np.ndarray, in_real: np.ndarray, in_genera
     size = in_real.shape[1]
     within = _kernel_sums(real, real, in_real, in_real) - _diagonal_sums(real, in_real)
     within += _kernel_sums(generated, generated, in_generated, in_generated) - _diagonal_sums(generated, in_generated)
-    return within / (size * (size - 1)) - 2 * _kernel_sums(real, generated, in_real, in_generated) / size**2
+    across: np.ndarray = _kernel_sums(real, generated, in_real, in_generated)
+    return within / (size * (size - 1)) - 2 * across / size**2
 
 
 def _kernel_sums(first: np.ndarray, second: np.ndarray, in_first: np.ndarray, in_second: np.ndarray) -> np.ndarray:
@@ -76,7 +77,8 @@ def _diagonal_sums(features: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Of each subset, the sum of k(x, x) over its images: (S,)."""
     rows, members = _members(chosen)
     x = features[rows].astype(np.float64)
-    return members @ (np.einsum("nd,nd->n", x, x) / x.shape[1] + 1) ** 3
+    sums: np.ndarray = members @ (np.einsum("nd,nd->n", x, x) / x.shape[1] + 1) ** 3
+    return sums
 
 
 def _members(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core.errors import PipelineError
-from pipeline.metrics.fast import full_precision
+from pipeline.metrics.precision import full_precision
 
 ROWS, COLUMNS = 2048, 1024  # of a block: 8 MiB of distances; 2,048 features of each side are 16 and 8 MiB
 PAIRS = 512  # pairs whose differences are in memory at once

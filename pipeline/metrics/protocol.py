@@ -1,16 +1,22 @@
-"""What a number must say of how it was measured: the protocol."""
+"""The protocol: what a number must say of how it was measured."""
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
+from pipeline.metrics.extractors.base import Extractor
+from pipeline.metrics.registry import metric_versions
 
-def code_version() -> str:
-    """16 hexadecimal digits that change with any code of this package: with what may change a number."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+RANKED = "fid"  # the metric by which models are ranked: the Fréchet distance, whatever the extractor calls it
 
 
-def protocol_of(extractor: dict[str, Any]) -> dict[str, Any]:
-    """What every number says, whatever the two sets: the extractor's own protocol, quantisation, and the code."""
-    return {**extractor, "quantisation": "uint8", "code_version": code_version()}
+def protocol_of(extractor: Extractor) -> dict[str, Any]:
+    """What every number says, whatever the two sets: the extractor's own protocol, quantisation, and the code.
+
+    Two distances compare only where all of it agrees. Of the code that is the extractor's and the distance's own: what
+    computes the other metrics has versions beside their values, see `pipeline.metrics.registry.metric_versions`.
+    """
+    return {
+        **extractor.protocol,
+        "quantisation": "uint8",
+        "extractor_version": extractor.version,
+        "distance_version": metric_versions(extractor, [RANKED])[RANKED],
+    }

@@ -1,4 +1,4 @@
-"""METRICS, and all of them at once."""
+"""METRICS by name, all of them at once, and the version of each."""
 
 import math
 from collections.abc import Callable, Collection
@@ -8,15 +8,17 @@ from typing import Any
 from pipeline.core.errors import PipelineError
 from pipeline.core.progress import progress
 from pipeline.metrics.classes import classes
-from pipeline.metrics.fid import fid, fid_infinity
+from pipeline.metrics.extractors.base import Extractor
+from pipeline.metrics.fid import fid_infinity, frechet_distance_metric
 from pipeline.metrics.inception_score import inception_score
 from pipeline.metrics.kid import kid
 from pipeline.metrics.memorisation import memorisation
 from pipeline.metrics.prdc import prdc
 from pipeline.metrics.types import Comparison, Estimate, NotAvailable
+from pipeline.metrics.versions import version_of
 
 METRICS: dict[str, Callable[[Comparison], dict[str, Estimate]]] = {
-    "fid": fid,
+    "fid": frechet_distance_metric,
     "fid_infinity": fid_infinity,
     "kid": kid,
     "inception_score": inception_score,
@@ -60,3 +62,9 @@ def measure(comparison: Comparison, names: Collection[str] | None = None) -> Mea
             if error is not None:
                 found.errors[key] = float(error)
     return found
+
+
+def metric_versions(extractor: Extractor, names: Collection[str] | None = None) -> dict[str, str]:
+    """The version of each metric in METRICS, or of those of `names`: of its own code and of the extractor's."""
+    asked = METRICS if names is None else names
+    return {name: version_of(METRICS[name], extractor.version) for name in asked}

@@ -1,7 +1,6 @@
 """What a metric is given, two or three sets of features, and what it gives back, estimates by name."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -45,11 +44,8 @@ class FeatureSet:
     ) -> None:
         assert features is not None or gaussian is not None
         self._features, self.labels, self.device = features, labels, torch.device(device)
+        self._gaussian, self._neighbour_distances = gaussian, neighbour_distances
         self._found: dict[FeatureSet, tuple[np.ndarray, np.ndarray]] = {}
-        if gaussian is not None:
-            self.gaussian = gaussian
-        if neighbour_distances is not None:
-            self.neighbour_distances = neighbour_distances
 
     def __len__(self) -> int:
         return self.gaussian.count if self._features is None else len(self._features)
@@ -61,19 +57,33 @@ class FeatureSet:
             raise NotAvailable("one side is statistics without features")
         return self._features
 
-    @cached_property
+    @property
     def gaussian(self) -> Gaussian:
-        """The Gaussian fitted to the features."""
-        if len(self.features) < 2:
-            raise PipelineError(f"a covariance needs at least 2 images, got {len(self.features)}")
-        return Gaussian.from_features(self.features)
+        """The Gaussian fitted to the features, once."""
+        if self._gaussian is None:
+            if len(self.features) < 2:
+                raise PipelineError(f"a covariance needs at least 2 images, got {len(self.features)}")
+            self._gaussian = Gaussian.from_features(self.features)
+        return self._gaussian
 
-    @cached_property
+    @property
+    def has_neighbour_distances(self) -> bool:
+        """Whether `neighbour_distances` were given, or looked up already."""
+        return self._neighbour_distances is not None
+
+    @property
     def neighbour_distances(self) -> np.ndarray:
-        """Of each image, the distances to its 5 nearest others in the set, ascending: float32 (N, 5)."""
-        if len(self.features) <= NEIGHBOURS:
-            raise NotAvailable(f"{NEIGHBOURS} neighbours need more than {NEIGHBOURS} images")
-        return nearest(self.features, self.features, NEIGHBOURS, self.device, exclude_self=True)[0]
+        """Of each image, the distances to its 5 nearest others in the set, ascending: float32 (N, 5); looked up once.
+
+        Raises:
+            NotAvailable: the set has 5 images or fewer, or no features.
+        """
+        if self._neighbour_distances is None:
+            if len(self.features) <= NEIGHBOURS:
+                raise NotAvailable(f"{NEIGHBOURS} neighbours need more than {NEIGHBOURS} images")
+            found = nearest(self.features, self.features, NEIGHBOURS, self.device, exclude_self=True)
+            self._neighbour_distances = found[0]
+        return self._neighbour_distances
 
     def neighbours_in(self, bank: "FeatureSet") -> tuple[np.ndarray, np.ndarray]:
         """Of each image, its 5 nearest images in `bank` (fewer if it has fewer), nearest first; looked up once.

@@ -1,5 +1,6 @@
 """The doctor's table and its explanations, on the real extractor and on a faked experiment."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from pipeline.metrics import (
     load_extractor,
     measure_reference,
 )
+from pipeline.metrics.reference import CIFAR10_SHA256
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -80,13 +82,31 @@ def test_wrong_weights_are_a_failure(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "are not the known ones" in row[1]
 
 
-def test_the_anchor_is_what_the_reference_stage_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+KNOWN = "FID 3.1512 between CIFAR-10's training and test images, 3.151 is known"
+
+
+@pytest.mark.parametrize(
+    ("floor", "result", "told"),
+    [
+        ({"value": 3.1512, "metric": "fid", "data_sha256": CIFAR10_SHA256}, "pass", KNOWN),
+        ({"value": 3.1612, "metric": "fid", "data_sha256": CIFAR10_SHA256}, "FAIL", "self-check failed: CIFAR-10's"),
+        ({"value": 3.1512, "metric": "fid", "data_sha256": "0"}, "cannot be checked here", "`dvc repro reference`"),
+        ({"value": 3.1512, "metric": "fd_x", "data_sha256": CIFAR10_SHA256}, "cannot be checked here", "`dvc repro"),
+        ({"value": None}, "cannot be checked here", "`dvc repro reference` checks it"),
+        ([], "cannot be checked here", "`dvc repro reference` checks it"),
+    ],
+)
+def test_the_known_value_is_looked_for_in_what_the_reference_stage_measured(
+    floor: object, result: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(doctor, "EXTRACTORS", {})
     (tmp_path / "data/reference").mkdir(parents=True)
-    anchor = {"anchor": "passed: FID 3.1512 between CIFAR-10's training and test images, 3.151 is known"}
-    (tmp_path / "data/reference/floor.json").write_text(json.dumps({"self_check": anchor}))
-    doctor.main([])
+    (tmp_path / "data/reference/floor.json").write_text(json.dumps(floor))
+    with pytest.raises(SystemExit) if result == "FAIL" else contextlib.nullcontext():
+        doctor.main([])
     row = table(capsys.readouterr().out)["CIFAR-10: training to test images is 3.151"]
-    assert row == ["pass", "FID 3.1512 between CIFAR-10's training and test images, 3.151 is known"]
+    assert row[0] == result and row[1].startswith(told)
 
 
 @pytest.fixture

@@ -171,7 +171,7 @@ def test_a_second_pass_is_the_first(tmp_path: Path) -> None:
     first = (found.record(), found.warnings)
     read(found, 2, 1)
     assert (found.record(), found.warnings) == first
-    assert found.tally.duplicates == 4
+    assert found.stats.duplicates == 4
 
 
 # --- conversions ---
@@ -261,7 +261,7 @@ def test_bad_files_are_skipped_and_counted(tmp_path: Path) -> None:
     found = source(bad_folder(tmp_path), bad_images="skip")
     assert found.count == 10
     assert [int(image[0, 3, 4]) for image in read(found, 2)] == list(range(5))
-    assert found.count == 5 and found.tally.bad == [2, 6, 7, 8, 9]
+    assert found.count == 5 and found.stats.bad == [2, 6, 7, 8, 9]
     assert found.record()["skipped"] == {"broken": 4, "too_large": 1} and found.record()["images"] == 5
     assert f"{tmp_path}: 5 bad images were skipped" in found.warnings
     assert len(found.content_sha256()) == 64
@@ -303,7 +303,7 @@ def test_warnings_on_constant_and_repeated_and_dark_images(tmp_path: Path) -> No
     picture(tmp_path / "x.png", 100, (4, 4))
     found = source(tmp_path)
     read(found)
-    assert (found.tally.constant, found.tally.duplicates, found.tally.low, found.tally.high) == (3, 1, 1, 155)
+    assert (found.stats.constant, found.stats.duplicates, found.stats.low, found.stats.high) == (3, 1, 1, 155)
     assert [sentence.split(": ")[1] for sentence in found.warnings] == [
         "3 of 4 images are of one colour throughout",
         "1 of 4 images repeat an earlier one exactly",
@@ -317,7 +317,7 @@ def test_the_same_bytes_in_another_shape_are_no_repetition(tmp_path: Path) -> No
     for name, shape in [("a", (4, 6)), ("b", (6, 4))]:
         Image.fromarray(np.arange(24, dtype=np.uint8).reshape(shape)).save(tmp_path / f"{name}.png")
     read(found := source(tmp_path))
-    assert found.tally.duplicates == 0
+    assert found.stats.duplicates == 0
 
 
 def test_the_content_hash_is_of_the_files_in_order(tmp_path: Path) -> None:

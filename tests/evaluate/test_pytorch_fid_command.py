@@ -12,7 +12,7 @@ import scipy
 from PIL import Image
 
 from benchmarks.seeded_inception import write_weights
-from pipeline.metrics.features import INCEPTION_FILE
+from pipeline.metrics.extractors import inception
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,7 +30,7 @@ def command(*arguments: object, hub: Path) -> str:
     tuple(map(int, scipy.__version__.split(".")[:2])) >= (1, 18), reason="pytorch-fid 0.3 calls an older scipy's sqrtm"
 )
 def test_the_command_agrees_with_pytorch_fids(tmp_path: Path) -> None:
-    weights = write_weights(tmp_path / "hub/checkpoints" / INCEPTION_FILE)
+    weights = write_weights(tmp_path / "hub/checkpoints" / inception.FILE)
     source = np.random.default_rng(0)
     for folder, (low, high) in {"real": (0, 256), "generated": (60, 220)}.items():
         (tmp_path / folder).mkdir()

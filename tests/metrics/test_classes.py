@@ -1,5 +1,6 @@
 """What is said class by class, against loops and hand arithmetic, with and without labels."""
 
+import functools
 from collections import Counter
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 
 from pipeline.metrics.classes import class_distances, class_shares, classes, vote
 from pipeline.metrics.frechet import Gaussian, frechet_distance
-from pipeline.metrics.types import Comparison, Estimate, FeatureSet, NotAvailable
+from pipeline.metrics.types import Estimate, FeatureSet, NotAvailable
+from tests.metrics.comparisons import comparison
 
-Side = tuple[np.ndarray, np.ndarray | None]
+compare = functools.partial(comparison, metric="fd_x")
 
 
 def draw(counts: dict[int, int], seed: int, spread: float = 1.0, dim: int = 6) -> tuple[np.ndarray, np.ndarray]:
@@ -18,11 +20,6 @@ def draw(counts: dict[int, int], seed: int, spread: float = 1.0, dim: int = 6) -
     centres = np.random.default_rng(99).normal(10, 3, size=(10, dim))
     labels = source.permutation(np.repeat(list(counts), list(counts.values())))
     return (centres[labels] + spread * source.normal(size=(len(labels), dim))).astype(np.float32), labels
-
-
-def compare(real: Side, generated: Side, held_out: Side | None = None) -> Comparison:
-    held = None if held_out is None else FeatureSet(*held_out)
-    return Comparison(FeatureSet(*real), FeatureSet(*generated), held, "fd_x", None, 0, False)
 
 
 def naive_vote(queries: np.ndarray, real: np.ndarray, labels: np.ndarray) -> np.ndarray:

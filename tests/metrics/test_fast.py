@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.metrics import fast
-from pipeline.metrics.fast import accelerate, fold_batch_norm
+from pipeline.metrics.extractors import fast
+from pipeline.metrics.extractors.fast import accelerate, fold_batch_norm
 
 
 class Net(nn.Module):

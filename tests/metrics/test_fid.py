@@ -1,17 +1,16 @@
 """The Fréchet distance's sampling error and its limit, against closed forms, loops and fresh draws."""
 
-import importlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.core.errors import PipelineError
-from pipeline.metrics.fid import bootstrap_error, extrapolate, fid, fid_infinity, resampled
+from pipeline.metrics import fid as fid_module
+from pipeline.metrics.fid import bootstrap_error, extrapolate, fid_infinity, frechet_distance_metric, resampled
 from pipeline.metrics.frechet import Gaussian, factorise, frechet_distance
-from pipeline.metrics.types import Comparison, FeatureSet, NotAvailable
-
-fid_module = importlib.import_module("pipeline.metrics.fid")  # whatever else is called `fid` in its package
+from pipeline.metrics.types import FeatureSet, NotAvailable
+from tests.metrics.comparisons import comparison
 
 
 def normal(mean: list[float], deviations: list[float]) -> Gaussian:
@@ -21,12 +20,6 @@ def normal(mean: list[float], deviations: list[float]) -> Gaussian:
 def draw(count: int, mean: list[float], deviations: list[float], seed: int) -> np.ndarray:
     """Features of the Gaussian `normal(mean, deviations)`."""
     return np.random.default_rng(seed).normal(size=(count, len(mean))) * deviations + mean
-
-
-def comparison(
-    real: FeatureSet, generated: FeatureSet, metric: str = "fid", bootstrap: int = 0, infinity: bool = False
-) -> Comparison:
-    return Comparison(real, generated, None, metric, None, bootstrap, infinity)
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
@@ -47,17 +40,19 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
 def test_known_gaussians() -> None:
     # (0 - 3)² + (1 - 2)², and in two dimensions 1 + 4 for the means, (1 - 3)² + (2 - 0.5)² for the deviations
     one = comparison(FeatureSet(None, gaussian=normal([0], [1])), FeatureSet(None, gaussian=normal([3], [2])))
-    assert fid(one)["fid"].value == pytest.approx(10, rel=1e-12)
+    assert frechet_distance_metric(one)["fid"].value == pytest.approx(10, rel=1e-12)
     first, second = normal([0, 1], [1, 2]), normal([1, -1], [3, 0.5])
-    two = comparison(FeatureSet(None, gaussian=first), FeatureSet(None, gaussian=second), "fd_x", bootstrap=20)
-    assert fid(two) == {"fd_x": (pytest.approx(1 + 4 + 4 + 2.25, rel=1e-12), None)}  # no features: no error
+    two = comparison(FeatureSet(None, gaussian=first), FeatureSet(None, gaussian=second), metric="fd_x", bootstrap=20)
+    assert frechet_distance_metric(two) == {
+        "fd_x": (pytest.approx(1 + 4 + 4 + 2.25, rel=1e-12), None)
+    }  # no features: no error
 
 
 @pytest.mark.parametrize("repeats", [0, 1, 2, 7])
 def test_the_error_is_that_of_as_many_resamples(monkeypatch: pytest.MonkeyPatch, repeats: int) -> None:
     calls = recorded(monkeypatch)
     real, generated = FeatureSet(draw(30, [0, 0], [1, 2], 0)), FeatureSet(draw(25, [1, 0], [1, 1], 1))
-    estimate = fid(comparison(real, generated, bootstrap=repeats))["fid"]
+    estimate = frechet_distance_metric(comparison(real, generated, bootstrap=repeats))["fid"]
     assert estimate.value == frechet_distance(real.gaussian, generated.gaussian)
     assert len(calls) == (repeats if repeats >= 2 else 0)
     if repeats < 2:
@@ -65,13 +60,13 @@ def test_the_error_is_that_of_as_many_resamples(monkeypatch: pytest.MonkeyPatch,
     else:
         distances = [frechet_distance(real.gaussian, resampled(generated.features, times)) for times in calls]
         assert estimate.error == pytest.approx(np.std(distances, ddof=1), rel=1e-12)
-    assert estimate == fid(comparison(real, generated, bootstrap=repeats))["fid"]
+    assert estimate == frechet_distance_metric(comparison(real, generated, bootstrap=repeats))["fid"]
 
 
 def test_the_real_side_may_be_statistics() -> None:
     generated = FeatureSet(draw(25, [1.0], [1.0], 1))
     statistics = FeatureSet(None, gaussian=normal([0], [1]))
-    error = fid(comparison(statistics, generated, bootstrap=4))["fid"].error
+    error = frechet_distance_metric(comparison(statistics, generated, bootstrap=4))["fid"].error
     assert error is not None and error > 0
 
 
@@ -79,7 +74,7 @@ def test_one_image_is_refused() -> None:
     one, many = FeatureSet(draw(1, [0.0], [1.0], 0)), FeatureSet(draw(9, [0.0], [1.0], 1))
     for real, generated in ((one, many), (many, one)):
         with pytest.raises(PipelineError, match="a covariance needs at least 2 images, got 1"):
-            fid(comparison(real, generated, bootstrap=3))
+            frechet_distance_metric(comparison(real, generated, bootstrap=3))
 
 
 # Resamples.
@@ -217,7 +212,7 @@ def test_the_limit_is_closer_to_the_truth_than_the_value() -> None:
     for seed in range(400):
         features = FeatureSet(draw(200, mean, deviations, seed))
         both = comparison(FeatureSet(None, gaussian=real), features, infinity=True)
-        values.append(fid(both)["fid"].value)
+        values.append(frechet_distance_metric(both)["fid"].value)
         limits.append(fid_infinity(both)["fid_infinity"].value)
     bias, left = np.mean(values) - truth, np.mean(limits) - truth
     assert bias == pytest.approx(expected_bias(deviations, 200), rel=0.1)
@@ -227,7 +222,9 @@ def test_the_limit_is_closer_to_the_truth_than_the_value() -> None:
 def test_sizes_are_evenly_spaced_up_to_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = recorded(monkeypatch)
     real = FeatureSet(None, gaussian=normal([0.0] * 3, [1.0] * 3))
-    estimate = fid_infinity(comparison(real, FeatureSet(draw(1500, [0.0] * 3, [1.0] * 3, 0)), "fd_x", infinity=True))
+    estimate = fid_infinity(
+        comparison(real, FeatureSet(draw(1500, [0.0] * 3, [1.0] * 3, 0)), metric="fd_x", infinity=True)
+    )
     assert list(estimate) == ["fd_x_infinity"] and estimate["fd_x_infinity"].error is not None
     sizes = [int(times.sum()) for times in calls]
     assert len(sizes) == 15 and sizes[0] == 150 and sizes[-1] == 1500  # a tenth, and all
@@ -248,4 +245,6 @@ def test_what_the_limit_needs() -> None:
     with pytest.raises(NotAvailable, match="statistics without features"):
         fid_infinity(comparison(nine, real, infinity=True))
     assert np.isfinite(fid_infinity(comparison(real, nine, infinity=True))["fid_infinity"].value)
-    assert fid(comparison(real, eight, infinity=True))["fid"].value > 1  # the distance itself is there all the same
+    assert (
+        frechet_distance_metric(comparison(real, eight, infinity=True))["fid"].value > 1
+    )  # the distance itself is there all the same

@@ -1,10 +1,6 @@
 """The distance against closed forms and pytorch-fid, and moments against numpy, one pass or many."""
 
-import io
 import warnings
-import zipfile
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -243,70 +239,3 @@ def test_factor_drops_what_is_rounding() -> None:
     np.testing.assert_allclose(factor @ factor.T, thin, rtol=1e-12)
     assert factorise(np.zeros((3, 3))).shape == (3, 0)
     assert factorise(np.diag([1.0, 1e-9, 4.0])).shape == (3, 3)  # small is not 0
-
-
-@pytest.mark.parametrize("count", [4, 80])
-def test_a_saved_gaussian_comes_back_and_pytorch_fid_can_read_it(tmp_path: Path, count: int) -> None:
-    features, path = draw(count, 6), tmp_path / "deep" / "statistics.npz"
-    gaussian = Gaussian.from_features(features)
-    gaussian.save(path, note="x")
-    loaded = Gaussian.load(path)
-    assert loaded.count == count
-    np.testing.assert_array_equal(loaded.mean, gaussian.mean)
-    np.testing.assert_array_equal(loaded.factor, gaussian.factor)
-    with np.load(path) as saved:  # as pytorch_fid.fid_score.compute_statistics_of_path does
-        mu, sigma = saved["mu"][:], saved["sigma"][:]
-        assert str(saved["note"]) == "x"
-    np.testing.assert_allclose(mu, features.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(sigma, np.cov(features, rowvar=False), rtol=1e-9, atol=1e-12)
-
-
-def flip(content: bytes) -> bytes:
-    middle = len(content) // 2
-    return content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
-
-
-def array_file(content: bytes) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, np.zeros(3))
-    return buffer.getvalue()
-
-
-def zip_of_junk(content: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name in ("mu", "factor", "count"):
-            archive.writestr(f"{name}.npy", b"not an array")
-    return buffer.getvalue()
-
-
-def without_factor(content: bytes) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, mu=np.zeros(2), sigma=np.eye(2))
-    return buffer.getvalue()
-
-
-DAMAGES: dict[str, Callable[[bytes], bytes]] = {
-    "truncated": lambda content: content[: len(content) // 2],
-    "cut": lambda content: content[:-1],
-    "flipped": flip,
-    "empty": lambda _: b"",
-    "text": lambda _: b"<html>404</html>",
-    "npy": array_file,
-    "keys": without_factor,
-    "junk": zip_of_junk,
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_is_said_in_a_sentence(tmp_path: Path, damage: str) -> None:
-    path = tmp_path / "statistics.npz"
-    Gaussian.from_features(draw(50, 4)).save(path)
-    path.write_bytes(DAMAGES[damage](path.read_bytes()))
-    with pytest.raises(PipelineError, match=r"statistics.npz is damaged \(.*\): delete it and run `dvc repro` again"):
-        Gaussian.load(path)
-
-
-def test_a_missing_file_is_said_in_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match="does not exist: run `dvc repro`"):
-        Gaussian.load(tmp_path / "statistics.npz")

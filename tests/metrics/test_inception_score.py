@@ -1,22 +1,21 @@
 """The Inception Score against hand arithmetic and a loop over images."""
 
-import importlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.metrics import inception_score as score_module
 from pipeline.metrics.inception_score import SPLITS, assign_splits, inception_score, split_scores
-from pipeline.metrics.types import Comparison, FeatureSet, NotAvailable
+from pipeline.metrics.types import Estimate, FeatureSet, NotAvailable
+from tests.metrics.comparisons import Features, comparison
 
-score_module = importlib.import_module("pipeline.metrics.inception_score")
 SURE = 60.0  # a logit that leaves the other classes e⁻⁶⁰
 
 
-def comparison(features: np.ndarray | None, head: np.ndarray | None) -> Comparison:
-    side = FeatureSet(np.zeros((4, 3), np.float32))
-    generated = side if features is None else FeatureSet(features)
-    return Comparison(side, generated, None, "fid", head, bootstrap=0, infinity=False)
+def score(generated: Features, head: np.ndarray | None) -> dict[str, Estimate]:
+    """The metric, which never looks at the real images."""
+    return inception_score(comparison(np.zeros((4, 3), np.float32), generated, head=head))
 
 
 def together(features: np.ndarray, head: np.ndarray) -> float:
@@ -97,7 +96,7 @@ def test_every_image_is_in_one_split_of_almost_equal_size(count: int) -> None:
 def test_the_order_of_the_classes_does_not_matter(in_turn: bool) -> None:
     labels = np.arange(2000) % 10 if in_turn else np.arange(2000) // 200
     features = (np.eye(10) * SURE)[labels].astype(np.float32)
-    estimate = inception_score(comparison(features, np.eye(10)))["inception_score"]
+    estimate = score(features, np.eye(10))["inception_score"]
     # A split of 200 images of 10 classes lacks about 9 / 400 of log 10 by chance (a little less: without replacement).
     assert estimate.value == pytest.approx(10 * np.exp(-9 / 400 * 0.9), rel=0.01)
     assert estimate.error is not None and 0 < estimate.error < 0.1
@@ -106,30 +105,29 @@ def test_the_order_of_the_classes_does_not_matter(in_turn: bool) -> None:
 def test_value_and_error_are_those_of_ten_splits() -> None:
     source = np.random.default_rng(1)
     features, head = source.normal(size=(53, 4)).astype(np.float32), source.normal(size=(6, 4)) * 2
-    result = inception_score(comparison(features, head))
+    result = score(features, head)
     splits = assign_splits(53, 10, score_module.stable_hash("inception_score"))
     scores = [naive(features[splits == s], head) for s in range(10)]
     assert list(result) == ["inception_score"]
     assert result["inception_score"].value == pytest.approx(sum(scores) / 10, rel=1e-10)
     variance = sum((score - sum(scores) / 10) ** 2 for score in scores) / 9
     assert result["inception_score"].error == pytest.approx(np.sqrt(variance / 10), rel=1e-8)
-    assert result == inception_score(comparison(features, head))
+    assert result == score(features, head)
 
 
 def test_memory_mapped_features(tmp_path: Path) -> None:
     features = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
     np.save(tmp_path / "features.npy", features)
     mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
-    assert inception_score(comparison(mapped, np.eye(3))) == inception_score(comparison(features, np.eye(3)))
+    assert score(mapped, np.eye(3)) == score(features, np.eye(3))
 
 
 def test_what_it_needs() -> None:
     with pytest.raises(NotAvailable, match="needs Inception's class weights"):
-        inception_score(comparison(np.zeros((20, 3), np.float32), None))
+        score(np.zeros((20, 3), np.float32), None)
     with pytest.raises(NotAvailable, match="needs at least 10 generated images"):
-        inception_score(comparison(np.zeros((9, 3), np.float32), np.eye(3)))
-    assert inception_score(comparison(np.zeros((10, 3), np.float32), np.eye(3)))["inception_score"] == (1.0, 0.0)
-    known = FeatureSet(np.zeros((4, 3), np.float32))
-    statistics = FeatureSet(None, gaussian=known.gaussian)
+        score(np.zeros((9, 3), np.float32), np.eye(3))
+    assert score(np.zeros((10, 3), np.float32), np.eye(3))["inception_score"] == (1.0, 0.0)
+    statistics = FeatureSet(None, gaussian=FeatureSet(np.zeros((4, 3), np.float32)).gaussian)
     with pytest.raises(NotAvailable, match="statistics without features"):
-        inception_score(Comparison(known, statistics, None, "fid", np.eye(3), 0, False))
+        score(statistics, np.eye(3))

@@ -1,15 +1,14 @@
 """The kernel distance against hand arithmetic and a double loop over pairs of images."""
 
-import importlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.metrics import kid as kid_module
 from pipeline.metrics.kid import kernel_distance, kid
-from pipeline.metrics.types import Comparison, FeatureSet, NotAvailable
-
-kid_module = importlib.import_module("pipeline.metrics.kid")  # whatever else is called `kid` in its package
+from pipeline.metrics.types import FeatureSet, NotAvailable
+from tests.metrics.comparisons import comparison
 
 
 def draw(count: int, dim: int, seed: int, shift: float = 0.0) -> np.ndarray:
@@ -27,10 +26,6 @@ def naive(real: np.ndarray, generated: np.ndarray) -> float:
     within_generated = sum(kernel(generated[i], generated[j]) for i in range(m) for j in range(m) if i != j)
     across = sum(kernel(x, y) for x in real for y in generated)
     return within_real / (n * (n - 1)) + within_generated / (m * (m - 1)) - 2 * across / (n * m)
-
-
-def comparison(real: np.ndarray, generated: np.ndarray, metric: str = "fid") -> Comparison:
-    return Comparison(FeatureSet(real), FeatureSet(generated), None, metric, None, bootstrap=0, infinity=False)
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -146,10 +141,10 @@ def test_float32_features_are_computed_in_float64() -> None:
 @pytest.mark.parametrize(("metric", "key"), [("fid", "kid"), ("fd_efficientnet_lite0", "kd_efficientnet_lite0")])
 def test_the_name_says_which_extractor(metric: str, key: str) -> None:
     real, generated = draw(20, 3, 0), draw(20, 3, 1, 1.0)
-    result = kid(comparison(real, generated, metric))
+    result = kid(comparison(real, generated, metric=metric))
     assert list(result) == [key]
     assert result[key].value == pytest.approx(naive(real, generated), rel=1e-10)
-    assert result == kid(comparison(real, generated, metric))
+    assert result == kid(comparison(real, generated, metric=metric))
 
 
 def test_there_are_100_subsets_of_1000_images(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,4 +169,4 @@ def test_statistics_without_features_are_not_enough() -> None:
     for sides in ((None, draw(9, 3, 1)), (draw(9, 3, 1), None)):
         real, generated = (FeatureSet(side, gaussian=gaussian) for side in sides)
         with pytest.raises(NotAvailable, match="statistics without features"):
-            kid(Comparison(real, generated, None, "fid", None, 0, False))
+            kid(comparison(real, generated))

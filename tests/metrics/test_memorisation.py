@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from pipeline.metrics.memorisation import closest_pairs, copies, memorisation, nearest_ratio
-from pipeline.metrics.types import Comparison, Estimate, FeatureSet, NotAvailable
+from pipeline.metrics.types import Estimate, NotAvailable
+from tests.metrics.comparisons import comparison
 
 
 def clusters(count: int, seed: int, dim: int = 8) -> np.ndarray:
@@ -14,18 +15,13 @@ def clusters(count: int, seed: int, dim: int = 8) -> np.ndarray:
     return (centres[source.integers(0, 4, count)] + source.normal(size=(count, dim))).astype(np.float32)
 
 
-def compare(real: np.ndarray, generated: np.ndarray, held_out: np.ndarray | None) -> Comparison:
-    held = None if held_out is None else FeatureSet(held_out)
-    return Comparison(FeatureSet(real), FeatureSet(generated), held, "fid", None, 0, False)
-
-
 def nearest_distances(images: np.ndarray, real: np.ndarray) -> np.ndarray:
     return np.array([np.linalg.norm(real.astype(np.float64) - image, axis=1).min() for image in images])
 
 
 def test_against_the_definitions() -> None:
     real, generated, held_out = clusters(150, 0), clusters(120, 1) * np.float32(1.02), clusters(100, 2)
-    got = memorisation(compare(real, generated, held_out))
+    got = memorisation(comparison(real, generated, held_out))
     ours, theirs = nearest_distances(generated, real), nearest_distances(held_out, real)
     assert got.keys() == {"nearest_ratio", "copies"}
     assert got["nearest_ratio"].value == pytest.approx(np.median(ours) / np.median(theirs), rel=1e-6)
@@ -69,12 +65,12 @@ def test_both_medians_make_the_error() -> None:
 
 
 def test_the_same_numbers_twice() -> None:
-    first, second = (memorisation(compare(clusters(60, 0), clusters(50, 1), clusters(40, 2))) for _ in range(2))
+    first, second = (memorisation(comparison(clusters(60, 0), clusters(50, 1), clusters(40, 2))) for _ in range(2))
     assert first == second
 
 
 def test_honest_samples_are_like_held_out_ones() -> None:
-    got = memorisation(compare(clusters(800, 0), clusters(2000, 1), clusters(2000, 2)))
+    got = memorisation(comparison(clusters(800, 0), clusters(2000, 1), clusters(2000, 2)))
     ratio, share = got["nearest_ratio"], got["copies"]
     assert ratio.error is not None and share.error is not None
     assert ratio.value == pytest.approx(1, abs=4 * ratio.error) and ratio.error < 0.02
@@ -84,28 +80,28 @@ def test_honest_samples_are_like_held_out_ones() -> None:
 def test_copies_are_seen_and_far_samples_have_none() -> None:
     real, held_out = clusters(300, 0), clusters(200, 2)
     half = np.concatenate([real[:40], clusters(40, 1)])
-    assert memorisation(compare(real, half, held_out))["copies"].value == pytest.approx(0.5, abs=0.03)
-    copied = memorisation(compare(real, real[10:70] + np.float32(0.01), held_out))
+    assert memorisation(comparison(real, half, held_out))["copies"].value == pytest.approx(0.5, abs=0.03)
+    copied = memorisation(comparison(real, real[10:70] + np.float32(0.01), held_out))
     assert copied["copies"].value == 1
     # 0.01 in each of 8 dimensions, against a held-out median of about 2
     expected = 0.01 * np.sqrt(8) / np.median(nearest_distances(held_out, real))
     assert copied["nearest_ratio"].value == pytest.approx(expected, rel=1e-3)  # 10 + 0.01 rounds
-    far = memorisation(compare(real, clusters(50, 1) + np.float32(100), held_out))
+    far = memorisation(comparison(real, clusters(50, 1) + np.float32(100), held_out))
     assert far["copies"].value == 0
     assert far["nearest_ratio"].value > 50
 
 
 def test_without_held_out_images_it_is_not_available() -> None:
     with pytest.raises(NotAvailable, match=r"^no held-out images$"):
-        memorisation(compare(clusters(20, 0), clusters(20, 1), None))
+        memorisation(comparison(clusters(20, 0), clusters(20, 1), None))
     leaked = np.concatenate([clusters(20, 0)[:15], clusters(5, 2)])
     with pytest.raises(NotAvailable, match="most held-out images are training images"):
-        memorisation(compare(clusters(20, 0), clusters(20, 1), leaked))
+        memorisation(comparison(clusters(20, 0), clusters(20, 1), leaked))
 
 
 def test_few_leaked_images_are_no_obstacle() -> None:
     held_out = np.concatenate([clusters(20, 0)[:9], clusters(10, 2)])  # many a resample's median is 0
-    got = memorisation(compare(clusters(20, 0), clusters(30, 1), held_out))
+    got = memorisation(comparison(clusters(20, 0), clusters(30, 1), held_out))
     assert got["copies"] == Estimate(0.0, 0.0)  # nothing is below 0
     assert got["nearest_ratio"].error is not None and np.isfinite(got["nearest_ratio"].error)
 
@@ -113,7 +109,7 @@ def test_few_leaked_images_are_no_obstacle() -> None:
 def test_closest_pairs() -> None:
     real, generated = clusters(80, 0), clusters(60, 1)
     generated[[7, 33]] = real[[50, 4]]
-    rows, columns, distances = closest_pairs(compare(real, generated, None), 10)
+    rows, columns, distances = closest_pairs(comparison(real, generated, None), 10)
     gaps = np.sqrt(((generated[:, None].astype(np.float64) - real[None]) ** 2).sum(axis=2))
     order = np.argsort(gaps.min(axis=1), kind="stable")[:10]
     assert rows.tolist() == order.tolist()
@@ -123,8 +119,7 @@ def test_closest_pairs() -> None:
 
 
 def test_closest_pairs_are_as_many_as_there_are() -> None:
-    comparison = compare(clusters(30, 0), clusters(4, 1), None)
-    rows, columns, distances = closest_pairs(comparison, 9)
+    rows, columns, distances = closest_pairs(comparison(clusters(30, 0), clusters(4, 1)), 9)
     assert sorted(rows.tolist()) == [0, 1, 2, 3]
     assert len(columns) == len(distances) == 4
     assert (np.diff(distances) > 0).all()

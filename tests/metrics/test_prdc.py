@@ -5,7 +5,8 @@ import pytest
 
 from pipeline.metrics import neighbours
 from pipeline.metrics.prdc import expected_coverage, neighbourhoods, prdc
-from pipeline.metrics.types import Comparison, FeatureSet, NotAvailable
+from pipeline.metrics.types import FeatureSet, NotAvailable
+from tests.metrics.comparisons import comparison
 
 
 def clusters(count: int, seed: int, kinds: int = 4, dim: int = 8) -> np.ndarray:
@@ -13,10 +14,6 @@ def clusters(count: int, seed: int, kinds: int = 4, dim: int = 8) -> np.ndarray:
     source = np.random.default_rng(seed)
     centres = np.random.default_rng(99).normal(10, 2, size=(kinds, dim))
     return (centres[source.integers(0, kinds, count)] + source.normal(size=(count, dim))).astype(np.float32)
-
-
-def compare(real: np.ndarray, generated: np.ndarray) -> Comparison:
-    return Comparison(FeatureSet(real), FeatureSet(generated), None, "fid", None, 0, False)
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -42,7 +39,7 @@ def naive(real: np.ndarray, generated: np.ndarray, k: int) -> dict[str, np.ndarr
 
 def assert_equal(real: np.ndarray, generated: np.ndarray) -> None:
     """The estimates are those of `naive`, values and errors."""
-    got = prdc(compare(real, generated))
+    got = prdc(comparison(real, generated))
     expected = naive(real, generated, 5)
     at_three = naive(real, generated, 3)
     expected |= {f"{name}_k3": at_three[name] for name in ("precision", "recall")}
@@ -67,7 +64,7 @@ def test_whatever_the_block(monkeypatch: pytest.MonkeyPatch, block: tuple[int, i
 
 def test_as_few_images_as_there_may_be() -> None:
     assert_equal(clusters(6, 0), clusters(6, 1))
-    for few in (compare(clusters(5, 0), clusters(9, 1)), compare(clusters(9, 0), clusters(5, 1))):
+    for few in (comparison(clusters(5, 0), clusters(9, 1)), comparison(clusters(9, 0), clusters(5, 1))):
         with pytest.raises(NotAvailable, match="5 neighbours need more than 5 images"):
             prdc(few)
 
@@ -116,7 +113,7 @@ def test_copies_of_the_real_images_have_density_one(
     monkeypatch.setattr(neighbours, "COLUMNS", columns)
     # Each real ball holds its own centre and k - 1 others: the k-th lies on the border, where rounding could decide.
     real = clusters(150, 0, dim=dim) + np.float32(100)
-    got = prdc(compare(real, real[::-1].copy()))
+    got = prdc(comparison(real, real[::-1].copy()))
     assert [got[name].value for name in ("precision", "recall", "coverage", "precision_k3", "recall_k3")] == [1] * 5
     assert got["density"].value == pytest.approx(1, abs=1e-12)
     assert got["coverage"].error == 0
@@ -126,13 +123,13 @@ def test_equal_images_make_empty_balls() -> None:
     real = clusters(40, 0)
     collapsed = np.repeat(real[:1], 30, axis=0)
     assert_equal(real, collapsed)
-    got = prdc(compare(real, collapsed))
+    got = prdc(comparison(real, collapsed))
     assert got["recall"].value == 0  # the generated balls have radius 0
     assert got["precision"].value == 1
     assert got["density"].value > 0
     doubled = np.concatenate([real[:2].repeat(3, axis=0), real])  # 4 of each of two: their third neighbour is a copy
     assert_equal(doubled, clusters(30, 1))
-    assert prdc(compare(doubled, doubled))["precision_k3"].value < 1  # a ball of radius 0 holds nothing
+    assert prdc(comparison(doubled, doubled))["precision_k3"].value < 1  # a ball of radius 0 holds nothing
 
 
 def test_few_distances_are_computed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,12 +140,11 @@ def test_few_distances_are_computed_twice(monkeypatch: pytest.MonkeyPatch) -> No
         return neighbours.exact_distances(a, b, rows, columns)
 
     monkeypatch.setattr("pipeline.metrics.prdc.exact_distances", counted)
-    comparison = compare(clusters(100, 0), clusters(100, 1))
-    prdc(comparison)
+    prdc(comparison(clusters(100, 0), clusters(100, 1)))
     assert sum(computed) < 20  # of 10,000, four times
     computed.clear()
     blank = np.repeat(clusters(1, 0) + np.float32(50), 100, axis=0)
-    prdc(compare(np.concatenate([blank, clusters(100, 0)]), np.concatenate([clusters(100, 1), blank])))
+    prdc(comparison(np.concatenate([blank, clusters(100, 0)]), np.concatenate([clusters(100, 1), blank])))
     assert sum(computed) < 1000  # not the 10,000 pairs of copies, four times
 
 
@@ -156,8 +152,8 @@ def test_what_each_says() -> None:
     real = clusters(200, 0, kinds=4)
     one_kind = clusters(200, 1, kinds=1)
     far = clusters(200, 2) + np.float32(1000)
-    got, lost = prdc(compare(real, one_kind)), prdc(compare(real, far))
-    swapped = prdc(compare(one_kind, real))
+    got, lost = prdc(comparison(real, one_kind)), prdc(comparison(real, far))
+    swapped = prdc(comparison(one_kind, real))
     assert got["precision"].value > 0.7 > 0.5 > got["recall"].value > 0.1
     assert got["coverage"].value < 0.5
     assert swapped["precision"] == got["recall"]  # the two are each other's mirror images
@@ -169,11 +165,8 @@ def test_what_each_says() -> None:
 def test_radii_that_were_computed_before_are_used() -> None:
     real, generated = clusters(60, 0), clusters(50, 1)
     given = np.tile(np.arange(1, 6, dtype=np.float32), (60, 1))
-    comparison = Comparison(
-        FeatureSet(real, neighbour_distances=given), FeatureSet(generated), None, "fid", None, 0, False
-    )
     gaps = distances(generated, real)
-    got = prdc(comparison)
+    got = prdc(comparison(FeatureSet(real, neighbour_distances=given), generated))
     assert got["density"].value == pytest.approx((gaps < 5).sum(axis=1).mean() / 5, rel=1e-12)
     assert got["precision_k3"].value == pytest.approx((gaps < 3).any(axis=1).mean(), rel=1e-12)
 
@@ -181,13 +174,13 @@ def test_radii_that_were_computed_before_are_used() -> None:
 def test_statistics_without_features_have_none() -> None:
     real = FeatureSet(None, gaussian=FeatureSet(clusters(20, 0)).gaussian)
     with pytest.raises(NotAvailable, match="statistics without features"):
-        prdc(Comparison(real, FeatureSet(clusters(20, 1)), None, "fid", None, 0, False))
+        prdc(comparison(real, clusters(20, 1)))
 
 
 @pytest.mark.parametrize(("real", "generated"), [(40, 40), (60, 12), (30, 90)])
 def test_the_coverage_that_is_expected_of_a_perfect_model(real: int, generated: int) -> None:
     source = np.random.default_rng(0)
     draws = source.normal(size=(400, real + generated, 3)).astype(np.float32)
-    found = [prdc(compare(draw[:real], draw[real:]))["coverage"].value for draw in draws]
+    found = [prdc(comparison(draw[:real], draw[real:]))["coverage"].value for draw in draws]
     error = np.std(found) / np.sqrt(len(found))
     assert error < 0.01 and abs(np.mean(found) - expected_coverage(real, generated)) < 4 * error

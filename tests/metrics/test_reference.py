@@ -1,6 +1,7 @@
 """The real side: statistics, features and floor, measured once under a stub extractor."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from pipeline.metrics import (
     measure,
     measure_reference,
 )
+from pipeline.metrics.gaussian_file import load_gaussian
 from pipeline.metrics.reference import CIFAR10_SHA256, self_check
 from pipeline.params import MetricsParams
 
@@ -37,16 +39,9 @@ def stub(**protocol: str) -> Extractor:
     return Extractor("stub", "fd_stub", 3, Stub(), torch.device("cpu"), {"extractor": "stub", **protocol})
 
 
-def params(batch: int = 8) -> MetricsParams:
-    return MetricsParams(
-        extractor="stub",
-        weights=None,
-        unknown_weights="refuse",
-        batch_size=batch,
-        compile=False,
-        bootstrap=3,
-        infinity=False,
-    )
+@pytest.fixture
+def params(metrics_params: Callable[..., MetricsParams]) -> MetricsParams:
+    return metrics_params("stub", bootstrap=3)
 
 
 @pytest.fixture
@@ -72,9 +67,11 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("batch", [1, 4, 8, 100])  # 31 = 7 * 4 + 3: a dropped last batch shows
-def test_the_floor_is_the_distance_between_the_splits(prepared: Path, batch: int, tmp_path: Path) -> None:
+def test_the_floor_is_the_distance_between_the_splits(
+    prepared: Path, batch: int, tmp_path: Path, params: MetricsParams
+) -> None:
     out = tmp_path / "reference"
-    measure_reference(prepared, DESCRIPTION, stub(resize="none"), params(batch), out)
+    measure_reference(prepared, DESCRIPTION, stub(resize="none"), params.model_copy(update={"batch_size": batch}), out)
     train, test = features_of(prepared / "train.npy"), features_of(prepared / "test.npy")
     floor = json.loads((out / "floor.json").read_text())
     assert floor["value"] == pytest.approx(distance(train, test), rel=1e-5)
@@ -84,7 +81,7 @@ def test_the_floor_is_the_distance_between_the_splits(prepared: Path, batch: int
     assert floor["metrics"].keys() >= {"kd_stub", "precision", "recall", "density", "coverage"}
     assert floor["sampling_error"]["fd_stub"] > 0
     assert abs(floor["self_check"]["identity"]) < 1e-6
-    assert floor["self_check"]["anchor"].startswith("not checked: only the FID between all of CIFAR-10's")
+    assert floor["self_check"]["known_value"].startswith("not checked: only the FID between all of CIFAR-10's")
     for key in ("metrics", "sampling_error", "self_check"):
         del floor[key]
     assert floor == {
@@ -100,8 +97,8 @@ def test_the_floor_is_the_distance_between_the_splits(prepared: Path, batch: int
         "train_features.npy", "train_labels.npy"]  # fmt: skip
 
 
-def test_a_loaded_reference_measures_samples(prepared: Path, tmp_path: Path) -> None:
-    measure_reference(prepared, DESCRIPTION, stub(), params(), tmp_path / "reference")
+def test_a_loaded_reference_measures_samples(prepared: Path, tmp_path: Path, params: MetricsParams) -> None:
+    measure_reference(prepared, DESCRIPTION, stub(), params, tmp_path / "reference")
     reference = load_reference(tmp_path / "reference", stub())
     train, test = features_of(prepared / "train.npy"), features_of(prepared / "test.npy")
     assert isinstance(reference, Reference)
@@ -112,11 +109,13 @@ def test_a_loaded_reference_measures_samples(prepared: Path, tmp_path: Path) -> 
     assert reference.distance(few) == pytest.approx(distance(train, few), rel=1e-3)
 
 
-def test_every_metric_of_samples_against_a_loaded_reference(prepared: Path, tmp_path: Path) -> None:
-    measure_reference(prepared, DESCRIPTION, stub(), params(), tmp_path / "reference")
+def test_every_metric_of_samples_against_a_loaded_reference(
+    prepared: Path, tmp_path: Path, params: MetricsParams
+) -> None:
+    measure_reference(prepared, DESCRIPTION, stub(), params, tmp_path / "reference")
     reference = load_reference(tmp_path / "reference", stub())
     test = features_of(prepared / "test.npy").astype(np.float32)
-    comparison = reference.against(FeatureSet(test), stub(), params())
+    comparison = reference.against(FeatureSet(test), stub(), params)
     assert comparison.real.labels is not None
     assert comparison.real.labels.tolist() == (np.arange(31) % 2).tolist()
     found = measure(comparison)
@@ -132,24 +131,24 @@ def test_every_metric_of_samples_against_a_loaded_reference(prepared: Path, tmp_
 
 
 def test_a_metric_that_is_not_finite_is_refused(
-    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: MetricsParams
 ) -> None:
-    measure_reference(prepared, DESCRIPTION, stub(), params(), tmp_path / "reference")
+    measure_reference(prepared, DESCRIPTION, stub(), params, tmp_path / "reference")
     reference = load_reference(tmp_path / "reference", stub())
     monkeypatch.setitem(METRICS, "kid", lambda _: {"kd_stub": Estimate(float("nan"))})
     with pytest.raises(PipelineError, match=r"^kd_stub is nan: the images or the weights are damaged$"):
-        measure(reference.against(FeatureSet(reference.test.features), stub(), params()))
+        measure(reference.against(FeatureSet(reference.test.features), stub(), params))
 
 
 def test_the_known_floor_is_checked_where_it_applies() -> None:
     real = Gaussian.from_features(np.random.default_rng(0).standard_normal((50, 3)))
     for floor in (3.1465, 3.1555):
-        assert self_check(real, floor, "fid", CIFAR10_SHA256)["anchor"].startswith("passed: FID 3.1")
+        assert self_check(real, floor, "fid", CIFAR10_SHA256)["known_value"].startswith("passed: FID 3.1")
     for floor in (3.1455, 3.1565, 12.0):
         with pytest.raises(PipelineError, match=rf"^self-check failed: CIFAR-10's test images have FID {floor:.4f}"):
             self_check(real, floor, "fid", CIFAR10_SHA256)
     for metric, data in [("fd_efficientnet_lite0", CIFAR10_SHA256), ("fid", "0" * 64)]:
-        assert self_check(real, 12.0, metric, data)["anchor"].startswith("not checked")
+        assert self_check(real, 12.0, metric, data)["known_value"].startswith("not checked")
 
 
 def test_a_reference_that_is_not_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,44 +158,44 @@ def test_a_reference_that_is_not_itself_is_refused(monkeypatch: pytest.MonkeyPat
         self_check(real, 1.0, "fd_stub", "")
 
 
-def test_measuring_twice_gives_the_same_bytes(prepared: Path, tmp_path: Path) -> None:
+def test_measuring_twice_gives_the_same_bytes(prepared: Path, tmp_path: Path, params: MetricsParams) -> None:
     for name in ("a", "b"):
-        measure_reference(prepared, DESCRIPTION, stub(), params(), tmp_path / name)
+        measure_reference(prepared, DESCRIPTION, stub(), params, tmp_path / name)
     for name in ("train_features.npy", "neighbours.npy", "floor.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    first, second = (Gaussian.load(tmp_path / name / "statistics.npz") for name in ("a", "b"))
+    first, second = (load_gaussian(tmp_path / name / "statistics.npz") for name in ("a", "b"))
     np.testing.assert_array_equal(first.factor, second.factor)
 
 
-def test_a_reference_under_another_extractor_is_refused(prepared: Path, tmp_path: Path) -> None:
-    measure_reference(prepared, DESCRIPTION, stub(weights_sha256="a"), params(), tmp_path / "reference")
+def test_a_reference_under_another_extractor_is_refused(prepared: Path, tmp_path: Path, params: MetricsParams) -> None:
+    measure_reference(prepared, DESCRIPTION, stub(weights_sha256="a"), params, tmp_path / "reference")
     assert load_reference(tmp_path / "reference", stub(weights_sha256="a")).floor["train_images"] == 31
     with pytest.raises(PipelineError, match="reference was measured with another extractor: run `dvc repro`"):
         load_reference(tmp_path / "reference", stub(weights_sha256="b"))
 
 
-def test_a_missing_reference_is_said_in_a_sentence(prepared: Path, tmp_path: Path) -> None:
+def test_a_missing_reference_is_said_in_a_sentence(prepared: Path, tmp_path: Path, params: MetricsParams) -> None:
     with pytest.raises(PipelineError, match=r"floor.json does not exist: run `dvc repro`"):
         load_reference(tmp_path / "reference", stub())
-    measure_reference(prepared, DESCRIPTION, stub(), params(), tmp_path / "reference")
+    measure_reference(prepared, DESCRIPTION, stub(), params, tmp_path / "reference")
     (tmp_path / "reference" / "statistics.npz").unlink()
     with pytest.raises(PipelineError, match=r"statistics.npz does not exist: run `dvc repro`"):
         load_reference(tmp_path / "reference", stub())
 
 
-def test_one_test_image_has_no_covariance(prepared: Path, tmp_path: Path) -> None:
+def test_one_test_image_has_no_covariance(prepared: Path, tmp_path: Path, params: MetricsParams) -> None:
     np.save(prepared / "test.npy", np.load(prepared / "test.npy")[:1])
     with pytest.raises(PipelineError, match="a covariance needs at least 2 images, got 1"):
-        measure_reference(prepared, DESCRIPTION, stub(), params(), tmp_path / "reference")
+        measure_reference(prepared, DESCRIPTION, stub(), params, tmp_path / "reference")
     assert not (tmp_path / "reference").exists()  # whole or not at all
 
 
-def test_weights_that_give_nan_are_refused(prepared: Path, tmp_path: Path) -> None:
+def test_weights_that_give_nan_are_refused(prepared: Path, tmp_path: Path, params: MetricsParams) -> None:
     class Broken(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             return images.mean(dim=(2, 3)) * float("nan")
 
     broken = Extractor("stub", "fd_stub", 3, Broken(), torch.device("cpu"), {})
     with pytest.raises(PipelineError, match="NaN or infinite"):
-        measure_reference(prepared, DESCRIPTION, broken, params(), tmp_path / "reference")
+        measure_reference(prepared, DESCRIPTION, broken, params, tmp_path / "reference")
     assert not (tmp_path / "reference").exists()

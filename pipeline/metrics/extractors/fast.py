@@ -4,17 +4,17 @@ A network that was changed must give the features of the unchanged one on a seed
 the rounding of the unchanged one itself, which float64 shows; else the unchanged one is used, and a warning says so.
 """
 
-import contextlib
 import copy
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.core.errors import warn
+from pipeline.metrics.precision import full_precision
 
 TOLERANCE = 1e-5  # of the largest feature
 ROUNDINGS = 3  # or so many times the network's own error of rounding: both networks have it
@@ -64,7 +64,7 @@ class _Compiled(nn.Module):
             self.batch = len(images)
             self._compile()
         if len(images) > self.batch:
-            return torch.cat([self(part) for part in images.split(self.batch)])
+            return torch.cat([self(part) for part in torch.split(images, self.batch)])
         missing = self.batch - len(images)
         filled = torch.cat([images, images[:1].expand(missing, -1, -1, -1)]) if missing else images
         return self.run(filled.contiguous(memory_format=torch.channels_last))[: len(images)]
@@ -98,14 +98,3 @@ def _gap(first: nn.Module, second: Callable[[Tensor], Tensor], size: int, count:
     with torch.inference_mode(), full_precision():
         expected, found = first(images).cpu().double(), second(images).cpu().double()
     return float((found - expected).abs().max() / expected.abs().max())
-
-
-@contextlib.contextmanager
-def full_precision() -> Iterator[None]:
-    """No TF32: a score is computed in float32."""
-    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn

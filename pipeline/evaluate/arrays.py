@@ -6,23 +6,20 @@ rounding to the nearest level, as a PNG would hold them. Whatever could be read 
 
 import contextlib
 import functools
-import io
 import math
 import os
-import warnings
 import zipfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from pipeline.core.errors import PipelineError, printable
 from pipeline.core.files import sha256
+from pipeline.metrics.npz import damage_named, members, open_member, read_header
 
 CHANNELS = (1, 3)
-HEADER = 2**14  # bytes: numpy refuses a longer one, but only after it has read the length that the file announces
-MOST_BYTES = 2**28  # of an array that is read as a whole
 
 
 class ArrayImages:
@@ -33,7 +30,7 @@ class ArrayImages:
     ) -> None:
         self.path, self.member, self.value_range = path, member, value_range or (0.0, 1.0)
         self.labels, self.classes, self.skipped = None, (), dict[str, int]()  # an array holds nothing but images
-        with _damage_named(path), self._opened() as (self.shape, self.dtype, _):
+        with damage_named(path), self._opened() as (self.shape, self.dtype, _):
             pass
         self.layout = _layout(path, self.shape)
         if math.prod(self.shape[1:]) > 3e6 * max_megapixels:
@@ -54,7 +51,7 @@ class ArrayImages:
 
     def tasks(self) -> Iterator[Callable[[], np.ndarray]]:
         """A function for each image that gives it as uint8 (C, H, W)."""
-        with _damage_named(self.path), self._opened() as (_, _, rows):
+        with damage_named(self.path), self._opened() as (_, _, rows):
             for index, row in enumerate(rows):
                 yield functools.partial(self._convert, index, row)
 
@@ -67,14 +64,14 @@ class ArrayImages:
         """Shape and dtype, and an iterator over the rows."""
         if self.member is None:
             with open(self.path, "rb") as file:
-                shape, fortran, dtype, offset = _header(file, os.path.getsize(self.path))
+                shape, fortran, dtype, offset = read_header(file, os.path.getsize(self.path))
             array = np.memmap(self.path, dtype, "r", offset, shape, "F" if fortran else "C")
             yield array.shape, array.dtype, iter(array) if array.ndim else iter(())
             return
-        with zipfile.ZipFile(self.path) as archive, _member(archive, self.member) as (file, shape, fortran, dtype):
-            if fortran:
+        with zipfile.ZipFile(self.path) as archive, open_member(archive, self.member) as (file, header):
+            if header.fortran:
                 raise ValueError("Fortran order, which cannot be read row by row")
-            yield shape, dtype, _rows(file, shape, dtype)
+            yield header.shape, header.dtype, _rows(file, header.shape, header.dtype)
 
     def _convert(self, index: int, row: np.ndarray) -> np.ndarray:
         if row.dtype != np.uint8:
@@ -115,12 +112,6 @@ def open_array(path: Path, value_range: tuple[float, float] | None, max_megapixe
     return ArrayImages(path, member, value_range, max_megapixels)
 
 
-def members(path: Path) -> list[str]:
-    """The names of the arrays in an .npz file, in its order."""
-    with _damage_named(path), zipfile.ZipFile(path) as archive:
-        return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-
-
 def _layout(path: Path, shape: tuple[int, ...]) -> str:
     if len(shape) not in (3, 4):
         raise PipelineError(f"{path} has shape {shape}: save the images as (N, H, W), (N, H, W, C) or (N, C, H, W)")
@@ -138,55 +129,6 @@ def _layout(path: Path, shape: tuple[int, ...]) -> str:
     return "(N, C, H, W)" if first else "(N, H, W, C)"
 
 
-def load_arrays(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
-    """Those of `names` that an .npz file holds.
-
-    Raises:
-        FileNotFoundError: it does not exist.
-        ValueError: it is damaged, or an array holds Python objects or more than 256 MiB; the text says why.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {name: _read(archive, name) for name in names if f"{name}.npy" in archive.namelist()}
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise ValueError(_reason(error)) from None
-
-
-def _read(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    with _member(archive, name) as (file, shape, fortran, dtype):
-        if (size := math.prod(shape) * dtype.itemsize) > MOST_BYTES:
-            raise ValueError(f"{name} has shape {shape}, more than {MOST_BYTES >> 20} MiB")
-        return np.ndarray(shape, dtype, bytearray(file.read(size)), order="F" if fortran else "C")
-
-
-@contextlib.contextmanager
-def _member(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[BinaryIO, tuple[int, ...], bool, np.dtype]]:
-    """An array of an .npz: the file at its first value, its shape, whether that is in Fortran order, and its dtype."""
-    with archive.open(f"{name}.npy") as stream:
-        file = cast(BinaryIO, stream)
-        shape, fortran, dtype, offset = _header(file, archive.getinfo(f"{name}.npy").file_size)
-        file.seek(offset)
-        yield file, shape, fortran, dtype
-
-
-def _header(file: BinaryIO, held: int) -> tuple[tuple[int, ...], bool, np.dtype, int]:
-    """Shape, Fortran order, dtype and first value's byte of an array in numpy's format, which holds `held` bytes."""
-    start = io.BytesIO(file.read(HEADER))
-    version = np.lib.format.read_magic(start)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in readers:
-        raise ValueError(f"array format {version}")
-    with warnings.catch_warnings(action="ignore"):  # on headers that Python 2 wrote
-        shape, fortran, dtype = readers[version](start)
-    if dtype.hasobject:
-        raise ValueError("Object arrays cannot be loaded")
-    if min(shape, default=0) < 0 or start.tell() + math.prod(shape) * dtype.itemsize > held:
-        raise EOFError(f"it ends early: {dtype} {shape} is announced")
-    return shape, fortran, dtype, start.tell()
-
-
 def _rows(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> Iterator[np.ndarray]:
     size = math.prod(shape[1:]) * dtype.itemsize
     for _ in range(shape[0]):
@@ -194,18 +136,3 @@ def _rows(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> Iterator[n
         if len(content) < size:
             raise EOFError("it ends early")
         yield np.frombuffer(content, dtype).reshape(shape[1:])
-
-
-@contextlib.contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except PipelineError:
-        raise
-    except Exception as error:  # what garbled headers and archives end in: ValueError, zlib.error, OverflowError ...
-        raise PipelineError(f"{path} cannot be read ({_reason(error)}): save it again") from None
-
-
-def _reason(error: Exception) -> str:
-    """The first line: numpy's further ones advise to trust the file."""
-    return printable((str(error).splitlines() or [type(error).__name__])[0], 200)

@@ -1,0 +1,136 @@
+"""Two sets of images to one record: how they were read, their features, and all metrics.
+
+open_image_set -> measure_image_set -> ImageSetResult -> compare -> what `python -m pipeline.metrics` prints
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.evaluate.features import (
+    ReadOptions,
+    cache_folder,
+    cache_neighbours,
+    extract_features,
+    extract_into_cache,
+    read_cached,
+)
+from pipeline.evaluate.images import ImageSource, open_images
+from pipeline.evaluate.statistics import is_statistics, read_statistics
+from pipeline.metrics.extractors.base import Extractor
+from pipeline.metrics.protocol import protocol_of
+from pipeline.metrics.registry import measure, metric_versions
+from pipeline.metrics.types import Comparison, FeatureSet
+
+
+@dataclass
+class ImageSetResult:
+    """One of the sets after it was read: its features, what the record says of it, and warnings as sentences.
+
+    source: None for a statistics file.
+    cached_in: the folder of this set in the cache, None if it is not cached.
+    """
+
+    path: Path
+    source: ImageSource | None
+    features: FeatureSet
+    record: dict[str, Any]
+    warnings: list[str]
+    cached_in: Path | None
+
+
+def open_image_set(path: Path, options: ReadOptions) -> ImageSource | None:
+    """The images at `path`, or None if it is a statistics file; nothing is decoded yet."""
+    if is_statistics(path):
+        return None
+    return open_images(path, options.max_megapixels, options.bad_images, options.value_range)
+
+
+def measure_image_set(
+    path: Path, source: ImageSource | None, extractor: Extractor, options: ReadOptions, cache: Path | None
+) -> ImageSetResult:
+    """The features of one set. With `cache` they are looked for there, and kept there."""
+    if source is None:
+        features, warnings = read_statistics(path, extractor.dim, extractor.protocol)
+        record = {"path": str(path), "images": len(features) or None, "statistics": True}
+        return ImageSetResult(path, None, features, record, warnings, None)
+    content, folder, cached = source.content_sha256(), None, False
+    if cache is None:
+        features = extract_features(source, extractor, options)
+    else:
+        folder = cache_folder(cache, content, source, extractor, options)
+        found = read_cached(folder, source, extractor)
+        cached = found is not None
+        features = found if found is not None else extract_into_cache(folder, source, extractor, options)
+    record = {**source.record(), "content_sha256": content, "cached": cached}
+    warnings = list(source.warnings)
+    if source.count <= extractor.dim:
+        warnings.append(
+            f"{path}: {source.count} images are too few for {extractor.dim} dimensions: the covariance is "
+            "rank-deficient and the distance biased upwards; compare it only with distances of as many images"
+        )
+    return ImageSetResult(path, source, features, record, warnings, folder)
+
+
+def compare(
+    real: ImageSetResult,
+    generated: ImageSetResult,
+    held_out: ImageSetResult | None,
+    extractor: Extractor,
+    bootstrap: int,
+    infinity: bool,
+    names: Collection[str] | None,
+) -> dict[str, Any]:
+    """All metrics, or those of `names`, with how they were measured and what to beware of."""
+    warnings = [*real.warnings, *generated.warnings, *(held_out.warnings if held_out else [])]
+    warnings += [*_same_or_resized(real, generated), *_align_labels(real, generated)]
+    warnings += _align_labels(real, held_out) if held_out else []
+    comparison = Comparison(
+        real.features,
+        generated.features,
+        held_out.features if held_out else None,
+        extractor.metric,
+        extractor.head,
+        bootstrap,
+        infinity,
+    )
+    found = measure(comparison, names)
+    for side in (real, held_out):
+        if side and side.cached_in:
+            cache_neighbours(side.cached_in, side.features)
+    records = {"a": real.record, "b": generated.record} | ({"held_out": held_out.record} if held_out else {})
+    return {
+        "metrics": found.values,
+        "sampling_error": found.errors,
+        "not_available": found.not_available,
+        "protocol": protocol_of(extractor),
+        "versions": metric_versions(extractor, names),
+        **records,
+        "warnings": warnings,
+    }
+
+
+def _align_labels(real: ImageSetResult, other: ImageSetResult) -> list[str]:
+    """Give `other` labels that mean the real images' classes, by name; a warning where it has other classes."""
+    if not (real.source and other.source and real.source.classes and other.source.classes):
+        return []
+    known = {name: label for label, name in enumerate(real.source.classes)}
+    if unknown := [name for name in other.source.classes if name not in known]:
+        other.features.labels = None
+        return [f"{other.path}: its classes are not used: {real.path} has no class {', '.join(unknown[:5])}"]
+    renamed = np.array([known[name] for name in other.source.classes], np.int64)
+    other.features.labels = renamed[other.source.labels]
+    return []
+
+
+def _same_or_resized(real: ImageSetResult, generated: ImageSetResult) -> list[str]:
+    warnings = []
+    if real.source and generated.source and real.record["content_sha256"] == generated.record["content_sha256"]:
+        warnings.append(f"{real.path} and {generated.path} hold the same images")
+    sizes = [set(side.record.get("sizes", ())) for side in (real, generated)]
+    if all(sizes) and sizes[0] != sizes[1]:
+        warnings.append(f"{real.path} and {generated.path} differ in image sizes: part of any distance is due to that")
+    return warnings

@@ -1,0 +1,57 @@
+"""Extractors: networks whose features the metrics compare.
+
+Only the 2015 Inception network gives a FID. Any other extractor's distance has its own name, `fd_<extractor>`, and is
+never ranked with one.
+
+    base                 what an extractor is, and how images pass through it
+    weights              files of weights, which must be the known ones
+    fast                 the same features in less time
+    inception            the network of every published FID
+    efficientnet_lite0   small, and its weights come with a package
+
+To add an extractor, write a function that returns an `Extractor` in a file of its own, and one entry in EXTRACTORS.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from pipeline.core.errors import PipelineError, suggest
+from pipeline.metrics.extractors.base import Extractor
+from pipeline.metrics.extractors.efficientnet_lite0 import load_efficientnet_lite0
+from pipeline.metrics.extractors.inception import load_inception
+from pipeline.metrics.versions import sources, version_of
+from pipeline.params import MetricsParams
+
+EXTRACTORS: dict[str, Callable[[MetricsParams, torch.device], Extractor]] = {
+    "inception": load_inception,
+    "efficientnet_lite0": load_efficientnet_lite0,
+}
+
+
+def load_extractor(params: MetricsParams, device: torch.device) -> Extractor:
+    """The extractor that params.yaml names, on `device`.
+
+    Raises:
+        PipelineError: the name is unknown, or its weights are missing or are not the known ones.
+    """
+    load = _named(params.extractor)
+    return dataclasses.replace(load(params, device), version=version_of(load))
+
+
+def sources_of(extractor: str) -> list[Path]:
+    """The files whose code turns images into the features of an extractor: its own, and those that it imports.
+
+    Raises:
+        PipelineError: the name is unknown.
+    """
+    return sources(_named(extractor))
+
+
+def _named(name: str) -> Callable[[MetricsParams, torch.device], Extractor]:
+    if name not in EXTRACTORS:
+        problem = f"unknown name {name!r}; {suggest(name, EXTRACTORS)}"
+        raise PipelineError(f"metrics.extractor: {problem}", field="metrics.extractor", problem=problem)
+    return EXTRACTORS[name]
