@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from studies import study, trial, weighed
 
 from pipeline.core.errors import PipelineError
 from pipeline.params import Params, load
@@ -27,6 +26,7 @@ from pipeline.search.study.study import Place, choose_finalists, make_finals, ma
 from pipeline.search.study.trial_stats import along, cost_of, curve_of, distance_of, front
 from pipeline.search.workers import worker
 from pipeline.search.workers.trial import Outcome
+from tests.studies import study, trial, weighed
 
 ROOT = Path(__file__).resolve().parents[2]
 AGAINST = {"search.against": "images", "search.pruner": "none", "runtime.tracking": False, "runtime.device": "cpu"}

@@ -17,8 +17,9 @@ from optuna.trial import TrialState
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import InUse, exclusive
 from pipeline.params import load, parse
+from pipeline.search.study import jobs
 from pipeline.search.study.storage import locked
-from pipeline.search.study.study import Place, choose_finalists, jobs, make_finals, make_study, place
+from pipeline.search.study.study import Place, choose_finalists, make_finals, make_study, place
 from pipeline.search.workers import worker
 from pipeline.search.workers.trial import Outcome
 from pipeline.stages import stop_signals

@@ -16,7 +16,6 @@ from optuna.distributions import CategoricalDistribution
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 from PIL import Image
-from studies import finalist, lively, study, trial, weighed
 
 from pipeline.params import Params, load
 from pipeline.search.__main__ import _teller
@@ -25,11 +24,12 @@ from pipeline.search.pages import outputs as publish
 from pipeline.search.pages.comparison import compare
 from pipeline.search.pages.drawing import Drawing, axis, choice_axis, steps
 from pipeline.search.pages.page import Subject, grids, render_comparison, svg_file
+from pipeline.search.study import mlflow_run as record
 from pipeline.search.study.results import Results
 from pipeline.search.study.study import FINALS, Place
-from pipeline.search.study.study import mlflow_run as record
 from pipeline.tracking.tracker import Tracker
 from pipeline.tracking.uploader import Uploader
+from tests.studies import finalist, lively, study, trial, weighed
 
 PARAMS: Params = load(Path(__file__).resolve().parents[2] / "params.yaml")
 ABOUT = Subject("digits, 16 × 16, grey", "fd_efficientnet_lite0", 50.0)

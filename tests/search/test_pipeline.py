@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clones import environment, make_clone, run
 from optuna.trial import FrozenTrial
+from ruamel.yaml import YAML
 
 from pipeline import params
 from pipeline.search.study.study import place
+from tests.clones import environment, make_clone, run
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {
@@ -99,14 +100,13 @@ def test_apply_writes_the_winner_and_dvc_trains_it(clone: Path, tmp_path: Path) 
     after = (folder / "params.yaml").read_text().splitlines()
     values = dict(item.split("=") for item in told.splitlines()[-1].removeprefix("wrote ").split(" to ")[0].split(", "))
     assert {name.rpartition(".")[0] for name in values} == {"models.dcgan"}
-    section = slice(before.index("  dcgan:"), before.index("  sagan:"))
-    rest = [lines[: section.start] + lines[section.stop :] for lines in (before, after)]
-    assert rest[0] == rest[1]
-    for old, new in zip(before[section], after[section], strict=True):
-        assert old.split(":")[0] == new.split(":")[0]
-        assert old == new or f"models.dcgan.{old.split(':')[0].strip()}" in values
-        assert old.partition("#")[2] == new.partition("#")[2]
-    written = params.load(folder / "params.yaml").models["dcgan"]
+    (line,) = (index for index, text in enumerate(before) if text.startswith("  dcgan: {"))
+    assert before[:line] + before[line + 1 :] == after[:line] + after[line + 1 :], "all else stays, comments too"
+    assert before[line] != after[line]
+    whole = params.load(folder / "params.yaml")
+    entry = YAML(typ="safe", pure=True).load(folder / "params.yaml")["models"]["dcgan"]
+    assert entry == whole.differences("dcgan"), "only what differs from the shared recipe"
+    written = whole.models["dcgan"]
     assert {name: str(getattr(written, name.rpartition(".")[2])) for name in values} == values
     finals = place(str(folder / ".work/search/studies.journal"), "dcgan").finals()
     best = min((t for t in finals.storage.get_all_trials(finals.study_id)), key=lambda trial: trial.value or 0.0)

@@ -42,7 +42,7 @@ def test_no_password_is_on_the_command_line_of_a_worker(cluster: str | None, mon
     options = Namespace(workers=1, cluster=cluster, cpus=1.0, gpus=0.0)
     command_line._work(Place(URL, "s", storage), "dcgan", options, [])
     command, count, environment = told[:3]
-    assert command[1:] == ["-m", "pipeline.search.worker", "--study", "s", "--model", "dcgan"] and count == 1
+    assert command[1:] == ["-m", "pipeline.search.workers.worker", "--study", "s", "--model", "dcgan"] and count == 1
     assert environment == {"PIPELINE_STORAGE": URL}
 
 

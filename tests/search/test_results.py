@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
-from studies import DISTRIBUTIONS, RECIPE, SPACE, START, finalist, lively, study, trial
 
 from pipeline.params import Params, load
 from pipeline.search.pages.comparison import compare, comparison_verdict, unequal
@@ -18,6 +17,7 @@ from pipeline.search.pages.export import comparison_table, finals_table, trials_
 from pipeline.search.study.mlflow_run import slug
 from pipeline.search.study.results import Results, gain_text, results_of, state_of
 from pipeline.search.study.study import Place
+from tests.studies import DISTRIBUTIONS, RECIPE, SPACE, START, finalist, lively, study, trial
 
 PARAMS: Params = load(Path(__file__).resolve().parents[2] / "params.yaml")
 TRIALS = [trial(0, 100.0), trial(1, 50.0), trial(2, 80.0)]

@@ -25,8 +25,9 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from pipeline.core.errors import PipelineError
+from pipeline.search.study import jobs, storage
 from pipeline.search.study.storage import _cut_torn_line, locked, open_storage, shown
-from pipeline.search.study.study import _make, jobs, place, storage
+from pipeline.search.study.study import _make, place
 
 # psycopg warns of connections that a pool still holds when it is collected, as it is here by every place().
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")

@@ -11,13 +11,14 @@ import torch
 
 from pipeline.data.batches import ImageSet
 from pipeline.experiment import Experiment
-from pipeline.gan.step import Diverged, trainer
+from pipeline.gan.step import Diverged
 from pipeline.params import Params, load
 from pipeline.search.study.study import make_study, place
 from pipeline.search.study.trial_stats import curve_of
 from pipeline.search.workers import worker
 from pipeline.search.workers.trial import Bench, Outcome, run, trial_params
 from pipeline.tracking.tracker import Tracker
+from pipeline.training import trainer
 from pipeline.training.monitor import TrainingMonitor
 from pipeline.training.trainer import Interrupted
 

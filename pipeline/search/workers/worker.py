@@ -1,6 +1,6 @@
 """What each process of a study does: claim a trial, train it, tell how it ended, until none is left.
 
-    PIPELINE_STORAGE=URL python -m pipeline.search.worker --study NAME --model MODEL     (pipeline.search starts these)
+    PIPELINE_STORAGE=URL python -m pipeline.search.workers.worker --study NAME --model MODEL     (started by a search)
 
 Before it leaves, it waits for the trials of other workers: should one die, its trial is taken over.
 """
@@ -160,7 +160,9 @@ def load_bench(params: Params) -> Bench:
 
 @exit_cleanly
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m pipeline.search.worker", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.search.workers.worker", description=__doc__.split("\n")[0]
+    )
     for name in ("study", "model"):
         parser.add_argument(f"--{name}", required=True)
     options, url = parser.parse_args(arguments), os.environ.get(VARIABLE)
