@@ -1,1 +1,12 @@
-"""TODO"""
+"""What every other package may use. Imports nothing else of the pipeline.
+
+errors        PipelineError, and the one place that turns it into an exit code
+files         atomic files and folders, JSON, locks, disk space
+checksums     SHA256SUMS of what a stage wrote
+progress      a progress bar, or lines in a log
+randomness    random numbers by name: (seed, stream, step)
+paths         what each stage writes and where
+devices       the device, deterministic settings, out of memory
+provenance    package versions, platform and git commit
+versions      hashes of programs, without comments and docstrings
+"""

@@ -1,4 +1,4 @@
-"""SHA256SUMS: what a stage wrote, so that whoever reads it later notices a flipped bit. `sha256sum -c` reads it too."""
+"""SHA256SUMS: checksums of what a stage wrote, so that a later stage notices a flipped bit. `sha256sum -c` reads it."""
 
 from pathlib import Path
 
@@ -9,28 +9,30 @@ SUMS = "SHA256SUMS"
 
 
 def write_sums(folder: Path, *names: str) -> None:
-    """Write SHA256SUMS into `folder`, of the files and folders named, by default of all that is there."""
+    """Write SHA256SUMS into `folder` for the files and folders named, by default for everything in it."""
     files = [path for name in names or ["."] for path in [folder / name, *(folder / name).rglob("*")] if path.is_file()]
     found = sorted(path.relative_to(folder).as_posix() for path in files)
     write_bytes(folder / SUMS, "".join(f"{sha256(folder / name)}  {name}\n" for name in found).encode())
 
 
 def verify_checksums(folder: Path, *names: str) -> None:
-    """See that files are as the stage wrote them that made `folder`.
+    """Verify files in `folder` against SHA256SUMS.
 
     Args:
-        names: of files or folders in it; by default all that SHA256SUMS tells of.
+        names: files or folders in it; by default everything that SHA256SUMS lists.
 
     Raises:
-        PipelineError: one is missing or damaged, or SHA256SUMS is.
+        PipelineError: a file is missing or damaged, or SHA256SUMS is.
     """
     known = _read(folder / SUMS)
     if not known:
         raise damaged(folder / SUMS, "it is empty")
-    chosen = [name for name in known if not names or name in names or name.startswith(tuple(f"{n}/" for n in names))]
-    missing = [name for name in names if not any(f"{one}/".startswith(f"{name}/") for one in chosen)]
-    if missing:
-        raise damaged(folder / SUMS, f"it does not tell of {missing[0]}")
+    chosen = [] if names else list(known)
+    for name in names:
+        listed = [one for one in known if one == name or one.startswith(f"{name}/")]
+        if not listed:
+            raise damaged(folder / SUMS, f"it does not list {name}")
+        chosen += listed
     for name in chosen:
         try:
             found = sha256(folder / name)
@@ -43,7 +45,7 @@ def verify_checksums(folder: Path, *names: str) -> None:
 
 
 def _read(path: Path) -> dict[str, str]:
-    """The sha256 of each file by its name."""
+    """The sha256 of each listed file, by name."""
     try:
         lines = path.read_text().splitlines()
         return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}

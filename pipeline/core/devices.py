@@ -1,4 +1,4 @@
-"""Which device computes, and that it computes the same every time."""
+"""The device that computes, and settings that make it compute the same every time."""
 
 import contextlib
 import os
@@ -13,10 +13,10 @@ FULL = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FA
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA, else MPS, else the CPU; any other name is taken at its word.
+    """`auto` is CUDA, else MPS, else the CPU; any other device must be available.
 
     Raises:
-        PipelineError: the named device is not there.
+        PipelineError: the named device is not available.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True, "meta": True}
     if name == "auto":
@@ -29,12 +29,12 @@ def choose_device(name: str) -> torch.device:
 
 
 def make_deterministic() -> None:
-    """Ask the libraries for the same result every time: no autotuned kernels, deterministic ones where they exist."""
+    """Ask the libraries for the same result every time: no autotuned kernels, deterministic ones if they exist."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may differ from run to run
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # an aid that costs time
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs time
 
 
 class OutOfMemory(PipelineError):
@@ -43,7 +43,7 @@ class OutOfMemory(PipelineError):
 
 @contextlib.contextmanager
 def memory_errors(remedy: str) -> Iterator[None]:
-    """Turn an allocation that fails, on an accelerator or in the host's memory, into one sentence with its remedy.
+    """Turn a failed allocation, on an accelerator or in the host's memory, into one sentence with its remedy.
 
     Raises:
         OutOfMemory: an allocation failed.
@@ -51,15 +51,15 @@ def memory_errors(remedy: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        told = str(error)
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(sign in told for sign in FULL):
+        text = str(error)
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(sign in text for sign in FULL):
             raise
-        size = re.search(r"allocate [\d.]+ \w+", told)
+        size = re.search(r"allocate [\d.]+ \w+", text)
         raise OutOfMemory(f"out of memory{f' (tried to {size[0]})' if size else ''}: {remedy}") from error
 
 
 def environment(device: torch.device) -> dict[str, str | int]:
-    """What shapes the last bits of a result beside parameters and code: another one rounds otherwise."""
+    """What decides the rounding of a result beside parameters and code."""
     return {
         "device": device.type,
         "threads": torch.get_num_threads(),

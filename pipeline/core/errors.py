@@ -30,7 +30,7 @@ class PipelineError(Exception):
 
 # SIGHUP: the terminal is closed. SIGUSR1: Slurm sends it before it takes a machine away.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-UNNAMED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # faults of writing, that name no file where it is open
+UNNAMED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # errors of writing to an open file, without its name
 
 
 class Stopped(KeyboardInterrupt):
@@ -44,31 +44,33 @@ class Stopped(KeyboardInterrupt):
 def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
     """Decorate a command's ``main``: a `PipelineError` becomes ``error: ...`` on stderr and exit status 2.
 
-    So do the system's refusals, and memory that is lacking. A signal that asked it to stop becomes a sentence too, and
-    128 plus the signal's number. One that comes when it is over ends the process at once, as signals do.
+    Errors of the operating system and a lack of memory end the same way. After a stop signal it prints a sentence and
+    exits with 128 plus the signal's number. A signal that arrives after `main` has ended kills the process at once.
     """
 
     @functools.wraps(main)
     def wrapper(*args: object, **kwargs: object) -> None:
         _complete_streams()
-        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of the seconds of importing, see pipeline/__init__.py
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set while importing, see pipeline/__init__.py
             signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             main(*args, **kwargs)
-            sys.stdout.flush()  # here, where its fault can still be told
+            sys.stdout.flush()  # here, where an error can still be reported
         except PipelineError as error:
             sys.exit(_fail(str(error), 2))
         except FileNotFoundError as error:
             sys.exit(_fail(f"{error.filename} does not exist: run `dvc repro`, which makes what is missing", 2))
-        except BrokenPipeError:  # as of `| head`
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  Python flushes it when it ends
+        except BrokenPipeError:  # for example `| head`
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  Python flushes it at exit
             sys.exit(128 + signal.SIGPIPE)
         except OSError as error:
             if error.filename is None and error.errno not in UNNAMED:
                 raise
             sys.exit(_fail(_sentence(error), 2))
         except MemoryError:
-            sys.exit(_fail("out of memory: free some, or lower batch sizes and numbers of samples in params.yaml", 2))
+            sys.exit(
+                _fail("out of memory: free some, or lower batch sizes and sample numbers in params.yaml", 2)
+            )
         except KeyboardInterrupt as stop:
             _end_at_once()
             number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
@@ -77,20 +79,20 @@ def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
             _end_at_once()
             try:
                 sys.stderr.flush()
-            except OSError:  # Python would make this the exit status
+            except OSError:  # Python would turn this into the exit status
                 sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
     return wrapper
 
 
 def log_line(line: str) -> None:
-    """A line on stderr. Nothing ends because that is closed, a pipe that nobody reads, or a file on a full disk."""
+    """Print a line on stderr. It is lost, without an error, if stderr is closed, a broken pipe or on a full disk."""
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr, flush=True)
 
 
 def warn(message: str) -> None:
-    """One line on stderr about what goes on all the same."""
+    """Print a warning on stderr; the program goes on."""
     log_line(f"warning: {_visible(message)}")
 
 
@@ -106,7 +108,7 @@ def suggest(name: str, choices: Iterable[str]) -> str:
 
 
 def printable(text: str, longest: int = 60) -> str:
-    r"""Foreign text on one line of a terminal, cut to `longest`: what would steer the terminal stands as an escape.
+    r"""Foreign text on one line of a terminal, cut to `longest` letters; control characters are escaped.
 
     >>> printable("a\n\x1b[2J")
     'a\\n\\x1b[2J'
@@ -122,28 +124,29 @@ def _fail(message: str, code: int) -> int:
 
 def _sentence(error: OSError) -> str:
     if error.filename is None:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  what it holds would be refused again
-        return f"standard output: {error.strerror}: what was printed is not complete"
-    remedy = "move it away" if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST) else "mend that"
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  its buffer would be refused again
+        return f"standard output: {error.strerror}: the output is incomplete"
+    remedy = "move it away" if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST) else "fix that"
     return f"{error.filename}: {error.strerror}: {remedy} and run the same command again"
 
 
 def _complete_streams() -> None:
-    """Open what was closed when this started, as by `2>&-`: else the next file opened would be taken for it."""
+    """Open standard streams that are closed, as after `2>&-`: otherwise the next file opened would take their place."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  for as long as this runs
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  stays open while this runs
 
 
 def _end_at_once() -> None:
-    """From now on a stop signal ends the process, without a word."""
+    """From now on a stop signal kills the process silently."""
     for number in STOP_SIGNALS:
-        if callable(handler := signal.getsignal(number)) and handler is not signal.default_int_handler:
+        handler = signal.getsignal(number)
+        if callable(handler) and handler is not signal.default_int_handler:
             signal.signal(number, signal.SIG_DFL)
 
 
 def _visible(message: str) -> str:
-    r"""A message, in which a name from outside cannot steer the terminal.
+    r"""A message with control characters escaped: a foreign name in it cannot control the terminal.
 
     >>> _visible("a\x1b[2J\nb")
     'a\\x1b[2J\nb'

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: everything is written beside its place and renamed into it."""
+"""Atomic files and folders: each is written under a temporary name beside its own and then renamed. Locks. Hashes."""
 
 import contextlib
 import errno
@@ -51,7 +51,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 def atomic_folder(path: Path | str) -> Iterator[Path]:
     """Yield a new empty folder beside `path`; on success it takes the place of `path`, on failure it is removed.
 
-    What an earlier, killed process left beside it is cleared first.
+    Leftovers of a killed process beside it are removed first.
     """
     path = Path(path)
     with storage_errors(path):
@@ -66,7 +66,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
             for file in filter(Path.is_file, temporary.rglob("*")):
                 fsync(file)
             former = temporary.with_suffix(".former.tmp")
-            if path.is_symlink():  # perhaps to nothing
+            if path.is_symlink():  # also if its target does not exist
                 path.unlink()
             elif path.exists():
                 _set_aside(path, former)
@@ -78,7 +78,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove what processes that were killed left beside `path`; a name holds the process that writes it."""
+    """Remove what killed processes left beside `path`; each temporary name contains the pid of its writer."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         pid = leftover.name.split(".")[-2]
         if pid.isdigit() and not _alive(int(pid)):
@@ -97,8 +97,9 @@ def _alive(pid: int) -> bool:
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals while writing `path` into one sentence."""
-    full, forbidden = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}, {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
+    """Turn an error of the operating system while writing `path` into one sentence."""
+    full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+    forbidden = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
     try:
         yield
     except OSError as error:
@@ -110,10 +111,10 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Make sure, before hours are spent, that the disk of `folder` has `needed` bytes left; an estimate may be rough.
+    """Check before long work that the disk of `folder` has `needed` bytes free; the estimate may be rough.
 
     Raises:
-        PipelineError: it has not.
+        PipelineError: it has less.
     """
     place = folder
     while not place.exists():
@@ -121,7 +122,7 @@ def require_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(place).free
     if free < needed:
         raise PipelineError(
-            f"{folder} needs about {_size(needed)} of disk space, {_size(free)} are free: "
+            f"{folder} needs about {_size(needed)} of disk space, but {_size(free)} are free: "
             "free some space and run the command again"
         )
 
@@ -138,7 +139,7 @@ def _size(count: int) -> str:
 
 
 def fsync(path: Path) -> None:
-    """Keep what is in a file or a folder now from a power cut."""
+    """Make the present content of a file or folder survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -147,7 +148,7 @@ def fsync(path: Path) -> None:
 
 
 def _fsync_folder(folder: Path) -> None:
-    """`fsync` where the file system can do it with folders: without it a power cut can take back the last rename."""
+    """`fsync` a folder if the file system can: without it a power cut can undo the last rename."""
     try:
         fsync(folder)
     except OSError as error:
@@ -156,7 +157,7 @@ def _fsync_folder(folder: Path) -> None:
 
 
 def _set_aside(path: Path, former: Path) -> None:
-    """Rename a folder, or remove it where the file system cannot rename one (a lower layer of overlayfs)."""
+    """Rename a folder, or remove it if the file system cannot rename it (a lower layer of overlayfs)."""
     try:
         os.replace(path, former)
     except OSError as error:
@@ -172,7 +173,7 @@ def write_bytes(path: Path | str, content: bytes) -> None:
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write `value` to `path` atomically, as JSON with sorted keys: the same value always gives the same bytes."""
+    """Write `value` to `path` atomically, as JSON with sorted keys: equal values give equal bytes."""
     write_bytes(path, (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
 
 
@@ -191,7 +192,7 @@ def read_json(path: Path | str) -> Any:
 
 
 def damaged(path: Path, reason: str) -> PipelineError:
-    """The error of a file in a folder that a stage has made."""
+    """The error for a damaged file in a folder that a stage wrote."""
     return PipelineError(f"{path} is damaged ({reason}): delete {path.parent} and run `dvc repro` again")
 
 
@@ -202,7 +203,7 @@ def sha256(path: Path | str) -> str:
 
 
 class ArrayWriter:
-    """Write a .npy file row by row, the number of rows unknown until the end; memory holds one row.
+    """Write a .npy file row by row without knowing their number in advance.
 
     >>> with ArrayWriter("rows.npy", (2,), np.uint8) as rows:      # doctest: +SKIP
     ...     rows.append(np.zeros((3, 2), np.uint8))
@@ -231,7 +232,7 @@ class ArrayWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._file:  # closed also where the disk is full
+        with self._file:  # closed even if the disk is full
             self._file.seek(0)
             self._file.write(self._header())
 
@@ -240,7 +241,7 @@ def flock(file: IO[Any], wait: bool = True) -> None:
     """Take the exclusive lock of an open file; the kernel releases it when the process ends, however it ends.
 
     Raises:
-        BlockingIOError: another process holds it, and this is not to `wait`.
+        BlockingIOError: another process holds it, and `wait` is false.
         PipelineError: the file system has no locks.
     """
     try:
@@ -249,8 +250,8 @@ def flock(file: IO[Any], wait: bool = True) -> None:
         if error.errno not in UNSUPPORTED:
             raise
         raise PipelineError(
-            f"{file.name}: this file system has no file locks ({error.strerror}), without which two processes could "
-            "overwrite each other: move the project to another one, such as a local disk"
+            f"{file.name}: this file system has no file locks ({error.strerror}), so two processes could overwrite "
+            "each other's files: move the project to another file system, such as a local disk"
         ) from None
 
 
@@ -259,10 +260,10 @@ def exclusive(folder: Path, what: str, waits: Callable[[], bool] = lambda: False
     """Hold the lock of `folder` while the body runs.
 
     Args:
-        waits: asked once a second while another process holds it: whether to go on waiting for that one.
+        waits: asked once a second while another process holds the lock: whether to go on waiting.
 
     Raises:
-        InUse: another process holds it; its pid is named.
+        InUse: another process holds the lock; the message has its pid.
     """
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

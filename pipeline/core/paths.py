@@ -1,4 +1,4 @@
-"""Where everything lies: what each stage writes, and what is kept outside DVC.
+"""Paths: what each stage writes, and what is kept outside DVC.
 
     check       data/checked
     prepare     data/prepared/    train.npy train_labels.npy test.npy test_labels.npy dataset.json
@@ -8,9 +8,9 @@
     fid         scores/E/         metrics.json closest.png
     report      reports/          report.html leaderboard.csv
 
-E is `<model>-<seed>`, one experiment. Paths are relative to the current folder, the root of the repository or of the
-copy in which DVC runs an experiment. `root()` is always the original repository: checkpoints and MLflow's database
-stay there, so that an experiment in a temporary copy is neither lost nor started from nothing.
+E is `<model>-<seed>`, one experiment. Paths are relative to the current folder: the root of the repository, or of the
+temporary copy in which DVC runs an experiment. `root()` is always the original repository: checkpoints and MLflow's
+database stay there, so that an experiment in a temporary copy is not lost and can resume.
 """
 
 import os
@@ -31,10 +31,10 @@ def experiment_name(model: str, seed: int) -> str:
 
 
 def root() -> Path:
-    """The repository's root, also from within DVC's temporary copies of it."""
+    """The root of the original repository, also from within DVC's temporary copies of it."""
     return Path(os.environ.get("DVC_ROOT") or Path.cwd())
 
 
 def work_folder(name: str, fingerprint: str) -> Path:
-    """Checkpoints, spool and locks of one experiment; a changed fingerprint is another folder."""
+    """Checkpoints, outbox and locks of one experiment; another fingerprint is another folder."""
     return root() / ".work" / f"{name}-{fingerprint}"

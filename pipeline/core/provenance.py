@@ -1,4 +1,4 @@
-"""By what a result was made: versions of packages, platform, and commit."""
+"""What a result was made with: package versions, platform and git commit."""
 
 import os
 import platform
@@ -6,11 +6,11 @@ import subprocess
 from importlib import metadata
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "mlflow", "dvc", "pandas")
-SOURCES = ("pipeline", "params.yaml", "dvc.yaml")  # what shapes a result; dvc.lock changes while a stage runs
+SOURCES = ("pipeline", "params.yaml", "dvc.yaml")  # what decides a result; dvc.lock changes while a stage runs
 
 
 def provenance() -> dict[str, str]:
-    """What made it, name by name."""
+    """Versions, platform and commit, by name."""
     return {
         "python": platform.python_version(),
         **{package: _version(package) for package in PACKAGES},
@@ -20,7 +20,7 @@ def provenance() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit of the current folder, and whether what shapes a result differs from it."""
+    """The commit of the current folder, and whether `SOURCES` have uncommitted changes."""
     head = _git("rev-parse", "--verify", "HEAD")
     if not head:
         return "none (no git, not a repository, or nothing committed)"
@@ -36,7 +36,7 @@ def _version(package: str) -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git prints; None if it fails or is not there. It is asked to take no lock, since it only looks."""
+    """What git prints; None if it fails or is not installed. It only reads, so it is asked to take no lock."""
     command = ["git", "--no-optional-locks", *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)

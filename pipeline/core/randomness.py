@@ -1,7 +1,7 @@
-"""Where every random number of the project comes from: a stable hash of (seed, stream, step).
+"""Random numbers from a stable hash of (seed, stream, step), everywhere in the project.
 
-A draw is a function of its name, never of what was drawn before it. A checkpoint therefore needs no random state, and
-a run that was killed and started again draws exactly what it would have drawn. (The idea: edm2 `training_loop.py`.)
+A draw is a function of its name, never of earlier draws. A checkpoint therefore needs no random state, and a run that
+was killed and resumed draws exactly what it would have drawn. (The idea is that of edm2, `training_loop.py`.)
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import torch
 
 
 def stable_hash(*parts: object) -> int:
-    """A 63-bit integer that depends on the text of `parts` alone: the same in every process, on every machine.
+    """A 63-bit integer that depends only on the text of `parts`: the same in every process and on every machine.
 
     >>> stable_hash(0, "latents", 7) == stable_hash(0, "latents", 7) != stable_hash(0, "latents", 8)
     True
@@ -22,7 +22,7 @@ def stable_hash(*parts: object) -> int:
 def rng(device: torch.device | str, *parts: object) -> torch.Generator:
     """A fresh torch generator on `device`, seeded by `stable_hash(*parts)`.
 
-    `meta` tensors hold no numbers, so for that device the generator lives on the CPU.
+    The generator for `meta` tensors, which hold no numbers, is on the CPU.
     """
     device = torch.device(device)
     return torch.Generator("cpu" if device.type == "meta" else device).manual_seed(stable_hash(*parts))

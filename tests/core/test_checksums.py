@@ -73,7 +73,7 @@ def test_a_garbled_list(folder: Path, content: bytes) -> None:
 def test_a_list_that_was_cut_short_does_not_vouch_for_what_it_lost(folder: Path) -> None:
     lines = (folder / "SHA256SUMS").read_text().splitlines(keepends=True)
     (folder / "SHA256SUMS").write_text(lines[0])
-    with pytest.raises(PipelineError, match=r"SHA256SUMS is damaged \(it does not tell of grids"):
+    with pytest.raises(PipelineError, match=r"SHA256SUMS is damaged \(it does not list grids"):
         verify_checksums(folder, "a.npy", "grids")
 
 

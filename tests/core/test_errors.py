@@ -40,7 +40,7 @@ def shell(line: str, code: str = ECHO) -> tuple[int, str]:
         (
             '"$@" >/dev/full',
             2,
-            "warning: w\nerror: standard output: No space left on device: what was printed is not complete\n",
+            "warning: w\nerror: standard output: No space left on device: the output is incomplete\n",
         ),
         ('"$@" >/dev/full 2>/dev/full', 2, ""),
     ],
@@ -58,8 +58,8 @@ def test_a_file_is_never_opened_in_the_place_of_a_closed_stream() -> None:
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
-        (OSError(errno.EIO, "Input/output error", "a"), "a: Input/output error: mend that and run the same command"),
-        (OSError(errno.EMFILE, "Too many open files", "a"), "a: Too many open files: mend that"),
+        (OSError(errno.EIO, "Input/output error", "a"), "a: Input/output error: fix that and run the same command"),
+        (OSError(errno.EMFILE, "Too many open files", "a"), "a: Too many open files: fix that"),
         (FileExistsError(errno.EEXIST, "File exists", "a"), "a: File exists: move it away and run the same command"),
         (MemoryError(), "out of memory: free some"),
     ],
