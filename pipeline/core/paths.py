@@ -3,7 +3,7 @@
     check       data/checked
     prepare     data/prepared/    train.npy train_labels.npy test.npy test_labels.npy dataset.json
     reference   data/reference/   {train,test}_features.npy statistics.npz neighbours.npy floor.json
-    train       runs/E/           {generator,best,discriminator}.safetensors generator.json {history,timing}.csv grids/
+    train       runs/E/           {generator,best,discriminator}.safetensors generator.json {history,distance,timing}.csv grids/
     generate    samples/E/        images.npy best.npy labels.npy grid.png progress.gif final/00.png ..
     fid         scores/E/         metrics.json closest.png
     report      reports/          report.html leaderboard.csv

@@ -37,7 +37,8 @@ from pipeline.training.monitor import TrainingMonitor, evaluate_step, grid_name,
 
 SHOWN = ("loss/d", "loss/g", "distance")  # beside the progress bar
 REPEATABLE = (
-    "generator.safetensors", "best.safetensors", "discriminator.safetensors", "generator.json", "history.csv", "grids",
+    "generator.safetensors", "best.safetensors", "discriminator.safetensors", "generator.json", "history.csv",
+    "distance.csv", "grids",
 )  # fmt: skip
 REAL_SHOWN = 60  # real images whose spread a grid's is compared with
 
@@ -248,7 +249,11 @@ def write_run(
     }
     export_networks(out, state, progress.best, info)
     columns = ["step", "images", *state.names, "distance", "pixel_std_ratio"]
-    write_bytes(out / "history.csv", pd.DataFrame(progress.history, columns=columns).to_csv(index=False).encode())
+    history = pd.DataFrame(progress.history, columns=columns)
+    write_bytes(out / "history.csv", history.to_csv(index=False).encode())
+    # For `dvc plots`, which draws an empty cell as 0: the measured points alone.
+    measured = history.dropna(subset="distance")[["step", "images", "distance"]]
+    write_bytes(out / "distance.csv", measured.to_csv(index=False).encode())
     write_bytes(out / "timing.csv", pd.DataFrame(progress.timing).to_csv(index=False).encode())
     with atomic_folder(out / "grids") as folder:
         for step in _grid_steps(budget.steps, budget.grid_every):

@@ -460,3 +460,10 @@ def test_what_lacks_or_is_a_folder_is_one_sentence(elsewhere: Path, capsys: pyte
         with pytest.raises(SystemExit) as end:
             main()
         assert end.value.code == 2 and f"error: {told}" in capsys.readouterr().err
+
+
+def test_the_file_that_dvc_plots_has_the_measured_points_and_no_holes(elsewhere: Path) -> None:
+    _, files = outputs(experiment_of(), elsewhere / "out")
+    header, *rows = files["distance.csv"].decode().splitlines()
+    assert header == "step,images,distance" and all(all(row.split(",")) for row in rows)
+    assert [row.split(",")[:2] for row in rows] == [["0", "0"], ["3", "12"], ["6", "24"], ["9", "36"]]
