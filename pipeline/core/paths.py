@@ -3,7 +3,8 @@
     check       data/checked
     prepare     data/prepared/    train.npy train_labels.npy test.npy test_labels.npy dataset.json
     reference   data/reference/   {train,test}_features.npy statistics.npz neighbours.npy floor.json
-    train       runs/E/           {generator,best,discriminator}.safetensors generator.json {history,distance,timing}.csv grids/
+    train       runs/E/           {generator,best,discriminator}.safetensors generator.json grids/
+                                  {history,distance,timing}.csv
     generate    samples/E/        images.npy best.npy labels.npy grid.png progress.gif final/00.png ..
     fid         scores/E/         metrics.json closest.png
     report      reports/          report.html leaderboard.csv
