@@ -35,17 +35,18 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
+    @classmethod
+    def neutral_values(cls) -> dict[str, Any]:
+        """The value with which a field does nothing, by field, for those that are marked with one."""
+        marks = ((name, mark) for name, field in cls.model_fields.items() for mark in field.metadata)
+        return {name: mark.value for name, mark in marks if isinstance(mark, Neutral)}
+
     def effective(self) -> dict[str, Any]:
         """The fields that do something, as plain values: not those at their neutral value.
 
         A fingerprint is taken of these, so that a new field, while it is off, changes none.
         """
-        neutral = {
-            name: mark.value
-            for name, field in type(self).model_fields.items()
-            for mark in field.metadata
-            if isinstance(mark, Neutral)
-        }
+        neutral = self.neutral_values()
         return {
             name: value
             for name, value in self.model_dump(mode="json").items()
