@@ -1,15 +1,17 @@
-"""The comparison on one page: report.html, which needs nothing but itself, and leaderboard.csv.
+"""The comparison on one page: report.html, a single self-contained file, and leaderboard.csv.
 
-    reading  scores   files -> checked values
-    results           all files -> Results: outcomes, standings, groups of one protocol
-    uncertainty       intervals over seeds, noise of sampling
-    text              numbers -> text
-    meanings          what each further metric says
-    ranking  verdict  metrics_table   Results -> tables and sentences of text
-    export            Results -> the leaderboard
-    page              Results -> HTML, by templates/ and charts
+readers, scores             files -> checked values
+results                     all files -> Results: runs, ranked models, groups of one protocol
+uncertainty                 intervals over seeds, sampling noise
+formatting                  numbers -> text
+metric_info                 title, explanation and better direction of each further metric
+ranking, metrics_table      Results -> tables of text
+conclusions                 Results -> sentences
+export                      Results -> leaderboard.csv
+charts                      curves -> geometry
+page, templates/            Results -> HTML
 
-Only files are read, and nothing is fetched: not when the page is made, and not when it is opened.
+Only files are read, and nothing is fetched, neither when the page is made nor when it is opened.
 """
 
 from pathlib import Path

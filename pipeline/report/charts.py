@@ -1,7 +1,7 @@
-"""Line charts as geometry: scales, ticks, paths and labels in the units of an SVG, which templates/macros.html draws.
+"""Line charts as geometry: scales, ticks, paths and labels in SVG units, which templates/macros.html draws.
 
-A chart knows no colours: each line carries a CSS class, so that the page's light, dark and print colours apply. Lines
-are named at their ends; names that would overlap are pushed apart and tied to their lines.
+A chart has no colours: each line has a CSS class, so that the page's light, dark and print colours apply. Lines are
+labelled at their ends; labels that would overlap are moved apart and connected to their lines.
 """
 
 import math
@@ -10,17 +10,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LETTER = 7.2  # the width of a letter, generously
-NAME_GAP = 15  # the least distance between the baselines of two names
-LONGEST_NAME = 15  # letters; a longer name is cut, and whole in its tooltip
-MOST_POINTS = 400  # of a line; more are averaged in bins
+LETTER = 7.2  # the width of a wide letter
+NAME_GAP = 15  # the minimum distance between the baselines of two labels
+LONGEST_NAME = 15  # letters; a longer name is shortened, and complete in its tooltip
+MOST_POINTS = 400  # in a line; more are averaged in bins
 
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve: where `label` is given, the line's end is named with it."""
+    """A curve. If `label` is given, it is written at the line's end."""
 
     points: Sequence[Point]
     css: str
@@ -43,7 +43,7 @@ class SvgPath:
 
 @dataclass(frozen=True)
 class Label:
-    """A name at (x, y), and the points of the thin line that ties it to its curve."""
+    """A label at (x, y), and the points of the thin line that connects it to its curve."""
 
     x: float
     y: float
@@ -104,7 +104,7 @@ def line_chart(
     rule: tuple[float, str] | None = None,
     size: tuple[float, float] = (500, 330),
 ) -> Chart:
-    """Lay out a chart; points that are not finite, or not above 0 on a logarithmic axis, are left out."""
+    """Lay out a chart. Points that are not finite, or not positive on a logarithmic axis, are left out."""
     kept = [[(x, y) for x, y in line.points if math.isfinite(x + y) and (y > 0 or not log)] for line in lines]
     heights = [y for points in kept for _, y in points] + ([rule[0]] if rule else [])
     width, height = size
@@ -128,7 +128,7 @@ def line_chart(
 def name_ends(
     lines: Sequence[Line], places: Sequence[Sequence[Point]], right: float, limits: tuple[float, float]
 ) -> tuple[Label, ...]:
-    """Names beside the plot, each as near to its line's last point as the others allow."""
+    """Labels beside the plot, each as close to its line's last point as the others allow."""
     named = [(points[-1], line) for line, points in zip(lines, places, strict=True) if line.label and points]
     named.sort(key=lambda pair: pair[0][1])
     heights = spread_out([end[1] for end, _ in named], NAME_GAP, *limits)
@@ -140,12 +140,12 @@ def name_ends(
 
 
 def spread_out(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Ascending positions near the ascending `wanted` ones, at least `gap` apart, within low..high where they fit.
+    """Ascending positions near the ascending `wanted` ones, at least `gap` apart, within low..high if they fit.
 
     >>> spread_out([10, 11, 40], 5, 0, 50)
     [8.0, 13.0, 40.0]
     """
-    clusters: list[list[float]] = []  # each is a run of neighbours that touch
+    clusters: list[list[float]] = []  # neighbours that touch
     for position in wanted:
         clusters.append([position])
         while len(clusters) > 1 and _end(clusters[-2], gap, low, high) + gap > _start(clusters[-1], gap, low, high):
@@ -165,7 +165,7 @@ def _end(cluster: list[float], gap: float, low: float, high: float) -> float:
 
 
 def span(values: Sequence[float], log: bool) -> Point:
-    """The least and greatest value with a little room around them; a single value gets room too."""
+    """The least and greatest value, with some margin; a single value gets a margin too."""
     if not values:
         return (1.0, 10.0) if log else (0.0, 1.0)
     low, high = min(values), max(values)
@@ -177,7 +177,7 @@ def span(values: Sequence[float], log: bool) -> Point:
 
 
 def linear_ticks(low: float, high: float, about: int) -> list[float]:
-    """About so many round values within low..high: multiples of 1, 2 or 5 times a power of ten."""
+    """Roughly `about` round values within low..high: multiples of 1, 2 or 5 times a power of ten."""
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
     step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough)
@@ -185,7 +185,7 @@ def linear_ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def log_ticks(low: float, high: float, about: int) -> list[float]:
-    """Powers of ten within low..high, with 2 and 5 times them where those are few; linear where it spans too little."""
+    """Powers of ten within low..high, with 2 and 5 times them if those are few; linear ticks if the range is small."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1,), (1, 2, 5)):
         values = [factor * 10.0**power for power in powers for factor in factors]
@@ -196,7 +196,7 @@ def log_ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def short_numbers(values: Sequence[float]) -> list[str]:
-    """Tick labels in one unit: thousands as k and millions as M where the greatest has five digits or more."""
+    """Tick labels in one unit: k for thousands or M for millions if the greatest has five digits or more."""
     greatest = max(map(abs, values), default=0)
     unit, letter = (1e6, "M") if greatest >= 2e6 else (1e3, "k") if greatest >= 1e4 else (1, "")
     return [f"{value / unit:,.10g}{letter if value else ''}".replace("-", "\N{MINUS SIGN}") for value in values]
@@ -207,12 +207,12 @@ def shorten(name: str) -> str:
 
 
 def path_data(points: Iterable[Point]) -> str:
-    """The `d` of an SVG path."""
+    """The attribute `d` of an SVG path."""
     return "M" + " ".join(f"{x:g},{y:g}" for x, y in points)
 
 
 def thin(points: Sequence[Point]) -> list[Point]:
-    """The points, or where there are too many to see the means of bins of neighbours."""
+    """The points; if there are too many to see, the means of bins of neighbours."""
     if len(points) <= MOST_POINTS:
         return list(points)
     return [(float(x), float(y)) for x, y in (bin.mean(axis=0) for bin in np.array_split(points, MOST_POINTS))]

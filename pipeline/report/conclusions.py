@@ -1,4 +1,4 @@
-"""What the numbers say, in sentences: who leads, and which differences are more than noise."""
+"""Conclusions in sentences: which model leads, which differences exceed noise, and what needs caution."""
 
 import statistics
 
@@ -10,36 +10,37 @@ ONE_SEED = "One training seed per model: nothing can be concluded about training
 
 
 def conclusions(results: Results) -> list[str]:
-    """Sentences: who leads each ranking, and how far that can be trusted."""
-    groups, seeds = results.groups, max(map(len, results.models.values()))
+    """Sentences: which model leads each ranking, and whether its lead exceeds the noise."""
+    groups = results.groups
+    seeds = max(map(len, results.models.values()))
     sentences = []
     if len(groups) > 1:
         names = ", ".join(differing([group.protocol for group in groups]))
         sentences.append(
-            f"The experiments were measured by {len(groups)} protocols, which differ in {names}: each has a ranking "
-            "of its own, and values of one are not comparable with another's."
+            f"The experiments were measured with {len(groups)} protocols, which differ in {names}. Each protocol has "
+            "its own ranking; values of different protocols are not comparable."
         )
     for group in groups:
         sentences.append(_leader(results, group))
-        sentences += _noise(group, decimals(run.value for run in results.outcomes))
+        sentences += _noise(group, decimals(run.value for run in results.runs))
     if seeds == 1:
         sentences.append(ONE_SEED)
     return sentences
 
 
 def cautions(results: Results) -> list[str]:
-    """Sentences on what must not be read as an ordinary result: models that collapsed, and trainings that diverged."""
+    """Sentences about results that are not ordinary: collapsed models and diverged trainings."""
     sentences = []
     for model, runs in results.models.items():
         several = len(runs) > 1
         fallen = [_of_seed(run, ", ".join(run.scores.collapsed), several) for run in runs if run.scores.collapsed]
         if fallen:
-            mean = "; its mean over seeds includes that" if several else ""
+            mean = "; its mean over seeds includes this" if several else ""
             sentences.append(f"{model} has collapsed or learnt next to nothing: {listed(fallen)}{mean}.")
         back = [_of_seed(run, f"{len(run.info['rollbacks'])} times", several) for run in runs if run.info["rollbacks"]]
         if back:
             sentences.append(
-                f"{model} diverged and went back to an earlier step with lower learning rates: {listed(back)}."
+                f"{model} diverged and was rolled back to an earlier step with lower learning rates: {listed(back)}."
             )
     return sentences
 
@@ -49,23 +50,28 @@ def _of_seed(run: RunResult, text: str, several: bool) -> str:
 
 
 def _leader(results: Results, group: ProtocolGroup) -> str:
-    leaders, metric, count = [s for s in group.standings if s.rank == 1], results.metric, len(group.standings)
-    best, places = leaders[0], decimals(run.value for run in results.outcomes)
-    runs, ratio = len(best.values), statistics.fmean(run.ratio for run in best.outcomes)
+    leaders = [ranked for ranked in group.ranking if ranked.rank == 1]
+    best = leaders[0]
+    metric = results.metric
+    count = len(group.ranking)
+    places = decimals(run.value for run in results.runs)
+    runs = len(best.values)
+    ratio = statistics.fmean(run.ratio for run in best.runs)
     seeds = f" over {runs} training seeds" if runs > 1 else ""
     value = f"{mean_and_std(best.values, places)}{seeds}, {ratio:.1f} times the floor"
     if count == 1:
-        return f"{best.model} reaches a {metric} of {value}; no other model was measured this way."
+        return f"{best.model} reaches a {metric} of {value}; no other model was measured with the same protocol."
     if len(leaders) > 1:
-        return f"{listed([s.model for s in leaders])} share the lowest {metric} ({value}) of {count} models."
+        return f"{listed([ranked.model for ranked in leaders])} share the lowest {metric} ({value}) of {count} models."
     mean = "mean " if runs > 1 else ""
     return f"{best.model} has the lowest {mean}{metric} ({value}) of {count} models."
 
 
 def _noise(group: ProtocolGroup, places: int) -> list[str]:
-    """For the leader against each model behind it: whether the difference is more than noise."""
-    leader, findings = group.standings[0], dict[str, list[str]]()
-    for rival in group.standings:
+    """For the leader against each model behind it: whether the difference exceeds noise."""
+    leader = group.ranking[0]
+    findings: dict[str, list[str]] = {}
+    for rival in group.ranking:
         if rival.rank > 1:
             finding, detail = _difference(leader, rival, places)
             findings.setdefault(finding, []).append(f"{rival.model} ({detail})")
@@ -77,14 +83,14 @@ def _noise(group: ProtocolGroup, places: int) -> list[str]:
 
 
 def _difference(leader: RankedModel, rival: RankedModel, places: int) -> tuple[str, str]:
-    """What the difference is, and the numbers that say so."""
+    """Whether a difference exceeds noise, in words, and its numbers."""
     gap = statistics.fmean(rival.values) - statistics.fmean(leader.values)
     if len(leader.values) > 1 and len(rival.values) > 1:
         low, high = welch_interval(leader.values, rival.values)
         side = "within" if low <= 0 <= high else "beyond"
         detail = f"{number(gap, places)}, 95% interval {interval((low, high), places)}"
         return f"{side} the noise of training seeds", detail
-    noise = sampling_noise(*([run.scores.error for run in standing.outcomes] for standing in (leader, rival)))
+    noise = sampling_noise(*([run.scores.error for run in ranked.runs] for ranked in (leader, rival)))
     if noise is None:
         return "not compared with sampling noise, because the sampling error was not estimated", number(gap, places)
     side = "within" if gap < noise else "beyond"

@@ -1,4 +1,4 @@
-"""leaderboard.csv: one row an experiment, for other programs."""
+"""leaderboard.csv: one row for each experiment, for other programs."""
 
 import statistics
 
@@ -10,16 +10,16 @@ from pipeline.report.uncertainty import mean_interval
 
 
 def leaderboard(results: Results) -> pd.DataFrame:
-    """One row an experiment, by rank of its model and then by value; nothing in it is measured time.
+    """One row for each experiment, sorted by the rank of its model and then by value. It contains no measured times.
 
-    Where protocols differ, the rows of one protocol follow those of the other, and ranks begin again at 1. `seeds`,
-    `mean`, `std` and `ci95_*` are the model's, the same in all its rows. The last columns are the further metrics
-    in the order of the report, without single classes; the columns before them are always the same.
+    If protocols differ, the rows of each protocol follow each other, and ranks begin again at 1. `seeds`, `mean`, `std`
+    and `ci95_*` belong to the model and are the same in all its rows. The last columns are the further metrics in the
+    order of the report, without single classes; the columns before them are always the same.
     """
-    further = in_order({key for run in results.outcomes for key in run.scores.metrics}, results.metric)
+    further = in_order({key for run in results.runs for key in run.scores.metrics}, results.metric)
     rows = [
         {
-            "rank": standing.rank,
+            "rank": ranked.rank,
             "model": run.model,
             "seed": run.seed,
             "metric": results.metric,
@@ -27,7 +27,7 @@ def leaderboard(results: Results) -> pd.DataFrame:
             "sampling_error": run.scores.error,
             "floor": run.floor,
             "ratio_to_floor": run.ratio,
-            **_over_seeds(standing),
+            **_over_seeds(ranked),
             "collapsed": ", ".join(run.scores.collapsed),
             "best_value": run.scores.best_value,
             "best_step": run.scores.best_step,
@@ -38,14 +38,14 @@ def leaderboard(results: Results) -> pd.DataFrame:
             **{key: run.scores.metrics.get(key) for key in further},
         }
         for group in results.groups
-        for standing in group.standings
-        for run in standing.outcomes
+        for ranked in group.ranking
+        for run in ranked.runs
     ]
     return pd.DataFrame(rows)
 
 
-def _over_seeds(standing: RankedModel) -> dict[str, float | int | None]:
-    values = standing.values
+def _over_seeds(ranked: RankedModel) -> dict[str, float | int | None]:
+    values = ranked.values
     low, high = mean_interval(values) or (None, None)
     return {
         "seeds": len(values),

@@ -1,4 +1,4 @@
-"""Numbers as text: the same rounding, signs and dashes everywhere on the page."""
+"""Numbers as text, with the same rounding, signs and dashes everywhere on the page."""
 
 import math
 import statistics
@@ -11,7 +11,7 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def decimals(values: Iterable[float]) -> int:
-    """As many for all values as the smallest of them needs; zeros do not count.
+    """Decimals for a column of values: as many as its smallest value needs; zeros do not count.
 
     >>> decimals([250.0, 3.0]), decimals([0.5]), decimals([0.002])
     (2, 4, 6)
@@ -21,7 +21,7 @@ def decimals(values: Iterable[float]) -> int:
 
 
 def number(value: float, places: int) -> str:
-    """With thousands separated, and no sign where it is 0 within rounding.
+    """A number with separated thousands, and without a sign if it rounds to 0.
 
     >>> number(-1234.5, 1), number(-0.01, 1)
     ('−1,234.5', '0.0')
@@ -40,7 +40,8 @@ def mean_and_std(values: Sequence[float], places: int) -> str:
 
 
 def interval(ends: tuple[float, float], places: int) -> str:
-    """
+    """Both ends of an interval.
+
     >>> interval((-1.0, 2.5), 1)
     '−1.0 to 2.5'
     """
@@ -48,18 +49,19 @@ def interval(ends: tuple[float, float], places: int) -> str:
 
 
 def amount(values: Sequence[float]) -> str:
-    """The mean of measured amounts, or a dash if one was not measured."""
+    """The mean of measured amounts; a dash if one was not measured."""
     mean = statistics.fmean(values)
     return digits(mean) if math.isfinite(mean) else DASH
 
 
 def digits(value: float) -> str:
-    """Three digits or more, whatever the size."""
+    """At least three significant digits, without an exponent."""
     return number(value, 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2)
 
 
 def listed(words: Sequence[str]) -> str:
-    """
+    """Words as an enumeration.
+
     >>> listed(["a", "b", "c"])
     'a, b and c'
     """

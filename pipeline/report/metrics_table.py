@@ -1,4 +1,4 @@
-"""The further metrics as tables of text: metrics by models, classes by models, and what is near to training images."""
+"""Tables of the further metrics as text: metrics by models, and classes by models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ DIRECTIONS = {"higher": "↑ higher", "lower": "↓ lower"}
 
 @dataclass(frozen=True)
 class Cell:
-    """A model's value as text, and below it in small print its sampling error or why it is lacking."""
+    """A model's value as text, and in small print its sampling error or the reason why it is missing."""
 
     text: str
     small: str = ""
@@ -22,7 +22,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """A metric: `reason` says why no model has it, and then stands for all cells."""
+    """A metric. `reason` says why no model has it and is then shown instead of the cells."""
 
     title: str
     key: str
@@ -33,36 +33,39 @@ class MetricRow:
 
 
 def metrics_table(results: Results, group: ProtocolGroup) -> list[MetricRow]:
-    """One row a metric that a model of the group has, or says why it has not; models in the order of the ranking."""
-    known, floor = metric_info(results.metric), results.measured_floor(group)
-    models = [standing.outcomes for standing in group.standings]
-    runs = [run for outcomes in models for run in outcomes]
-    lacking = {name for run in runs for name in run.scores.not_available}
-    shown = {key for run in runs for key in run.scores.metrics}
-    shown |= {key for key, meaning in known.items() if meaning.measured_by in lacking}
-    shown |= lacking - {meaning.measured_by for meaning in known.values()}
+    """One row for each metric that a model of the group has, or says why it has not; models in order of rank."""
+    known = metric_info(results.metric)
+    floor = results.measured_floor(group)
+    models = [ranked.runs for ranked in group.ranking]
+    everything = [run for runs in models for run in runs]
+    missing = {name for run in everything for name in run.scores.not_available}
+    shown = {key for run in everything for key in run.scores.metrics}
+    shown |= {key for key, info in known.items() if info.measured_by in missing}
+    shown |= missing - {info.measured_by for info in known.values()}
     return [_row(key, known.get(key), models, floor) for key in in_order(shown, results.metric)]
 
 
 def explained(results: Results) -> dict[str, MetricInfo]:
-    """What the rows of all tables mean, by name, of those metrics that any model has."""
-    measured = {key for run in results.outcomes for key in run.scores.metrics}
-    return {key: meaning for key, meaning in metric_info(results.metric).items() if key in measured}
+    """The explanations of the metrics that any model has, by name."""
+    measured = {key for run in results.runs for key in run.scores.metrics}
+    return {key: info for key, info in metric_info(results.metric).items() if key in measured}
 
 
 def class_table(results: Results, group: ProtocolGroup) -> list[MetricRow]:
-    """The distance within each class, one row a class that a model of the group has; empty where there is none."""
-    prefix, floor = class_prefix(results.metric), results.measured_floor(group)
-    models = [standing.outcomes for standing in group.standings]
-    keys = {key for outcomes in models for run in outcomes for key in run.scores.metrics if key.startswith(prefix)}
+    """The distance within each class: one row for each class that a model of the group has; empty if there is none."""
+    prefix = class_prefix(results.metric)
+    floor = results.measured_floor(group)
+    models = [ranked.runs for ranked in group.ranking]
+    metrics = [run.scores.metrics for runs in models for run in runs]
+    keys = {key for held in metrics for key in held if key.startswith(prefix)}
     labels = sorted((key.removeprefix(prefix) for key in keys), key=lambda label: (len(label), label))
-    places = decimals(run.scores.metrics[key] for o in models for run in o for key in keys if key in run.scores.metrics)
+    places = decimals(held[key] for held in metrics for key in keys if key in held)
     return [
         MetricRow(
             _class_name(results, label),
             prefix + label,
             "",
-            tuple(_cell(prefix + label, "classes", outcomes, places) for outcomes in models),
+            tuple(_cell(prefix + label, "classes", runs, places) for runs in models),
             _floor_cell(prefix + label, floor, places),
         )
         for label in labels
@@ -70,36 +73,37 @@ def class_table(results: Results, group: ProtocolGroup) -> list[MetricRow]:
 
 
 def nearest(run: RunResult) -> str:
-    """What is measured of the distances to training images, in a few words."""
-    held, lacking = run.scores.metrics, run.scores.not_available
+    """The measured distances to training images, in a few words."""
+    held = run.scores.metrics
+    missing = run.scores.not_available
     if "nearest_ratio" not in held or "copies" not in held:
-        return f"n/a: {lacking['memorisation']}" if "memorisation" in lacking else "not measured"
+        return f"n/a: {missing['memorisation']}" if "memorisation" in missing else "not measured"
     return f"ratio {held['nearest_ratio']:.2f}, copies {held['copies']:.3f}"
 
 
-def _row(key: str, meaning: MetricInfo | None, models: Sequence[Sequence[RunResult]], floor: Floor) -> MetricRow:
-    values = [run.scores.metrics[key] for outcomes in models for run in outcomes if key in run.scores.metrics]
-    places = decimals(values) if meaning is None or meaning.places is None else meaning.places
-    cells = tuple(_cell(key, meaning.measured_by if meaning else key, outcomes, places) for outcomes in models)
+def _row(key: str, info: MetricInfo | None, models: Sequence[Sequence[RunResult]], floor: Floor) -> MetricRow:
+    values = [run.scores.metrics[key] for runs in models for run in runs if key in run.scores.metrics]
+    places = decimals(values) if info is None or info.places is None else info.places
+    cells = tuple(_cell(key, info.measured_by if info else key, runs, places) for runs in models)
     reasons = {cell.small for cell in cells}
     return MetricRow(
-        meaning.title if meaning else key,
+        info.title if info else key,
         key,
-        DIRECTIONS.get(meaning.better, meaning.better) if meaning else "",
+        DIRECTIONS.get(info.better, info.better) if info else "",
         cells,
         _floor_cell(key, floor, places),
         reasons.pop() if not values and len(reasons) == 1 else "",
     )
 
 
-def _cell(key: str, measured_by: str, outcomes: Sequence[RunResult], places: int) -> Cell:
-    held = [run for run in outcomes if key in run.scores.metrics]
+def _cell(key: str, measured_by: str, runs: Sequence[RunResult], places: int) -> Cell:
+    held = [run for run in runs if key in run.scores.metrics]
     if not held:
-        reasons = dict.fromkeys(run.scores.not_available.get(measured_by, "not measured") for run in outcomes)
+        reasons = dict.fromkeys(run.scores.not_available.get(measured_by, "not measured") for run in runs)
         return Cell("n/a", "; ".join(reasons))
     text = mean_and_std([run.scores.metrics[key] for run in held], places)
-    if len(held) < len(outcomes):
-        return Cell(text, f"{len(held)} of {len(outcomes)} seeds")
+    if len(held) < len(runs):
+        return Cell(text, f"{len(held)} of {len(runs)} seeds")
     return Cell(text, _error(typical_error([run.scores.errors.get(key) for run in held]), places))
 
 

@@ -1,4 +1,4 @@
-"""The page: Results -> HTML. What it says is chosen here, how it looks stands in pipeline/report/templates."""
+"""The page: Results -> HTML. Its content is chosen here; its look is in pipeline/report/templates."""
 
 import base64
 import io
@@ -21,30 +21,30 @@ from pipeline.report.charts import Chart, Line, Point, line_chart, thin
 from pipeline.report.conclusions import cautions, conclusions
 from pipeline.report.formatting import TIMES, decimals, mean_and_std, number
 from pipeline.report.metrics_table import class_table, explained, metrics_table, nearest
-from pipeline.report.ranking import ranking
-from pipeline.report.results import Results, RunResult, differing
+from pipeline.report.ranking import ranking_table
+from pipeline.report.results import PENALTY, Results, RunResult, differing
 from pipeline.sampling.images import grid, picture
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-HUES = 8  # colours in templates/style.css; with more models they come again, dashed
-REAL_IMAGES = 100  # shown: as many as in every model's grid
+HUES = 8  # colours in templates/style.css; with more models they repeat, dashed
+REAL_IMAGES = 100  # as many as in every model's grid
 SINGLES = 10
 MEDIA = {".png": "image/png", ".gif": "image/gif"}
 
 
 @cache
 def environment() -> jinja2.Environment:
-    """The templates: every value is escaped, and a name that does not exist is an error."""
-    made = jinja2.Environment(
+    """The template environment: every value is escaped, and an undefined name is an error."""
+    templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"breakable": breakable, "plain": plain, "data_uri": data_uri}
-    made.globals |= {"css": css, "keys": keys, "nearest": nearest, "mean_and_std": mean_and_std}
-    return made
+    templates.filters |= {"breakable": breakable, "plain": plain, "data_uri": data_uri}
+    templates.globals |= {"css": css, "keys": keys, "nearest": nearest, "mean_and_std": mean_and_std}
+    return templates
 
 
 def render(results: Results) -> str:
@@ -53,10 +53,13 @@ def render(results: Results) -> str:
     Raises:
         PipelineError: the prepared training images or a model's picture cannot be read.
     """
-    dataset, groups, models = results.dataset, results.groups, results.models
+    dataset = results.dataset
+    groups = results.groups
+    models = results.models
     channels, height, width = dataset["image_shape"]
     first = [runs[0] for runs in models.values()]
-    protocols, recipes = [group.protocol for group in groups], [run.info["recipe"] for run in first]
+    protocols = [group.protocol for group in groups]
+    recipes = [run.info["recipe"] for run in first]
     real_grid, real_singles = real_images(paths.PREPARED / "train.npy")
     context = {
         "results": results,
@@ -64,13 +67,13 @@ def render(results: Results) -> str:
         "conclusions": conclusions(results),
         "cautions": cautions(results),
         "groups": groups,
-        "tables": [ranking(results, group) for group in groups],
+        "tables": [ranking_table(results, group) for group in groups],
         "metrics": [metrics_table(results, group) for group in groups],
-        "meanings": explained(results),
+        "metric_info": explained(results),
         "classes": [class_table(results, group) for group in groups],
         "places": places(results),
         "first": first,
-        "several": len(results.outcomes) > len(first),
+        "several": len(results.runs) > len(first),
         "budgets": {run.info["images_seen"] for run in first},
         "distances": [distance_chart(results, axis) for axis in ("images", "seconds")],
         "losses": [loss_chart(runs) for runs in models.values()],
@@ -89,19 +92,19 @@ def render(results: Results) -> str:
 
 
 def places(results: Results) -> int:
-    """Decimals of every value of the distance."""
-    return decimals(run.value for run in results.outcomes)
+    """The number of decimals of every distance."""
+    return decimals(run.value for run in results.runs)
 
 
 def rank_deficient(results: Results) -> bool:
-    """Whether a covariance was estimated from no more images than the features have dimensions."""
+    """Whether a covariance was estimated from at most as many images as the features have dimensions."""
     counts = [results.floor["train_images"], results.floor["test_images"]]
-    counts += [run.protocol.get(key) for run in results.outcomes for key in ("real_images", "generated_images")]
+    counts += [run.protocol.get(key) for run in results.runs for key in ("real_images", "generated_images")]
     return results.features is not None and any(n is not None and n <= results.features for n in counts)
 
 
 def distance_chart(results: Results, axis: str) -> Chart:
-    """The small-sample distance over images or seconds; several seeds are thin lines around their mean."""
+    """The small-sample distance against images or seconds; with several seeds, thin lines around their mean."""
     name = {"images": "images seen", "seconds": "training seconds"}[axis]
     seeds, means = [], []
     for model, runs in results.models.items():
@@ -109,26 +112,30 @@ def distance_chart(results: Results, axis: str) -> Chart:
         if len(runs) > 1:
             style = f"{css(runs[0].index)} seed"
             seeds += [Line(_points(c, axis), style, run.name) for c, run in zip(curves, runs, strict=True)]
-        # Only steps that every seed has: a mean over fewer of them would jump.
+        # Only steps that all seeds have: a mean over fewer seeds would jump.
         steps = pd.concat(curves).groupby("step")[[axis, "distance"]].agg(["mean", "size"])
         mean = steps[steps[(axis, "size")] == len(runs)].xs("mean", axis=1, level=1)
         means.append(Line(_points(pd.DataFrame(mean), axis), css(runs[0].index), model, model))
     value = results.floor["value"]
     rule = (value, f"floor {number(value, places(results))}") if value > 0 else None
-    description = f"Logarithmic; one line a model: {', '.join(results.models)}. The floor is dashed."
+    description = f"Logarithmic; one line for each model: {', '.join(results.models)}. The floor is dashed."
     title = f"Small-sample {results.metric} against {name}"
     return line_chart(title, description, seeds + means, name, f"small-sample {results.metric}", log=True, rule=rule)
 
 
 def loss_chart(runs: Sequence[RunResult]) -> Chart:
-    """The losses of G (grey) and D (the model's colour), every seed a line."""
+    """The losses of G (grey) and D (the model's colour) and D's or G's penalties (dotted), one line for each seed."""
+    colour = css(runs[0].index)
+    curves = {"loss/g": ("neutral", "G"), "loss/d": (colour, "D")}
+    penalties = [name for name in runs[0].curve.columns if name.startswith(PENALTY)]
+    curves |= {name: (f"{colour} penalty", name.removeprefix(PENALTY)) for name in penalties}
     lines = []
-    for key, letter in (("loss/g", "G"), ("loss/d", "D")):
-        for position, run in enumerate(runs):
-            style = (css(run.index) if letter == "D" else "neutral") + (" several" if len(runs) > 1 else "")
+    for key, (style, label) in curves.items():
+        for position, run in enumerate(run for run in runs if key in run.curve):
             points = thin(_points(run.curve.dropna(subset=[key]), "images", key))
-            lines.append(Line(points, style, f"{run.name}, {letter}", letter if position == 0 else ""))
-    description = "Losses of the discriminator (D) and the generator (G) against images seen"
+            style_of_run = f"{style} several" if len(runs) > 1 else style
+            lines.append(Line(points, style_of_run, f"{run.name}, {label}", label if position == 0 else ""))
+    description = "Losses of the discriminator (D) and the generator (G) and their penalties against images seen"
     return line_chart(runs[0].model, description, lines, "images seen", "loss", size=(350, 230))
 
 
@@ -137,7 +144,7 @@ def _points(curve: pd.DataFrame, x: str, y: str = "distance") -> list[Point]:
 
 
 def real_images(path: Path) -> tuple[str, list[str]]:
-    """A grid of training images taken at equal distances from the whole split, and ten single ones, as data URIs."""
+    """A grid of training images taken at equal intervals from the split, and ten single ones, as data URIs."""
     try:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
         return _png(grid(_evenly(images, REAL_IMAGES), 10)), [_png(picture(i)) for i in _evenly(images, SINGLES)]
@@ -165,7 +172,7 @@ def _width(path: Path) -> int:
 
 
 def data_uri(path: Path) -> str:
-    """A picture file, inline."""
+    """A picture file as a data URI."""
     return _uri(path.read_bytes(), MEDIA[path.suffix])
 
 
@@ -174,7 +181,7 @@ def _uri(content: bytes, media: str) -> str:
 
 
 def css(index: int) -> str:
-    """The classes of a model's colour."""
+    """The CSS classes of a model's colour."""
     return f"m{index % HUES}" + (" again" if index >= HUES else "")
 
 
@@ -184,10 +191,10 @@ def keys(mappings: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def plain(value: Any) -> str:
-    """A value as params.yaml writes it: null, true, 0.0002, a bare word."""
+    """A value as in params.yaml: null, true, 0.0002, a bare word."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def breakable(text: Any) -> Markup:
-    """Escaped text that may break after an underscore: names such as fd_efficientnet_lite0 are long for a column."""
+    """Escaped text that may break after an underscore: fd_efficientnet_lite0 is long for a column."""
     return Markup(escape(text).replace("_", Markup("_<wbr>")))

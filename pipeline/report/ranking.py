@@ -1,4 +1,4 @@
-"""The ranking as a table of text. Its columns stand in `columns`: a further one is one entry there."""
+"""The ranking as a table of text. To add a column, add an entry in `columns`."""
 
 import math
 import statistics
@@ -13,7 +13,7 @@ from pipeline.report.uncertainty import mean_interval, typical_error
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the ranking: `cell` makes its text from all outcomes of a model, or from a single one."""
+    """A column of the ranking: `cell` makes its text from all runs of a model, or from a single run."""
 
     title: str
     cell: Callable[[Sequence[RunResult]], str]
@@ -23,8 +23,8 @@ class Column:
 
 def columns(results: Results, group: ProtocolGroup) -> tuple[Column, ...]:
     """The ranking's columns after rank and model."""
-    places = decimals(run.value for run in results.outcomes)
-    several = any(len(standing.outcomes) > 1 for standing in group.standings)
+    places = decimals(run.value for run in results.runs)
+    several = any(len(ranked.runs) > 1 for ranked in group.ranking)
     floor_error = results.measured_floor(group)[1].get(results.metric)
     over_seeds = (Column("95% interval of the mean", lambda runs: _interval(runs, places)),) if several else ()
     return (
@@ -48,26 +48,26 @@ def columns(results: Results, group: ProtocolGroup) -> tuple[Column, ...]:
     )
 
 
-def ranking(results: Results, group: ProtocolGroup) -> dict[str, Any]:
+def ranking_table(results: Results, group: ProtocolGroup) -> dict[str, Any]:
     """A ranking as text: its columns, and for each model a row, followed by those of its seeds if it has several."""
-    made = columns(results, group)
+    shown = columns(results, group)
     rows = []
-    for standing in group.standings:
-        runs = standing.outcomes
-        cells = [column.cell(runs) for column in made]
-        seeds = [(run.seed, _seed_cells(made, run, cells)) for run in runs if len(runs) > 1]
-        rows.append({"rank": standing.rank, "run": runs[0], "cells": cells, "seeds": seeds})
-    return {"columns": made, "rows": rows}
+    for ranked in group.ranking:
+        runs = ranked.runs
+        cells = [column.cell(runs) for column in shown]
+        seeds = [(run.seed, _seed_cells(shown, run, cells)) for run in runs if len(runs) > 1]
+        rows.append({"rank": ranked.rank, "run": runs[0], "cells": cells, "seeds": seeds})
+    return {"columns": shown, "rows": rows}
 
 
-def _seed_cells(made: Sequence[Column], run: RunResult, shared: Sequence[str]) -> list[str]:
-    """A seed's row: its score, and of the rest what its model's row does not say already."""
-    score, *rest = [column.cell([run]) for column in made]
+def _seed_cells(shown: Sequence[Column], run: RunResult, shared: Sequence[str]) -> list[str]:
+    """A seed's row: its score, and the other cells only where they differ from its model's row."""
+    score, *rest = [column.cell([run]) for column in shown]
     return [score, *("" if own == cell else own for own, cell in zip(rest, shared[1:], strict=True))]
 
 
 def improvement(runs: Sequence[RunResult]) -> str:
-    """How far the small-sample distance fell, as the mean over seeds."""
+    """The small-sample distance of the untrained and the final generator, as means over seeds, and their ratio."""
     curves = [run.distances for run in runs]
     if not all(curves):
         return DASH
@@ -90,6 +90,6 @@ def _error(error: float | None, places: int) -> str:
 
 
 def _best_steps(runs: Sequence[RunResult]) -> str:
-    """The step of the best checkpoint, or from the first to the last of several seeds."""
+    """The step of the best checkpoint; with several seeds, the range of steps."""
     steps = [run.scores.best_step for run in runs]
     return f"{min(steps):,}" if min(steps) == max(steps) else f"{min(steps):,}{DASH}{max(steps):,}"

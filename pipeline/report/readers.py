@@ -1,4 +1,4 @@
-"""Files that must hold something: JSON with keys, CSV with columns. What is wrong is said in one sentence."""
+"""Read JSON files that must have certain keys and CSV files that must have certain columns."""
 
 import math
 from collections.abc import Callable
@@ -12,16 +12,25 @@ from pipeline.core.files import read_json
 
 
 def read_keys(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
-    """A JSON file that must hold an object with `keys`."""
+    """The object in a JSON file, which must have `keys`.
+
+    Raises:
+        PipelineError: the file is missing, is not JSON, or lacks keys.
+    """
     value = read_json(path)
-    missing = [key for key in keys if not isinstance(value, dict) or key not in value]
+    content: dict[str, Any] = value if isinstance(value, dict) else {}
+    missing = [key for key in keys if key not in content]
     if missing:
-        raise PipelineError(f"{path} lacks {', '.join(missing)}: run `dvc repro`, which makes it anew")
-    return value
+        raise PipelineError(f"{path} lacks {', '.join(missing)}: run `dvc repro`, which writes it again")
+    return content
 
 
 def finite_numbers(path: Path, mapping: Any) -> dict[str, float]:
-    """The numbers of an object in the JSON file `path`, which must all be finite; what is no number is left out."""
+    """The numbers in an object of the JSON file `path`; other values are left out.
+
+    Raises:
+        PipelineError: a number is nan or infinite.
+    """
     items = mapping.items() if isinstance(mapping, dict) else []
     numbers = {k: float(v) for k, v in items if isinstance(v, int | float) and not isinstance(v, bool)}
     if not all(map(math.isfinite, numbers.values())):
@@ -29,14 +38,21 @@ def finite_numbers(path: Path, mapping: Any) -> dict[str, float]:
     return numbers
 
 
-def read_csv(path: Path, columns: tuple[str, ...], may_be_empty: bool = False) -> pd.DataFrame:
-    """A CSV file that must hold numbers in `columns`."""
+def read_csv(
+    path: Path, columns: tuple[str, ...], optional_prefix: str | None = None, may_be_empty: bool = False
+) -> pd.DataFrame:
+    """A CSV file that must hold numbers in `columns`, and in those whose names begin with `optional_prefix`.
+
+    Raises:
+        PipelineError: the file is missing, is not CSV, or lacks columns.
+    """
     frame = _attempt(path, lambda: pd.read_csv(path))
     if frame.empty and may_be_empty:
         return pd.DataFrame(columns=list(columns), dtype=float)
     if not set(columns) <= set(frame.columns):
-        raise PipelineError(f"{path} lacks columns of {', '.join(columns)}: delete it and run `dvc repro` again")
-    return _attempt(path, lambda: frame[list(columns)].astype(float))
+        raise PipelineError(f"{path} needs the columns {', '.join(columns)}: delete it and run `dvc repro` again")
+    optional = [name for name in frame.columns if optional_prefix and name.startswith(optional_prefix)]
+    return _attempt(path, lambda: frame[[*columns, *optional]].astype(float))
 
 
 def _attempt(path: Path, read: Callable[[], pd.DataFrame]) -> pd.DataFrame:

@@ -1,7 +1,7 @@
-"""What the stages left behind, read back and ranked: experiments and standings.
+"""Results of all stages, read from their files and ranked.
 
-Only files are read, and only those of the experiments in `compare:`; folders of others may lie beside them. Values
-measured by different protocols never meet in one ranking: each protocol is a `ProtocolGroup` with ranks of its own.
+Only the experiments in `compare:` are read; folders of other experiments are ignored. Values measured with different
+protocols are never ranked together: each protocol is a `ProtocolGroup` with its own ranks.
 """
 
 import hashlib
@@ -22,6 +22,7 @@ from pipeline.report.readers import finite_numbers, read_csv, read_keys
 from pipeline.report.scores import Scores, read_scores
 
 DATASET_KEYS = ("name", "train", "test", "image_shape", "classes", "skipped", "sha256")
+PENALTY = "penalty/"  # prefix of further columns of history.csv, one for each penalty
 FLOOR_KEYS = ("metric", "value", "train_images", "test_images", "metrics", "sampling_error")
 RUN_KEYS = (
     "recipe", "image_shape", "steps", "images_seen", "parameters_g", "parameters_d", "curve", "rollbacks",
@@ -31,12 +32,12 @@ RUN_KEYS = (
 
 @dataclass(frozen=True)
 class RunResult:
-    """One experiment: its score, what made it, its curves, and where its pictures lie.
+    """One experiment: its score, recipe, curves and the paths of its pictures.
 
-    index: the model's place in `compare.models`, which is its colour.
-    info: generator.json.
-    curve: history.csv with a column `seconds`, the training time at each step.
-    seconds: the whole training time, nan if it was not measured.
+    index: the model's position in `compare.models`, which decides its colour.
+    info: the content of generator.json.
+    curve: history.csv with an added column `seconds`, the training time at each step.
+    seconds: the total training time; nan if it was not measured.
     """
 
     model: str
@@ -78,132 +79,135 @@ class RunResult:
 
     @property
     def closest(self) -> Path:
-        """The picture of the generated images nearest to training images."""
+        """The picture of the samples that are closest to training images."""
         return paths.SCORES / self.name / "closest.png"
 
     @property
     def last_grid(self) -> Path:
-        """The picture with which progress.gif ends."""
+        """The last picture of progress.gif."""
         return max((paths.RUNS / self.name / "grids").glob("*.png"))
 
     @property
     def distances(self) -> list[float]:
-        """The small-sample curve: untrained first, final last; empty if it was never measured."""
+        """The small-sample distances from the untrained to the final generator; empty if none was measured."""
         return [float(value) for value in self.curve["distance"].dropna()]
 
 
 @dataclass(frozen=True)
 class RankedModel:
-    """One model in one ranking: its rank, and its outcomes from the lowest value to the highest."""
+    """One model in one ranking: its rank, and its runs (one for each seed) from the lowest value to the highest."""
 
     rank: int
-    outcomes: tuple[RunResult, ...]
+    runs: tuple[RunResult, ...]
 
     @property
     def model(self) -> str:
-        return self.outcomes[0].model
+        return self.runs[0].model
 
     @property
     def values(self) -> list[float]:
-        return [outcome.value for outcome in self.outcomes]
+        return [run.value for run in self.runs]
 
 
 @dataclass(frozen=True)
 class ProtocolGroup:
-    """The models that were measured by one protocol, from the lowest mean value to the highest."""
+    """The models that were measured with one protocol, from the lowest mean value to the highest."""
 
     protocol: dict[str, Any]
-    standings: tuple[RankedModel, ...]
+    ranking: tuple[RankedModel, ...]
 
     @property
     def floor(self) -> float:
-        return self.standings[0].outcomes[0].floor
+        return self.ranking[0].runs[0].floor
 
     @property
     def key(self) -> str:
-        """A short name of the protocol: the first digits of the sha256 of its JSON."""
+        """A short name for the protocol: the first 12 digits of the sha256 of its JSON."""
         return hashlib.sha256(json.dumps(self.protocol, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
 class Results:
-    """All that the report says; `features` is the extractor's dimension, None if it is not known.
+    """Everything the report is made from.
 
-    floor: floor.json: the distance of real test images and, as `metrics` and `sampling_error`, what else was measured.
+    dataset: the content of dataset.json.
+    floor: the content of floor.json: the metrics of real test images.
+    features: the dimension of the extractor's features; None if it is not known.
     """
 
     dataset: dict[str, Any]
     floor: dict[str, Any]
     features: int | None
-    outcomes: tuple[RunResult, ...]
+    runs: tuple[RunResult, ...]
 
     @property
     def metric(self) -> str:
         return str(self.floor["metric"])
 
     def measured_floor(self, group: ProtocolGroup) -> tuple[dict[str, float], dict[str, float]]:
-        """Metrics of real test images and their sampling errors; none for a group whose floor is not floor.json's."""
+        """Metrics of real test images and their sampling errors; empty if the group's floor is not floor.json's."""
         floor = self.floor
         return (floor["metrics"], floor["sampling_error"]) if group.floor == floor["value"] else ({}, {})
 
     @property
     def models(self) -> dict[str, list[RunResult]]:
-        """The outcomes of each model, in the order of `compare`."""
+        """The runs of each model, in the order of `compare`."""
         models: dict[str, list[RunResult]] = {}
-        for outcome in self.outcomes:
-            models.setdefault(outcome.model, []).append(outcome)
+        for run in self.runs:
+            models.setdefault(run.model, []).append(run)
         return models
 
     @property
     def groups(self) -> tuple[ProtocolGroup, ...]:
         """One group for each protocol, the largest first."""
         members: dict[str, list[RunResult]] = {}
-        for outcome in self.outcomes:
-            members.setdefault(json.dumps(outcome.protocol, sort_keys=True), []).append(outcome)
+        for run in self.runs:
+            members.setdefault(json.dumps(run.protocol, sort_keys=True), []).append(run)
         return tuple(_rank(group) for group in sorted(members.values(), key=len, reverse=True))
 
 
 def read_results(params: Params) -> Results:
-    """Read the outcomes of every model and seed in `compare:`, from the current folder.
+    """Read the results of every model and seed in `compare:`, from the current folder.
 
     Raises:
-        PipelineError: a file is missing, damaged, or was made from other data than the prepared ones.
+        PipelineError: a file is missing or damaged, or a model was trained on other data than the prepared data.
     """
     dataset = read_keys(paths.PREPARED / "dataset.json", DATASET_KEYS)
     path = paths.REFERENCE / "floor.json"
     floor = read_keys(path, FLOOR_KEYS)
     floor |= {key: finite_numbers(path, floor[key]) for key in ("metrics", "sampling_error")}
-    outcomes = tuple(
-        _read_outcome(model, seed, index, floor["metric"], dataset["sha256"])
+    runs = tuple(
+        _read_run(model, seed, index, floor["metric"], dataset["sha256"])
         for index, model in enumerate(params.compare.models)
         for seed in params.compare.seeds
     )
-    return Results(dataset, floor, _feature_dimension(), outcomes)
+    return Results(dataset, floor, _feature_dimension(), runs)
 
 
 def differing(mappings: list[dict[str, Any]]) -> list[str]:
-    """The keys whose values are not the same in all `mappings`, in their order of appearance."""
+    """The keys whose values differ between `mappings`, in their order of appearance."""
     keys = dict.fromkeys(key for mapping in mappings for key in mapping)
     missing = object()
     return [key for key in keys if any(m.get(key, missing) != mappings[0].get(key, missing) for m in mappings)]
 
 
-def _rank(outcomes: list[RunResult]) -> ProtocolGroup:
+def _rank(runs: list[RunResult]) -> ProtocolGroup:
     """Models by their mean; equal means share a rank."""
     models: dict[str, list[RunResult]] = {}
-    for outcome in sorted(outcomes, key=lambda outcome: (outcome.value, outcome.seed)):
-        models.setdefault(outcome.model, []).append(outcome)
-    means = {model: statistics.fmean(run.value for run in runs) for model, runs in models.items()}
-    standings = (
+    for run in sorted(runs, key=lambda run: (run.value, run.seed)):
+        models.setdefault(run.model, []).append(run)
+    means = {model: statistics.fmean(run.value for run in members) for model, members in models.items()}
+    ranking = (
         RankedModel(1 + sum(other < means[model] for other in means.values()), tuple(models[model]))
         for model in sorted(models, key=lambda model: (means[model], models[model][0].index))
     )
-    return ProtocolGroup(outcomes[0].protocol, tuple(standings))
+    return ProtocolGroup(runs[0].protocol, tuple(ranking))
 
 
-def _read_outcome(model: str, seed: int, index: int, metric: str, data_sha256: str) -> RunResult:
+def _read_run(model: str, seed: int, index: int, metric: str, data_sha256: str) -> RunResult:
     name = paths.experiment_name(model, seed)
-    run, samples = paths.RUNS / name, paths.SAMPLES / name
+    run = paths.RUNS / name
+    samples = paths.SAMPLES / name
     info = read_keys(run / "generator.json", RUN_KEYS)
     scores = read_scores(paths.SCORES / name / "metrics.json", metric)
     for path, pattern in [(run / "grids", "*.png"), (samples, "grid.png"), (samples, "progress.gif"),
@@ -212,7 +216,7 @@ def _read_outcome(model: str, seed: int, index: int, metric: str, data_sha256: s
             raise PipelineError(f"{path / pattern} does not exist: run `dvc repro`, which makes it")
     if info["data_sha256"] != data_sha256:
         raise PipelineError(f"{run} was trained on other data than {paths.PREPARED} holds: run `dvc repro`")
-    curve = read_csv(run / "history.csv", ("step", "images", "loss/d", "loss/g", "distance"))
+    curve = read_csv(run / "history.csv", ("step", "images", "loss/d", "loss/g", "distance"), PENALTY)
     timing = read_csv(run / "timing.csv", ("step", "seconds"), may_be_empty=True)
     seconds = float(timing["seconds"].iloc[-1]) if len(timing) else math.nan
     clock = np.interp(curve["step"], [0, *timing["step"]], [0, *timing["seconds"]]) if len(timing) else math.nan

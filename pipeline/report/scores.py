@@ -8,19 +8,19 @@ from pipeline.core.errors import PipelineError
 from pipeline.report.readers import finite_numbers, read_keys
 
 KEYS = ("floor", "ratio_to_floor", "protocol", "sampling_error", "not_available", "collapsed", "best")
-NO_METRICS = ("seed", "floor", "ratio_to_floor")  # numbers of the file that are no further metrics
+NOT_METRICS = ("seed", "floor", "ratio_to_floor")  # numbers in the file that are not metrics
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What one experiment's samples were found to be.
+    """The metrics of one experiment.
 
     value: the distance by which models are ranked, of the final generator.
-    metrics: all other metrics by name, also of single classes.
+    metrics: all other metrics by name, including those of single classes.
     errors: sampling errors by name, of `metrics` and of the distance itself.
-    not_available: why metrics are lacking, by the names of pipeline.metrics.METRICS.
-    collapsed: what says that the model has collapsed or has learnt nothing, such as "coverage 0.010"; mostly empty.
-    best_value: the same distance of the checkpoint at `best_step`, which had the lowest small-sample distance.
+    not_available: the reason for each metric that is missing, by its name in pipeline.metrics.METRICS.
+    collapsed: values that show that the model has collapsed or learnt nothing, such as "coverage 0.010"; else empty.
+    best_value: the distance at `best_step`, the checkpoint that had the lowest small-sample distance.
     """
 
     value: float
@@ -37,7 +37,7 @@ class Scores:
 
 
 def read_scores(path: Path, metric: str) -> Scores:
-    """Read metrics.json, of which `metric` is the distance.
+    """Read metrics.json, in which `metric` is the name of the distance.
 
     Raises:
         PipelineError: the file is missing or damaged, or a number in it is not finite.
@@ -52,7 +52,7 @@ def read_scores(path: Path, metric: str) -> Scores:
         floor=numbers["floor"],
         ratio=numbers["ratio_to_floor"],
         error=errors.get(metric),
-        metrics={key: value for key, value in numbers.items() if key not in (metric, *NO_METRICS)},
+        metrics={key: value for key, value in numbers.items() if key not in (metric, *NOT_METRICS)},
         errors=errors,
         not_available=held["not_available"],
         collapsed=tuple(map(str, held["collapsed"])),

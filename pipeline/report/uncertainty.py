@@ -1,6 +1,7 @@
-"""How sure a number is: the spread over training seeds and the error of sampling, which are never mixed.
+"""Uncertainty of a number: the variation between training seeds, and the sampling error. They are never mixed.
 
-Seeds say what training again would give; the sampling error says what other samples of the same generator would.
+Training seeds show what another training would give; the sampling error shows what other samples of the same generator
+would give.
 """
 
 import math
@@ -10,11 +11,11 @@ from collections.abc import Sequence
 from scipy import stats
 
 CONFIDENCE = 0.95
-NORMAL = 1.96  # of a normal distribution 95% lies within so many standard deviations of its mean
+NORMAL = 1.96  # 95% of a normal distribution are within so many standard deviations of its mean
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """The 95% interval of the mean over seeds by Student's t; None for one seed, of which nothing can be said.
+    """The 95% interval of the mean over seeds by Student's t; None for a single seed.
 
     mean ± t s / sqrt(n), with s the sample standard deviation and t the 0.975 quantile at n - 1 degrees of freedom.
     """
@@ -26,14 +27,14 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def welch_interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
-    """The 95% interval of mean(second) - mean(first), each of 2 values or more, whose variances may differ.
+    """The 95% interval of mean(second) - mean(first). Each has at least 2 values; their variances may differ.
 
     Welch 1947, Biometrika 34, with Satterthwaite's degrees of freedom
     (a + b)² / (a² / (n - 1) + b² / (m - 1)), a and b being the variances of the two means.
     """
     gap = statistics.fmean(second) - statistics.fmean(first)
     a, b = (statistics.variance(values) / len(values) for values in (first, second))
-    if a + b == 0:  # every seed gave the same: the formula would divide by 0
+    if a + b == 0:  # all seeds gave the same value: the formula would divide by 0
         return gap, gap
     freedom = (a + b) ** 2 / (a**2 / (len(first) - 1) + b**2 / (len(second) - 1))
     reach = _quantile(freedom) * math.sqrt(a + b)
@@ -41,19 +42,19 @@ def welch_interval(first: Sequence[float], second: Sequence[float]) -> tuple[flo
 
 
 def mean_error(errors: Sequence[float | None]) -> float | None:
-    """The sampling error of a mean of independently sampled values; None if that of one was not estimated."""
+    """The sampling error of the mean of independently sampled values; None if one of the errors is unknown."""
     known = [error for error in errors if error is not None]
     return math.hypot(*known) / len(known) if known and len(known) == len(errors) else None
 
 
 def typical_error(errors: Sequence[float | None]) -> float | None:
-    """The sampling error of a single one among values, as the root of the mean square; None if one is not known."""
+    """The root mean square of sampling errors: that of a typical single value; None if one is unknown."""
     mean = mean_error(errors)
     return None if mean is None else mean * math.sqrt(len(errors))
 
 
 def sampling_noise(first: Sequence[float | None], second: Sequence[float | None]) -> float | None:
-    """What a difference of two means must exceed to be more than sampling noise: 1.96 sqrt(e1² + e2²)."""
+    """A difference of two means above this is more than sampling noise: 1.96 sqrt(e1² + e2²)."""
     one, other = mean_error(first), mean_error(second)
     return None if one is None or other is None else NORMAL * math.hypot(one, other)
 

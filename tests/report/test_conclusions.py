@@ -1,0 +1,94 @@
+"""Which differences are called noise, and which results need caution."""
+
+import json
+from pathlib import Path
+
+from scipy import stats
+
+from pipeline.params import Params
+from pipeline.report import leaderboard, read_results
+from pipeline.report.conclusions import ONE_SEED, cautions
+from tests.report.files import (
+    compare,
+    make_data,
+    make_experiment,
+    page,
+    words,
+    write,
+)
+
+
+def test_one_seed_is_compared_with_sampling_noise() -> None:
+    make_data()  # errors of 5 on both sides: noise up to 1.96 * sqrt(50) = 13.859
+    for model, value in [("a", 200.0), ("b", 213.8), ("c", 214.0), ("d", 201.0)]:
+        make_experiment(model, 0, value)
+    text = words(page(compare(["a", "b", "c", "d"], [0])))
+    close = "d (1.0, sampling noise up to 13.9) and b (13.8, sampling noise up to 13.9)"
+    assert f"a's differences to {close} are within sampling noise." in text
+    assert "a's difference to c (14.0, sampling noise up to 13.9) is beyond sampling noise." in text
+    assert ONE_SEED in text
+
+
+def test_an_unknown_sampling_error_is_said(three: Params) -> None:
+    make_experiment("resnet", 0, 300.0, scores={"sampling_error": {}})
+    text = words(page(three))
+    reason = "is not compared with sampling noise, because the sampling error was not estimated"
+    assert f"sagan's difference to resnet (100.0) {reason}." in text
+    assert "sagan's difference to dcgan (200.0, sampling noise up to 13.9) is beyond sampling noise." in text
+    assert "2 resnet 300.0 – 6.00" in text and ONE_SEED in text
+
+
+def test_several_seeds_are_compared_with_their_own_noise(seeds: Params) -> None:
+    for seed, value in [(0, 400.0), (1, 402.0)]:
+        make_experiment("resnet", seed, value)
+    text = words(page(seeds.override({"compare.models": ["dcgan", "sagan", "resnet"]})))
+    low, high = stats.ttest_ind([100, 140], [120, 110], equal_var=False).confidence_interval(0.95)
+    assert low < -100 and high > 100
+    detail = f"(5.0, 95% interval −{-low:.1f} to {high:.1f})"
+    assert f"sagan's difference to dcgan {detail} is within the noise of training seeds." in text
+    low, high = stats.ttest_ind([400, 402], [120, 110], equal_var=False).confidence_interval(0.95)
+    detail = f"(286.0, 95% interval {low:.1f} to {high:.1f})"
+    assert f"sagan's difference to resnet {detail} is beyond the noise of training seeds." in text
+    assert "sampling noise" not in text and ONE_SEED not in text
+
+
+def test_a_single_seed_against_several_is_compared_by_sampling() -> None:
+    make_data()
+    for model, seed, value in [("a", 0, 100.0), ("a", 1, 120.0), ("b", 0, 150.0), ("b", 1, 160.0)]:
+        make_experiment(model, seed, value, generated_images=999 if (model, seed) == ("b", 1) else 1437)
+    text = words(page(compare(["a", "b"], [0, 1])))
+    # The mean of two has an error of 5 / sqrt(2): 1.96 * sqrt(12.5 + 25) = 12.0025
+    assert "a's difference to b (40.0, sampling noise up to 12.0) is beyond sampling noise." in text
+    assert "b reaches a fd_efficientnet_lite0 of 160.0, 3.2 times the floor; no other model" in text
+
+
+def test_a_collapsed_model_and_a_diverged_training_are_not_averaged_in_silence() -> None:
+    make_data()
+    fallen = {"collapsed": ["precision 0.010", "coverage 0.002"]}
+    for model, seed, scores in [("dcgan", 0, fallen), ("dcgan", 1, None), ("sagan", 0, None), ("sagan", 1, None)]:
+        make_experiment(model, seed, 100.0 + seed, scores=scores)
+    info = json.loads(Path("runs/sagan-1/generator.json").read_text())
+    write(Path("runs/sagan-1/generator.json"), info | {"rollbacks": [{"fault": "x", "step": 5, "to": 3}] * 2})
+    params = compare(["dcgan", "sagan"], [0, 1])
+    said = [
+        "dcgan has collapsed or learnt next to nothing: seed 0 (precision 0.010, coverage 0.002); its mean over seeds "
+        "includes this.",
+        "sagan diverged and was rolled back to an earlier step with lower learning rates: seed 1 (2 times).",
+    ]
+    assert cautions(read_results(params)) == said
+    assert all(f"Caution. {sentence}" in words(page(params)) for sentence in said)
+    told = leaderboard(read_results(params)).set_index(["model", "seed"])["collapsed"].to_dict()
+    assert told == {
+        ("dcgan", 0): "precision 0.010, coverage 0.002",
+        ("dcgan", 1): "",
+        ("sagan", 0): "",
+        ("sagan", 1): "",
+    }
+
+
+def test_one_seed_says_so_in_fewer_words() -> None:
+    make_data()
+    make_experiment("dcgan", 0, 100.0, scores={"collapsed": ["pixel_std_ratio 0.001"]})
+    make_experiment("sagan", 0, 100.0)
+    found = cautions(read_results(compare(["dcgan", "sagan"], [0])))
+    assert found == ["dcgan has collapsed or learnt next to nothing: pixel_std_ratio 0.001."]
