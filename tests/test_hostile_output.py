@@ -18,8 +18,6 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
-from studies import lively
-from test_fuzz import assert_clear, fuzz
 
 from pipeline.core.errors import PipelineError
 from pipeline.data import downloads
@@ -34,6 +32,8 @@ from pipeline.search.pages.page import Subject, svg_file
 from pipeline.search.study.storage import open_storage, shown
 from pipeline.tracking.uploader import Uploader
 from tests.report.files import compare, make_data, make_experiment
+from tests.studies import lively
+from tests.test_fuzz import assert_clear, fuzz
 
 ROOT = Path(__file__).resolve().parent.parent
 EVIL = '"><script>document.title="owned"</script><img src=x onerror=alert(1)>\'</text></style>'

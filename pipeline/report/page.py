@@ -33,7 +33,7 @@ MEDIA = {".png": "image/png", ".gif": "image/gif"}
 
 
 @cache
-def environment() -> jinja2.Environment:
+def template_environment() -> jinja2.Environment:
     """The template environment: every value is escaped, and an undefined name is an error."""
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -88,7 +88,7 @@ def render(results: Results) -> str:
         "few": rank_deficient(results),
         "provenance": provenance(),
     }
-    return environment().get_template("report.html").render(context)
+    return template_environment().get_template("report.html").render(context)
 
 
 def places(results: Results) -> int:

@@ -16,7 +16,7 @@ from pipeline.core.provenance import provenance
 from pipeline.data.prepared import load_description
 from pipeline.report.charts import Chart
 from pipeline.report.formatting import DASH, TIMES, decimals, digits, interval, number
-from pipeline.report.page import TEMPLATES, environment
+from pipeline.report.page import TEMPLATES, template_environment
 from pipeline.report.results import differing
 from pipeline.search.pages import charts
 from pipeline.search.pages.comparison import Entry, compare, comparison_verdict, unequal
@@ -50,7 +50,7 @@ def subject() -> Subject:
 @cache
 def templates() -> jinja2.Environment:
     """The report's templates, and those of studies."""
-    return environment().overlay(loader=jinja2.FileSystemLoader([OWN_TEMPLATES, TEMPLATES]))
+    return template_environment().overlay(loader=jinja2.FileSystemLoader([OWN_TEMPLATES, TEMPLATES]))
 
 
 def render(results: Results, about: Subject, drawn: Mapping[str, Chart | Drawing]) -> str:
