@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.seeded_inception import write_weights
+from pipeline.metrics.extractors import inception
 from pipeline.metrics.frechet import factorise
 
 DIM = 2048
@@ -80,7 +81,7 @@ def commands(count: int, compiled: bool) -> None:
     """Both commands on the same PNGs, against a reference whose statistics both have already."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        weights = write_weights(folder / "torch/hub/checkpoints/pt_inception-2015-12-05-6726825d.pth")
+        weights = write_weights(folder / "torch/hub/checkpoints" / inception.FILE)
         for number, part in enumerate(("real", "generated")):
             _write_pngs(folder / part, count, number)
         environment = {**os.environ, "TORCH_HOME": str(folder / "torch"), "PYTHONWARNINGS": "ignore"}
@@ -93,7 +94,7 @@ def commands(count: int, compiled: bool) -> None:
                   "--device", "cpu", "--num-workers", "0", "--batch-size", "50"]  # fmt: skip
         output, their_seconds, peak = _run(theirs, environment)
         print(f"pytorch-fid: {their_seconds:.0f} s, peak {peak:.0f} MiB, distance {float(output.split()[-1]):.6f}")
-        variants = {"ours": []} | ({"ours, --compile": ["--compile"]} if compiled else {})
+        variants: dict[str, list[str]] = {"ours": []} | ({"ours, --compile": ["--compile"]} if compiled else {})
         for name, extra in variants.items():
             output, seconds, peak = _run([*ours, folder / "generated", *flags, *extra], environment)
             value = next(iter(json.loads(output)["metrics"].values()))

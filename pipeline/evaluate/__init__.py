@@ -1,1 +1,11 @@
-"""TODO"""
+"""What is measured of whose images: a model's samples, or any two sets.
+
+scoring           samples of a model -> metrics.json, which the stage `fid` writes
+cli               the command `python -m pipeline.metrics A B`
+compare           two sets -> one record of all metrics
+features          features of a set, extracted or from the cache
+images  arrays    images from a folder, or from .npy and .npz files
+statistics        a set of which only the Gaussian is known: pytorch-fid's .npz files
+doctor            checks of this installation: `python -m pipeline.metrics doctor`
+explain           why a number differs from a published one
+"""

@@ -83,7 +83,7 @@ class ArrayImages:
     def _quantise(self, index: int, row: np.ndarray) -> np.ndarray:
         low, high = self.value_range
         if not np.isfinite(row).all():
-            raise PipelineError(f"{self.path}: image {index} holds NaN or infinite values: mend or remove it")
+            raise PipelineError(f"{self.path}: image {index} holds NaN or infinite values: repair or remove it")
         least, most = row.min(), row.max()
         if least < low or most > high:
             raise PipelineError(

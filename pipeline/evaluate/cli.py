@@ -133,7 +133,7 @@ def _parse(arguments: list[str], prog: str) -> argparse.Namespace:
 
 
 def _load_extractor(options: argparse.Namespace) -> Extractor:
-    """The extractor; a fault of it is told by the names of this command's options."""
+    """The extractor. An error about it names this command's options, not the parameters of params.yaml."""
     params = MetricsParams(
         extractor=options.extractor,
         weights=options.weights,
@@ -207,7 +207,3 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.met
     print(text)
     if options.out:
         write_bytes(options.out, f"{text}\n".encode())
-
-
-if __name__ == "__main__":
-    main()

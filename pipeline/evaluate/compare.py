@@ -1,4 +1,4 @@
-"""Two sets of images to one record: how they were read, their features, and all metrics.
+"""Compare two sets of images: how they were read, their features, and all metrics, as one record.
 
 open_image_set -> measure_image_set -> ImageSetResult -> compare -> what `python -m pipeline.metrics` prints
 """
@@ -52,7 +52,7 @@ def open_image_set(path: Path, options: ReadOptions) -> ImageSource | None:
 def measure_image_set(
     path: Path, source: ImageSource | None, extractor: Extractor, options: ReadOptions, cache: Path | None
 ) -> ImageSetResult:
-    """The features of one set. With `cache` they are looked for there, and kept there."""
+    """The features of one set. With `cache` they come from there, or are added to it."""
     if source is None:
         features, warnings = read_statistics(path, extractor.dim, extractor.protocol)
         record = {"path": str(path), "images": len(features) or None, "statistics": True}
@@ -84,7 +84,7 @@ def compare(
     infinity: bool,
     names: Collection[str] | None,
 ) -> dict[str, Any]:
-    """All metrics, or those of `names`, with how they were measured and what to beware of."""
+    """All metrics, or those of `names`, with how they were measured, and warnings."""
     warnings = [*real.warnings, *generated.warnings, *(held_out.warnings if held_out else [])]
     warnings += [*_same_or_resized(real, generated), *_align_labels(real, generated)]
     warnings += _align_labels(real, held_out) if held_out else []

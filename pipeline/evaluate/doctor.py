@@ -65,7 +65,10 @@ def checks() -> dict[str, Callable[[], str]]:
         "a shift by v gives |v|²": _shift,
         "the value is pytorch-fid's": _pytorch_fid,
         **{f"weights of {name}": functools.partial(_weights, name, extractors) for name in EXTRACTORS},
-        **{f"batch size is no matter ({name})": functools.partial(_batches, name, extractors) for name in EXTRACTORS},
+        **{
+            f"the batch size does not matter ({name})": functools.partial(_batches, name, extractors)
+            for name in EXTRACTORS
+        },
         "CIFAR-10: training to test images is 3.151": _known_value,
     }
 

@@ -2,7 +2,7 @@
 
     python -m pipeline.metrics doctor --explain train50k-50k --experiment dcgan-0
 
-Each field that differs is changed by itself, everything else as it was, and the distance measured anew, where the
+Each field that differs is changed by itself, everything else as it was, and the distance measured again, where the
 images, weights or generators at hand allow it.
 """
 

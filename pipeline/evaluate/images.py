@@ -1,10 +1,10 @@
-"""Anyone's images, from a folder or an array, one at a time: uint8 (C, H, W) with C 1 or 3, of any sizes.
+"""Images of the user, from a folder or an array, one at a time: uint8 (C, H, W) with C 1 or 3, of any sizes.
 
-    open_images(path, ...) -> ImageSource -> batches -> lists of arrays; then record and warnings say what was met
+    open_images(path, ...) -> ImageSource -> batches -> lists of arrays; then record and warnings say what was found
 
 Images are taken as a PNG would hold them: 16-bit grey is divided by 257, transparency lies on white, EXIF turns, of an
 animation the first frame counts, floats are rounded to the nearest of 256 levels. What cannot be used is refused by
-name, or on wish skipped and counted.
+name, or skipped and counted.
 """
 
 import functools
@@ -47,7 +47,7 @@ class _Seen(NamedTuple):
 
 @dataclass
 class ReadStats:
-    """What one pass over a source met; plain values, so that a cache can keep it.
+    """What one pass over a source found, as plain values, so that it can be cached.
 
     bad: the places of the images that were skipped, in the source's order, and `reasons` how many for which reason.
     """
@@ -63,7 +63,7 @@ class ReadStats:
 
 
 class ImageSource:
-    """A sequence of images of which only a few are in memory. `batches` reads it; what it met is then in `stats`."""
+    """A sequence of images of which only a few are in memory. `batches` reads it; `stats` then says what it found."""
 
     def __init__(self, path: Path, content: "FolderImages | ArrayImages", bad_images: BadImages) -> None:
         self.path, self.content, self.bad_images = path, content, bad_images
@@ -114,7 +114,7 @@ class ImageSource:
 
     def _skip(self, index: int, bad: BadImage) -> None:
         if self.bad_images == "refuse":
-            raise PipelineError(f"{bad}: mend or delete it, or give --bad-images skip")
+            raise PipelineError(f"{bad}: repair or delete it, or give --bad-images skip")
         self.stats.bad.append(index)
         self.stats.reasons[bad.kind] = self.stats.reasons.get(bad.kind, 0) + 1
 
@@ -146,7 +146,7 @@ class ImageSource:
 
     @property
     def warnings(self) -> list[str]:
-        """Sentences, after a pass, on what is legal but may not be what was meant."""
+        """Sentences, after a pass, on what can be read but may not be what the user intended."""
         stats, found = self.stats, []
         if stats.constant:
             found.append(f"{stats.constant} of {stats.images} images are of one colour throughout")

@@ -40,7 +40,7 @@ def score_samples(
 
     Args:
         samples: uint8 (N, C, S, S), of the final generator as "images", and of the best checkpoint as "best", which is
-            lacking where the final one is the best.
+            missing where the final one is the best.
         labels: int64 (N,), the classes that the samples were generated for; None if the generator ignores labels.
         real: the training images, uint8 (M, C, S, S), of which closest.png shows some.
         info: generator.json.

@@ -56,8 +56,9 @@ def _mmd(real: np.ndarray, generated: np.ndarray, in_real: np.ndarray, in_genera
     size = in_real.shape[1]
     within = _kernel_sums(real, real, in_real, in_real) - _diagonal_sums(real, in_real)
     within += _kernel_sums(generated, generated, in_generated, in_generated) - _diagonal_sums(generated, in_generated)
-    across: np.ndarray = _kernel_sums(real, generated, in_real, in_generated)
-    return within / (size * (size - 1)) - 2 * across / size**2
+    across = _kernel_sums(real, generated, in_real, in_generated)
+    values: np.ndarray = within / (size * (size - 1)) - 2 * across / size**2
+    return values
 
 
 def _kernel_sums(first: np.ndarray, second: np.ndarray, in_first: np.ndarray, in_second: np.ndarray) -> np.ndarray:

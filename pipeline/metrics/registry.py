@@ -30,7 +30,7 @@ METRICS: dict[str, Callable[[Comparison], dict[str, Estimate]]] = {
 
 @dataclass
 class Measurement:
-    """What was measured, by name: values, their standard errors of sampling where known, and why others are lacking."""
+    """What was measured, by name: values, their standard errors of sampling where known, and why others are missing."""
 
     values: dict[str, float] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What a metric is given, two or three sets of features, and what it gives back, estimates by name."""
+"""What a metric is given, two or three sets of features, and what it returns, estimates by name."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -24,7 +24,7 @@ class Estimate(NamedTuple):
 
 
 class NotAvailable(Exception):
-    """A metric that is not defined for these sets; the text says what is lacking, in a few words."""
+    """A metric that is not defined for these sets; the text says why, in a few words."""
 
 
 class FeatureSet:

@@ -48,7 +48,7 @@ def test_a_sound_installation_without_inceptions_weights(capsys: pytest.CaptureF
     passed = [name for name, (result, *_) in rows.items() if result == "pass"]
     assert passed == [
         "a set of features is 0 from itself", "a shift by v gives |v|²", "the value is pytorch-fid's",
-        "weights of efficientnet_lite0", "batch size is no matter (efficientnet_lite0)",
+        "weights of efficientnet_lite0", "the batch size does not matter (efficientnet_lite0)",
     ]  # fmt: skip
     unknown = [name for name, (result, *_) in rows.items() if result == "cannot be checked here"]
     assert sorted(passed + unknown) == sorted(rows)

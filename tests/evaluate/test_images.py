@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 
 from pipeline.core.errors import PipelineError
-from pipeline.data.datasets import BadImage
 from pipeline.evaluate import images as images_module
 from pipeline.evaluate.images import ImageSource, open_images
 
@@ -474,9 +473,3 @@ def test_arrays_that_shrink_in_the_header(tmp_path: Path) -> None:
 def test_the_hash_of_an_array_is_its_files(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.npy", ROWS)
     assert source(path).content_sha256() == hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def test_bad_image_is_what_decode_raises(tmp_path: Path) -> None:
-    with pytest.raises(BadImage, match=r"is not a PNG, JPEG, WebP, GIF or BMP image"):
-        (tmp_path / "a.png").write_bytes(b"text")
-        images_module.decode(tmp_path / "a.png", 1.0, images_module.FORMATS, "x")

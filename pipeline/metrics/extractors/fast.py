@@ -1,4 +1,4 @@
-"""The same features in less time: batch norm folded into convolutions, and compilation. Each is checked before use.
+"""The same features in less time: batch norm folded into convolutions, and compilation. Both are checked before use.
 
 A network that was changed must give the features of the unchanged one on a seeded batch, to 1e-5 of the largest, or to
 the rounding of the unchanged one itself, which float64 shows; else the unchanged one is used, and a warning says so.
@@ -21,7 +21,7 @@ ROUNDINGS = 3  # or so many times the network's own error of rounding: both netw
 
 
 def accelerate(network: nn.Module, size: int, compiled: bool) -> nn.Module:
-    """The network with batch norm folded, and on wish compiled; input (N, 3, size, size), about -1..1.
+    """The network with batch norm folded and, if `compiled`, compiled; input (N, 3, size, size), about -1..1.
 
     Whatever fails the check, or cannot be done on this machine, is left out.
     """
