@@ -26,6 +26,7 @@ def command(*arguments: object, hub: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     tuple(map(int, scipy.__version__.split(".")[:2])) >= (1, 18), reason="pytorch-fid 0.3 calls an older scipy's sqrtm"
 )
