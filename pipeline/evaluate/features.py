@@ -12,11 +12,11 @@ import tempfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+from pipeline import data
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import (
     ArrayWriter,
@@ -29,7 +29,6 @@ from pipeline.core.files import (
 )
 from pipeline.core.progress import progress
 from pipeline.core.versions import program_of, version
-from pipeline.data import datasets
 from pipeline.evaluate import arrays, images
 from pipeline.evaluate.images import BadImages, ImageSource, ReadStats
 from pipeline.evaluate.statistics import read_statistics, write_statistics
@@ -116,9 +115,9 @@ def cache_neighbours(folder: Path, features: FeatureSet) -> None:
 @functools.cache
 def reading_version() -> str:
     """A version of the code that makes, of files of images, what lies in a cache; the extractor has its own."""
-    modules: tuple[Any, ...] = (datasets, images, arrays, types)
-    own = [Path(__file__), *(Path(module.__file__) for module in modules)]
-    return version(program_of({place for file in own for place in sources_of_file(file.resolve())}))
+    shaping = [__file__, images.__file__, arrays.__file__, types.__file__]
+    files = [*map(Path, shaping), *Path(data.__path__[0]).glob("*.py")]  # the last: what decodes pictures
+    return version(program_of({source for file in files for source in sources_of_file(file.resolve())}))
 
 
 def _extract(path: Path, source: ImageSource, extractor: Extractor, options: ReadOptions) -> np.ndarray:

@@ -36,7 +36,7 @@ CODE, COMMENT = "\nEDITED = 1\n", "\n# edited\n"
 
 def file_of(function: Callable[..., object]) -> Path:
     """Where a function is written, below the package."""
-    return Path(function.__code__.co_filename).resolve().relative_to(PACKAGE)  # type: ignore[attr-defined]
+    return Path(function.__code__.co_filename).resolve().relative_to(PACKAGE)
 
 
 @pytest.fixture
