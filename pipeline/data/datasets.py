@@ -1,11 +1,10 @@
-"""Where images come from: a named data set as a `Source`, read one picture at a time, and pictures as rows of pixels.
+"""Where images come from: a named data set as a `Source`, read one picture at a time.
 
-    DATASETS[name](params) -> Source -> items (picture, label) -> to_row -> uint8 (C, S, S)
+    DATASETS[name](params) -> Source -> items (picture, label) -> pictures.to_row -> uint8 (C, S, S)
 
 To add a data set, write a function that returns a `Source` and one entry in DATASETS.
 """
 
-import contextlib
 import functools
 import os
 import warnings
@@ -16,19 +15,15 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.core.errors import PipelineError, printable, warn
 from pipeline.core.files import storage_errors
 from pipeline.data import downloads
 from pipeline.data.downloads import Archive, fetch
+from pipeline.data.pictures import Picture, read_picture, reason_of
 from pipeline.params import DataParams
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
-FORMATS = ("PNG", "JPEG", "WEBP")
-RESIZE_FILTER = Image.Resampling.LANCZOS  # antialiased, smaller or larger
-
-Picture = Image.Image | np.ndarray
 
 
 class Items(Protocol):
@@ -48,14 +43,6 @@ class Source:
     train: Items
     test: Items | None = None
     skipped: Mapping[str, int] = field(default_factory=dict)  # files passed over while listing, by reason
-
-
-class BadImage(Exception):
-    """An image file that cannot be used: `kind` is "broken" or "too_large"; the text names the file and says why."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(printable(message, 1000))
-        self.kind = kind
 
 
 def _digits(params: DataParams) -> Source:
@@ -189,7 +176,7 @@ class _FolderItems:
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+    def __getitem__(self, index: int) -> tuple[Picture, int]:
         file = self.files[index]
         return read_picture(self.root.joinpath(*file), self.megapixels), self.labels.get(file[0], 0)
 
@@ -215,103 +202,3 @@ DATASETS: dict[str, Callable[[DataParams], Source]] = {
     ),
     "folder": _folder,
 }
-
-
-@contextlib.contextmanager
-def own_limits() -> Iterator[None]:
-    """Switch Pillow's size limit and its warnings off: `max_megapixels` takes their place, and we report faults.
-
-    Both are global: threads that decode do so within one block of the thread that started them.
-    """
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
-
-
-@own_limits()
-def read_picture(path: Path, max_megapixels: float) -> Image.Image:
-    """Decode a PNG, JPEG or WebP file (whatever its name says; the first frame), upright by its EXIF.
-
-    Raises:
-        BadImage: it is not such an image, is damaged, or its header announces more than `max_megapixels`.
-    """
-    return decode(path, max_megapixels, FORMATS, "data.max_megapixels")
-
-
-def decode(path: Path, max_megapixels: float, formats: tuple[str, ...], limit: str) -> Image.Image:
-    """`read_picture` for any of Pillow's `formats`, to be called within `own_limits`; `limit` is what users call it."""
-    if not os.path.isfile(path):  # a pipe would block for ever
-        raise BadImage("broken", f"{path} is not a file, or a link to nothing")
-    try:
-        if (held := path.stat().st_size) > most_bytes(max_megapixels):
-            size = f"{held / 1e6:.0f} MB, more than any image of {max_megapixels:g} megapixels"
-            raise BadImage("too_large", f"{path} holds {size}; see {limit}")
-        with Image.open(path, formats=formats) as image:
-            if image.width * image.height > max_megapixels * 1e6:
-                size = f"{image.width} x {image.height} pixels"
-                raise BadImage("too_large", f"{path} has {size}, more than {limit}: {max_megapixels:g}")
-            image.load()
-            if not image.width * image.height:
-                raise ValueError("it has no pixels")
-            ImageOps.exif_transpose(image, in_place=True)
-            return image
-    except BadImage:
-        raise
-    except UnidentifiedImageError:
-        *first, last = ("WebP" if name == "WEBP" else name for name in formats)
-        reason = f"is not a {', '.join(first)} or {last} image" if path.stat().st_size else "is empty (0 bytes)"
-        raise BadImage("broken", f"{path} {reason}") from None
-    except Exception as error:  # decoders raise whatever they meet: OSError, SyntaxError, ValueError, struct.error ...
-        raise BadImage("broken", f"{path} cannot be decoded ({reason_of(error)})") from error
-
-
-def converted(image: Image.Image) -> Image.Image:
-    """`eight_bit` of a picture from a file, or BadImage: the decoders take some that cannot be converted."""
-    try:
-        return eight_bit(image)
-    except Exception as error:
-        name = getattr(image, "filename", "an image")
-        raise BadImage("broken", f"{name} cannot be converted ({reason_of(error)})") from error
-
-
-def most_bytes(max_megapixels: float) -> float:
-    """No image file is larger: 16 bits for each of four channels, and 16 MB beside the pixels; WebP is read whole."""
-    return max_megapixels * 8e6 + 16e6
-
-
-@own_limits()
-def to_row(picture: Picture, channels: int, size: int) -> np.ndarray:
-    """Crop a picture to its central square and resize that: uint8 (channels, size, size); may raise `BadImage`."""
-    image = converted(picture if isinstance(picture, Image.Image) else Image.fromarray(picture))
-    image = image.convert("L" if channels == 1 else "RGB")
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    if image.size != (side, side):
-        image = image.crop((left, top, left + side, top + side))
-    if side != size:
-        image = image.resize((size, size), RESIZE_FILTER)
-    return np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1)  # (H, W, C) -> (C, H, W)
-
-
-def eight_bit(image: Image.Image) -> Image.Image:
-    """The same picture in mode L or RGB; what is transparent lies on white."""
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow itself would clip at 255
-        values = np.asarray(image)  # 0..65535; x / 257 maps 65535 to 255
-        grey = np.rint(values.clip(0, 65535) / np.float32(257)).astype(np.uint8)
-        if isinstance(key := image.info.get("transparency"), int):
-            grey[values == key] = 255
-        return Image.fromarray(grey)
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
-
-
-def reason_of(error: Exception) -> str:
-    """The last line of an error's text: torchvision's first ones list what it tried."""
-    lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__

@@ -24,7 +24,8 @@ import numpy as np
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256
-from pipeline.data.datasets import BadImage, converted, decode, list_images, most_bytes, own_limits
+from pipeline.data.datasets import list_images
+from pipeline.data.pictures import BadImage, converted, decode, most_bytes, own_limits
 from pipeline.evaluate.arrays import ArrayImages, open_array
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")

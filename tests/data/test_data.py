@@ -27,7 +27,8 @@ from pipeline.core.errors import PipelineError
 from pipeline.data import batches, datasets
 from pipeline.data import prepared as preparation
 from pipeline.data.batches import ImageSet, batch
-from pipeline.data.datasets import DATASETS, BadImage, Source, read_picture, to_row
+from pipeline.data.datasets import DATASETS, Source
+from pipeline.data.pictures import BadImage, read_picture, to_row
 from pipeline.data.prepared import DESCRIPTION_KEYS, load_description, load_images, prepare
 from pipeline.params import DataParams
 
