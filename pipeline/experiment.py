@@ -13,7 +13,7 @@ import torch
 from pipeline.core import paths
 from pipeline.core.errors import PipelineError, suggest
 from pipeline.core.provenance import commit
-from pipeline.core.versions import program_of, program_of_entry, version
+from pipeline.core.versions import program_of, program_of_entry, program_of_function, version
 from pipeline.gan.augment import AUGMENTATIONS, augment_for_discriminator
 from pipeline.gan.losses import LOSSES, smoothed
 from pipeline.gan.optimisers import OPTIMISERS, make_optimiser
@@ -149,6 +149,7 @@ def code_version(recipe: Recipe, extractor: str) -> str:
     files: list[Path | str] = [*(PACKAGE / name for name in SHAPING), *network.sources(), *sources_of(extractor)]
     entries: list[object] = [LOSSES[recipe.loss], PENALTIES[recipe.penalty], OPTIMISERS[recipe.optimiser]]
     entries += [AUGMENTATIONS[name] for name in recipe.augment]
-    entries += [smoothed, input_gradients, clip_weights, augment_for_discriminator, make_optimiser]
     programs = [program_of_entry(entry) for entry in entries]
+    for shared in (smoothed, input_gradients, clip_weights, augment_for_discriminator, make_optimiser):
+        programs.append(program_of_function(shared, without=("AUGMENTATIONS", "OPTIMISERS")))
     return version(program_of(files), *programs, network.arguments())

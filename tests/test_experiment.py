@@ -1,128 +1,250 @@
-"""What the generate stage writes: arrays, labels and pictures of the same samples."""
+"""An experiment's fingerprint: what makes a trained model another one, and what does not."""
 
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch import Tensor, nn
 
-from pipeline import params
-from pipeline.experiment import Experiment
-from pipeline.models import build_gan
-from pipeline.sampling.generation import generate_samples
-from pipeline.sampling.images import COLUMNS, latents
-from pipeline.training.monitor import CURVE_SEED, GRID_SEED, TrainingMonitor
+from pipeline import experiment as experiments
+from pipeline.core import versions
+from pipeline.experiment import SHAPING, Experiment, code_version, fingerprint
+from pipeline.gan.augment import AUGMENTATIONS
+from pipeline.gan.losses import LOSSES
+from pipeline.gan.optimisers import OPTIMISERS
+from pipeline.gan.penalties import PENALTIES
+from pipeline.metrics import sources_of
+from pipeline.models import NETWORKS, Network
+from pipeline.params import Recipe, load
+from pipeline.params.schema import Neutral
+from tests.recipes import RECIPE, ROOT, tiny_budget, tiny_params, tiny_recipe
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_the_png_folder_holds_the_very_samples(tmp_path: Path, channels: int) -> None:
-    values = params.load(ROOT / "params.yaml").override({"generate.png_folder": True, "generate.batch_size": 8})
-    recipe, shape = values.models["dcgan"], (channels, 16, 16)
-    generator = build_gan(recipe, shape, 10, seed=0).generator
-    generator(torch.randn(32, recipe.latent_dim), torch.zeros(32, dtype=torch.int64))  # batch norm's statistics
-    grids, out = tmp_path / "grids", tmp_path / "samples"
-    grids.mkdir()
-    Image.new("L", (4, 4)).save(grids / "00000000.png")
-    info = {"recipe": recipe.model_dump(), "n_classes": 10, "image_shape": list(shape)}
-    other = build_gan(recipe, shape, 10, seed=1).generator
-    generate_samples({"images": generator, "best": other}, torch.arange(21) % 10, info, values, grids, out)
-
-    images = np.load(out / "images.npy")
-    assert images.shape == (21, *shape)
-    best = np.load(out / "best.npy")
-    assert best.shape == images.shape and (best != images).mean() > 0.5
-    assert np.load(out / "labels.npy").tolist() == [*range(10), *range(10), 0]
-    files = sorted((out / "png").iterdir())
-    assert [file.name for file in files] == [f"{i:06d}.png" for i in range(21)]
-    for image, file in zip(images, files, strict=True):
-        pixels = np.asarray(Image.open(file))
-        assert np.array_equal(pixels, image[0] if channels == 1 else image.transpose(1, 2, 0))
-    finals = sorted((out / "final").iterdir())
-    assert [file.name for file in finals] == [f"{i:02d}.png" for i in range(10)]
-    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(finals, files, strict=False))
+EXTRACTOR = "efficientnet_lite0"
+DESCRIPTION = {"name": "toy", "image_shape": [1, 16, 16], "classes": ["a", "b"], "class_counts": [5, 5], "sha256": "e"}
 
 
-class Spy(nn.Module):
-    """A generator that shows its labels as grey values, and remembers its latents."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(()))
-        self.seen: list[Tensor] = []
-
-    def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        self.seen.append(z)
-        return (y / 127.5 - 1)[:, None, None, None].expand(-1, 1, 16, 16) + self.weight
+def version_of(**changes: Any) -> str:
+    return code_version(tiny_recipe(**changes), EXTRACTOR)
 
 
-def rows_shown(path: Path) -> list[list[int]]:
-    """The grey value in the middle of each picture of a grid: 16 pixels, enlarged twice, two between."""
-    pixels = np.asarray(Image.open(path).convert("L"))
-    return pixels[18::34, 18::34].tolist()
+# Values.
+
+
+def test_each_part_counts() -> None:
+    parts = {"budget": tiny_budget().effective(), "data": "abc", "seed": 0}
+    first = fingerprint(tiny_recipe(), EXTRACTOR, **parts)
+    assert len(first) == 16 and set(first) <= set("0123456789abcdef")
+    assert fingerprint(tiny_recipe(), EXTRACTOR, **dict(reversed(parts.items()))) == first  # in whatever order
+    others = [
+        {**parts, "seed": 1},
+        {**parts, "data": "abd"},
+        {**parts, "budget": tiny_budget(steps=7).effective()},
+        {**parts, "origin": "x"},
+    ]
+    found = [fingerprint(tiny_recipe(), EXTRACTOR, **other) for other in others]
+    found += [fingerprint(tiny_recipe(), "inception", **parts)]
+    found += [fingerprint(tiny_recipe(lr_g=1.0001e-3), EXTRACTOR, **parts)]
+    found += [fingerprint(tiny_recipe(flip=False), EXTRACTOR, **parts)]
+    assert len({first, *found}) == 8
+
+
+def test_an_experiment_knows_its_seed_its_data_and_its_budget() -> None:
+    def of(changes: dict[str, Any] | None = None, seed: int = 0, **described: Any) -> str:
+        return Experiment(tiny_params(changes, dcgan={}, other={}), "dcgan", seed, DESCRIPTION | described).fingerprint
+
+    first = of()
+    assert of({"runtime.checkpoint_every": 3, "generate.samples": 50, "models.other.lr_g": 0.5}) == first
+    assert of({"train.rollbacks": 0, "compare.seeds": [0, 1]}) == first
+    changed = [of(seed=1), of(sha256="f"), of({"train.steps": 5}), of({"train.rollbacks": 1}), of({"recipe.lr_g": 0.5})]
+    changed += [of({"models.dcgan.lr_g": 0.25}), of({"metrics.extractor": "inception"}), of({"metrics.weights": "x"})]
+    assert len({first, *changed}) == 9
+
+
+def test_a_shared_value_counts_for_those_who_share_it() -> None:
+    def of(model: str, changes: dict[str, Any] | None = None) -> str:
+        values = tiny_params(changes, shares={}, overrides={"n_critic": 2})
+        return Experiment(values, model, 0, DESCRIPTION).fingerprint
+
+    change = {"recipe.n_critic": 3}
+    assert of("shares", change) != of("shares")
+    assert of("overrides", change) == of("overrides")
+
+
+def test_another_torch_is_another_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = fingerprint(tiny_recipe(), EXTRACTOR, seed=0)
+    monkeypatch.setattr(torch, "__version__", "0.0.0")
+    assert fingerprint(tiny_recipe(), EXTRACTOR, seed=0) != first
+
+
+# A field that is added later.
+
+
+class Later(Recipe):
+    """A recipe of a later version: two fields more, both off at their neutral values."""
+
+    mirrored: Annotated[bool, Neutral(False)]
+    strength: Annotated[float | None, Neutral(None)]
+
+
+@pytest.mark.parametrize("model", load(ROOT / "params.yaml").models)
+def test_a_new_field_that_is_off_leaves_every_fingerprint(model: str) -> None:
+    recipe = load(ROOT / "params.yaml").models[model]
+    old = fingerprint(recipe, EXTRACTOR, seed=0)
+
+    def later(**values: Any) -> str:
+        new = Later.model_validate(recipe.model_dump() | {"mirrored": False, "strength": None} | values)
+        return fingerprint(new, EXTRACTOR, seed=0)
+
+    assert later() == old
+    assert len({old, later(mirrored=True), later(strength=0.0), later(strength=0.5)}) == 4
+
+
+def test_a_neutral_value_is_left_out_and_any_other_stands() -> None:
+    effective = tiny_recipe().effective()
+    assert set(RECIPE) - set(effective) == {
+        "label_smoothing", "penalty", "penalty_every", "clip", "spectral_norm_g", "init_from", "ema_warmup", "augment",
+        "augment_strength", "instance_noise",
+    }  # fmt: skip
+    assert effective["flip"] is True and effective["network"] == "dcgan"
+    halving = {"start": 1.0, "end": 0.5, "shape": "linear", "until": 1.0}
+    asked = {"label_smoothing": 0.1, "penalty": "r1", "clip": 0.1, "augment": ["colour"], "augment_strength": halving}
+    assert {name: tiny_recipe(**asked).effective()[name] for name in asked} == asked
+    assert json.loads(json.dumps(tiny_recipe(**asked).effective())) == tiny_recipe(**asked).effective()
+
+
+# Code: a copy of the package is edited, file by file.
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the package, which `code_version` takes for the code that runs."""
+    copy, original = tmp_path / "pipeline", experiments.PACKAGE
+    shutil.copytree(original, copy, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def moved(files: Any) -> list[Path]:
+        return [copy / Path(file).resolve().relative_to(original) for file in files]
+
+    sources = Network.sources
+    monkeypatch.setattr(experiments, "PACKAGE", copy)
+    monkeypatch.setattr(Network, "sources", lambda self: moved(sources(self)))
+    monkeypatch.setattr(experiments, "sources_of", lambda name: moved(sources_of(name)))
+    for registry in ("losses", "penalties", "augment", "optimisers"):
+        monkeypatch.setattr(sys.modules[f"pipeline.gan.{registry}"], "__file__", str(copy / f"gan/{registry}.py"))
+    versions._tree.cache_clear()  # which reads a file once in a process
+    yield copy
+    versions._tree.cache_clear()
+
+
+def after(package: Path, recipe: Recipe, edit: Callable[[str], str], files: str = "**/*.py") -> str:
+    """The version of the code after an edit of each of these files, which are then as before."""
+    texts = {path: path.read_text(encoding="utf-8") for path in package.glob(files)}
+    assert any(edit(text) != text for text in texts.values()), "nothing was edited"
+    for path, text in texts.items():
+        path.write_text(edit(text), encoding="utf-8")
+    versions._tree.cache_clear()
+    found = code_version(recipe, EXTRACTOR)
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
+    versions._tree.cache_clear()
+    return found
 
 
 @pytest.mark.parametrize(
-    ("network", "asked", "rows"),
+    "edit",
     [
-        ("dcgan_conditional", [9, *range(10), 3, 3], [[label] * 10 for label in range(10)]),
-        ("projection", [4, 2] * 30, [[2] * 10] * 5 + [[4] * 10] * 5),
-        ("dcgan_conditional", [7] * 12, [[7] * 10] * 10),  # one class was asked for
-        ("projection", list(range(23)), [[label] * 10 for label in range(10)]),  # of more than ten the first ten
-        ("dcgan", [5, 1] * 60, [[5, 1] * 5] * 10),  # takes no labels: the first hundred samples
-        ("dcgan", [5, 1] * 10, [[5, 1] * 5] * 2),
+        lambda text: f"# A comment.\n{text}  # and one more\n",
+        lambda text: text.replace('"""', '"""Changed: ', 1),
+        lambda text: text.replace('    """A', '    """Changed: a').replace("\n    # ", "\n    # Changed: "),
+        lambda text: text.replace("\n\n\n", "\n\n\n\n"),
     ],
 )
-def test_the_grid_of_a_conditional_model_has_one_class_a_row(
-    network: str, asked: list[int], rows: list[list[int]], tmp_path: Path
-) -> None:
-    values = params.load(ROOT / "params.yaml").override({"generate.batch_size": 8})
-    recipe = values.models["dcgan"].model_copy(update={"network": network, "latent_dim": 3})
-    info = {"recipe": recipe.model_dump(), "image_shape": [1, 16, 16]}
-    (tmp_path / "grids").mkdir()
-    Image.new("L", (4, 4)).save(tmp_path / "grids/00000000.png")
-    out = tmp_path / "out"
-    generate_samples({"images": Spy(), "best": Spy()}, torch.tensor(asked), info, values, tmp_path / "grids", out)
-    assert rows_shown(out / "grid.png") == rows
-    assert np.load(out / "labels.npy").tolist() == asked
-    assert np.load(out / "labels.npy").dtype == np.int64
-    for name in ("images", "best"):
-        assert np.load(out / f"{name}.npy")[:, 0, 8, 8].tolist() == asked
+def test_comments_docstrings_and_layout_are_no_code(package: Path, edit: Callable[[str], str]) -> None:
+    recipe = tiny_recipe(penalty="r1", augment=["colour"])
+    assert after(package, recipe, edit) == code_version(recipe, EXTRACTOR)
+
+
+@pytest.mark.parametrize(("network", "own"), [("dcgan", "dcgan"), ("mlp", "mlp"), ("sagan", "resnet")])
+def test_only_the_code_that_a_recipe_runs_counts(package: Path, network: str, own: str) -> None:
+    recipe = tiny_recipe(network=network)
+    before = code_version(recipe, EXTRACTOR)
+    extractor = {path.relative_to(ROOT / "pipeline").as_posix() for path in sources_of(EXTRACTOR)}
+    for file in (
+        "gan/step.py",
+        "training/monitor.py",
+        "metrics/frechet.py",
+        f"models/{own}.py",
+        *sorted(extractor)[:1],
+    ):
+        assert after(package, recipe, lambda text: f"{text}added = 1\n", file) != before, file
+    needed = {package / file for file in (*SHAPING, f"models/{own}.py", *extractor)}
+    assert {"gan/step.py", "data/batches.py", "core/randomness.py", "training/trainer.py"} < set(SHAPING)
+    for path in package.rglob("*.py"):
+        if path not in needed:
+            path.write_text(f"{path.read_text()}added = 1\n")
+    versions._tree.cache_clear()
+    assert code_version(recipe, EXTRACTOR) == before
+
+
+PIECES = {  # of each entry of a registry a piece of its own code, and what changes it
+    "losses.py hinge": ("relu(1 - real)", "relu(2 - real)"),
+    "losses.py bce": ("softplus(-real)", "softplus(-2 * real)"),
+    "penalties.py r1": ("real_labels).square().sum", "real_labels).abs().sum"),
+    "penalties.py gradient": ("(norms - 1)", "(norms - 2)"),
+    "augment.py cutout": ("first = centre - edge // 2", "first = centre - edge // 3"),
+    "augment.py colour": ("draws[0] - 0.5", "draws[0] - 0.25"),
+    "optimisers.py rmsprop": ("alpha=beta2", "alpha=beta1"),
+    "optimisers.py adam": ("betas=(beta1, beta2)", "betas=(beta2, beta2)"),
+}
+
+
+@pytest.mark.parametrize("entry", PIECES)
+def test_an_entry_counts_for_the_recipes_that_name_it(package: Path, entry: str) -> None:
+    (old, new), (file, name) = PIECES[entry], entry.split()
+    field = {"losses.py": "loss", "penalties.py": "penalty", "augment.py": "augment", "optimisers.py": "optimiser"}[
+        file
+    ]
+    uses = tiny_recipe(**{field: [name] if field == "augment" else name})
+    others = {"loss": "least_squares", "penalty": "none", "augment": [], "optimiser": "rmsprop"}
+    without = tiny_recipe(**others | ({"optimiser": "adam"} if name == "rmsprop" else {}))
+    for recipe, counts in ((uses, True), (without, False)):
+        edited = after(package, recipe, lambda text: text.replace(old, new), f"gan/{file}")
+        assert (edited != code_version(recipe, EXTRACTOR)) is counts
+
+
+def test_another_entry_of_a_registry_is_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = {"penalty": "gradient", "augment": ["translation", "colour"]}
+    original = version_of(**recipe)
+    registries: list[tuple[dict[str, Any], str, str]] = [
+        (LOSSES, "bce", "hinge"),
+        (PENALTIES, "gradient", "r1"),
+        (OPTIMISERS, "adam", "rmsprop"),
+        (AUGMENTATIONS, "colour", "cutout"),
+    ]
+    for registry, own, other in registries:
+        with monkeypatch.context() as patch:
+            patch.setitem(registry, other, registry[own])
+            patch.setitem(registry, "new", registry[own])
+            assert version_of(**recipe) == original
+        with monkeypatch.context() as patch:
+            patch.setitem(registry, own, registry[other])
+            assert version_of(**recipe) != original
+
+
+def test_what_an_entry_of_networks_adds_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    original, plain = version_of(network="sagan"), version_of(network="resnet")
+    assert original != plain  # the same file, with attention
+    monkeypatch.setitem(NETWORKS, "sagan", NETWORKS["resnet"])
+    assert version_of(network="sagan") == plain
 
 
 @pytest.mark.parametrize(
-    ("network", "classes", "rows"),
-    [
-        ("dcgan_conditional", 3, [[label] * 10 for label in range(3)]),
-        ("dcgan_conditional", 12, [[label] * 10 for label in range(10)]),
-        ("dcgan", 3, [[label] * 10 for label in range(6)]),  # which it does not look at: 6 rows of 10
-    ],
+    "name", ["smoothed", "input_gradients", "clip_weights", "augment_for_discriminator", "make_optimiser"]
 )
-def test_what_is_looked_at_while_a_model_trains(
-    network: str, classes: int, rows: list[list[int]], tmp_path: Path
-) -> None:
-    changes = {"models.dcgan.network": network, "models.dcgan.latent_dim": 3, "train.score_samples": 8}
-    values = params.load(ROOT / "params.yaml").override({**changes, "metrics.batch_size": 4})
-    counts = [10, 30] + [0] * (classes - 2)
-    description = {"name": "x", "image_shape": [1, 16, 16], "classes": list(map(str, range(classes))),
-                   "class_counts": counts, "sha256": "0"}  # fmt: skip
-    told: list[Any] = []
-    tracker: Any = SimpleNamespace(image=lambda *what: told.append(what))
-    reference: Any = SimpleNamespace(distance=lambda features: features.tolist())
-    extractor: Any = lambda images: images[:, 0, 8, 8]  # noqa: E731
-    observer = TrainingMonitor(Experiment(values, "dcgan", 0, description), extractor, reference, tracker, tmp_path)
-    average = Spy()
-    state: Any = SimpleNamespace(ema=average, gan=SimpleNamespace(generator=None), step=20)
-    observer.draw(state)
-    path = tmp_path / "00000020.png"
-    assert rows_shown(path) == rows
-    assert told == [("samples", path, 20)]
-    grid, average.seen = torch.cat(average.seen), []
-    assert torch.equal(grid[: len(rows) * COLUMNS], latents(GRID_SEED, 0, len(rows) * COLUMNS, 3))
-    assert observer.score(state) == [1, 0, 1, 1, 1, 0, 1, 1]  # as often as in the data
-    assert torch.equal(torch.cat(average.seen), latents(CURVE_SEED, 0, 8, 3))
+def test_what_all_recipes_share_counts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = version_of()
+    monkeypatch.setattr(experiments, name, version_of)
+    assert version_of() != original

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import inspect
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -22,10 +22,13 @@ def program_of(files: Iterable[Path | str]) -> str:
     return "\0".join(ast.unparse(_tree(Path(file))) for file in sorted(map(str, files)))
 
 
-def program_of_function(function: Callable[..., object]) -> str:
+def program_of_function(function: Callable[..., object], without: Collection[str] = ()) -> str:
     """What a function does: its own definition, and those that it needs of its own file.
 
     So functions that stand in one file, such as the losses, have versions of their own.
+
+    Args:
+        without: names that do not count, such as a registry of which the function takes one entry.
     """
     function = inspect.unwrap(function)
     file = sys.modules[function.__module__].__file__
@@ -33,7 +36,7 @@ def program_of_function(function: Callable[..., object]) -> str:
     needed, waiting = set(), [function.__qualname__.split(".")[0]]
     while waiting:
         name = waiting.pop()
-        if name in defined and name not in needed:
+        if name in defined and name not in needed and name not in without:
             needed.add(name)
             waiting += [node.id for node in ast.walk(defined[name]) if isinstance(node, ast.Name)]
     return "\n".join(ast.unparse(defined[name]) for name in sorted(needed))

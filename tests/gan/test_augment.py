@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from pipeline.core.randomness import rng
-from pipeline.gan.augment import AUGMENTATIONS, show
+from pipeline.gan.augment import AUGMENTATIONS
+from pipeline.gan.augment import augment_for_discriminator as show
 
 ALL = tuple(AUGMENTATIONS)
 
@@ -17,7 +18,7 @@ def pictures(count: int = 64, channels: int = 3, size: int = 16) -> Tensor:
 
 
 def done(name: str, images: Tensor, seed: int = 0) -> Tensor:
-    return AUGMENTATIONS[name](images, torch.Generator().manual_seed(seed))
+    return AUGMENTATIONS[name].transform(images, torch.Generator().manual_seed(seed))
 
 
 def shifted(image: Tensor, down: int, right: int) -> Tensor:
@@ -140,52 +141,54 @@ def test_gradients_flow_and_are_those_of_differences(name: str) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_draws_are_named(name: str) -> None:
     images = pictures(8)
-    first = show(images, [name], 0, 0, "real", 5)
-    assert torch.equal(first, AUGMENTATIONS[name](images, rng("cpu", 0, "augment", name, "real", 5)))
+    first = show(images, {name: 1.0}, 0, 0, "real", 5)
+    assert torch.equal(first, AUGMENTATIONS[name].transform(images, rng("cpu", 0, "augment", name, "real", 5)))
     torch.manual_seed(3)
-    assert torch.equal(first, show(images, [name], 0, 0, "real", 5))
+    assert torch.equal(first, show(images, {name: 1.0}, 0, 0, "real", 5))
     for other in [(1, "real", 5), (0, "fake", 5), (0, "real", 6)]:
-        assert not torch.equal(first, show(images, [name], 0, *other))
+        assert not torch.equal(first, show(images, {name: 1.0}, 0, *other))
 
 
 def test_augmentations_follow_the_list() -> None:
     images = pictures(8)
     expected = images
     for name in ("cutout", "colour", "translation"):
-        expected = show(expected, [name], 0, 0, "g", 1)
-    assert torch.equal(show(images, ("cutout", "colour", "translation"), 0, 0, "g", 1), expected)
-    assert not torch.equal(show(images, ("colour", "translation", "cutout"), 0, 0, "g", 1), expected)
+        expected = show(expected, {name: 1.0}, 0, 0, "g", 1)
+    assert torch.equal(show(images, dict.fromkeys(("cutout", "colour", "translation"), 1.0), 0, 0, "g", 1), expected)
+    assert not torch.equal(
+        show(images, dict.fromkeys(("colour", "translation", "cutout"), 1.0), 0, 0, "g", 1), expected
+    )
 
 
 def test_nothing_asked_is_nothing_done() -> None:
     images = pictures(4)
-    assert show(images, (), 0.0, 0, "real", 0) is images
+    assert show(images, {}, 0.0, 0, "real", 0) is images
 
 
 def test_instance_noise() -> None:
     images = pictures(256).requires_grad_()
-    noisy = show(images, (), 0.25, 0, "real", 3)
+    noisy = show(images, {}, 0.25, 0, "real", 3)
     noise = (noisy - images).detach()
     count = noise.numel()
     assert noise.mean().item() == pytest.approx(0, abs=5 * 0.25 / math.sqrt(count))
     assert noise.std().item() == pytest.approx(0.25, abs=5 * 0.25 / math.sqrt(2 * count))
     assert noise.abs().max() > 0.75  # Gaussian, not uniform
-    assert torch.equal(noisy, show(images, (), 0.25, 0, "real", 3))
+    assert torch.equal(noisy, show(images, {}, 0.25, 0, "real", 3))
     for other in [(1, "real", 3), (0, "fake", 3), (0, "real", 4)]:
-        assert not torch.equal(noisy, show(images, (), 0.25, *other))
+        assert not torch.equal(noisy, show(images, {}, 0.25, *other))
     noisy.sum().backward()
     assert (images.grad == 1).all()
 
 
 def test_noise_lies_upon_the_augmented_image() -> None:
     images = pictures(8)
-    both, one = show(images, ("cutout",), 0.5, 0, "g", 1), show(images, ("cutout",), 0, 0, "g", 1)
-    torch.testing.assert_close(both - one, show(images, (), 0.5, 0, "g", 1) - images, rtol=0, atol=1e-6)
+    both, one = show(images, {"cutout": 1.0}, 0.5, 0, "g", 1), show(images, {"cutout": 1.0}, 0, 0, "g", 1)
+    torch.testing.assert_close(both - one, show(images, {}, 0.5, 0, "g", 1) - images, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_on_the_meta_device(dtype: torch.dtype, channels: int) -> None:
     images = torch.empty(4, channels, 16, 16, dtype=dtype, device="meta")
-    result = show(images, ALL, 0.1, 0, "real", 0)
+    result = show(images, dict.fromkeys(ALL, 1.0), 0.1, 0, "real", 0)
     assert (result.device.type, result.shape, result.dtype) == ("meta", images.shape, torch.float32)

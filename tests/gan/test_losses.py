@@ -88,8 +88,8 @@ def test_only_labels_can_be_smoothed(name: str) -> None:
             smoothed(LOSSES[name], 0.1)
 
 
-def test_only_wasserstein_needs_a_bounded_slope() -> None:
-    assert {name for name, loss in LOSSES.items() if loss.lipschitz} == {"wasserstein"}
+def test_only_wasserstein_needs_a_bounded_gradient() -> None:
+    assert {name for name, loss in LOSSES.items() if loss.needs_lipschitz} == {"wasserstein"}
 
 
 @pytest.mark.parametrize("name", LOSSES)
