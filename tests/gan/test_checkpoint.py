@@ -17,52 +17,34 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.core.errors import PipelineError
-from pipeline.data.batches import ImageSet
-from pipeline.gan import checkpoint
-from pipeline.gan.augment import AUGMENTATIONS
 from pipeline.gan.checkpoint import (
     RunHistory,
     checkpoints,
-    code_version,
     export_networks,
-    fingerprint,
     generator_tensors,
     load_checkpoint,
     load_generator,
     save_checkpoint,
 )
 from pipeline.gan.losses import LOSSES
-from pipeline.gan.optimisers import OPTIMISERS
-from pipeline.gan.penalties import PENALTIES
-from pipeline.gan.step import TrainState, create_state, train
-from pipeline.models import NETWORKS, Network
-from pipeline.params import Recipe, TrainParams
+from pipeline.gan.step import TrainState, train
+from pipeline.models import NETWORKS
+from pipeline.params import Recipe
+from tests.gan import states
+from tests.gan.states import bits, equal
+from tests.recipes import SHAPE, image_set, tiny_budget, tiny_recipe
 
-RECIPE = {
-    "network": "dcgan", "loss": "hinge", "width_g": 4, "width_d": 4, "latent_dim": 5, "norm_d": "spectral",
-    "spectral_norm_g": True, "init": "xavier", "batch_size": 4, "n_critic": 2, "lr_g": 1e-3, "lr_d": 2e-3,
-    "beta1": 0.5, "beta2": 0.9, "lr_decay": "linear", "ema_decay": 0.9, "flip": True, "dequantise": True,
-    "label_smoothing": 0.0, "penalty": "none",
-    "penalty_weight": 10.0, "clip": None, "optimiser": "adam", "ema_warmup": False, "augment": [],
-    "instance_noise": 0.0, "init_from": None,
-}  # fmt: skip
-BUDGET = TrainParams.model_validate(
-    {"steps": 6, "precision": "fp32", "channels_last": True, "report_every": 4, "grid_every": 9, "score_every": 9}
-    | {"score_samples": 2, "rollbacks": 0, "rollback_lr": 0.5}
-)
-SHAPE = (1, 16, 16)
-IMAGES = ImageSet(
-    torch.randint(256, (20, *SHAPE), generator=torch.Generator().manual_seed(0), dtype=torch.uint8),
-    torch.arange(20) % 3, 3,
-)  # fmt: skip
+BUDGET = tiny_budget(steps=6, channels_last=True, report_every=4)
+IMAGES = image_set(20)
 
 
 def recipe_of(**changes: Any) -> Recipe:
-    return Recipe.model_validate({**RECIPE, **changes})
+    hinge = {"loss": "hinge", "norm_d": "spectral", "spectral_norm_g": True, "n_critic": 2, "lr_decay": "linear"}
+    return tiny_recipe(**hinge | changes)
 
 
 def start(recipe: Recipe, seed: int = 0) -> TrainState:
-    return create_state(recipe, BUDGET, SHAPE, 3, seed, torch.device("cpu"))
+    return states.start(recipe, BUDGET, seed)
 
 
 def continued(recipe: Recipe, state: TrainState, progress: RunHistory, folder: Path | None = None) -> TrainState:
@@ -75,14 +57,6 @@ def continued(recipe: Recipe, state: TrainState, progress: RunHistory, folder: P
     return state
 
 
-def bits(state: TrainState) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in state.tensors().items()}
-
-
-def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
 @pytest.mark.parametrize(
     ("network", "changes"),
     [
@@ -90,7 +64,7 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
         ("dcgan", {"norm_d": "batch", "ema_decay": None, "spectral_norm_g": False}),
         ("dcgan", {"optimiser": "rmsprop", "beta1": 0.0, "norm_d": "none", "clip": 0.05, "loss": "wasserstein"}),
         ("resnet", {"optimiser": "rmsprop", "penalty": "gradient", "instance_noise": 0.2, "ema_warmup": True}),
-        ("sagan", {"penalty": "r1", "loss": "bce", "label_smoothing": 0.1, "augment": ["translation", "cutout"]}),
+        ("sagan", {"penalty": "r1", "loss": "bce", "label_smoothing": 0.1, "augment": ["cutout"], "penalty_every": 2}),
     ],
 )
 def test_a_run_cut_anywhere_ends_bit_for_bit_like_one_that_was_not(
@@ -287,107 +261,6 @@ def test_a_pickle_with_the_right_name_is_passed_over_or_refused_in_a_sentence(ho
     else:
         assert state.step == 2
         assert equal(bits(state), seen[2])
-
-
-def test_fingerprint_changes_with_each_part() -> None:
-    recipe, parts = recipe_of(), {"budget": BUDGET.model_dump(), "data": "abc", "seed": 0}
-    first = fingerprint(recipe, **parts)
-    assert len(first) == 16
-    assert set(first) <= set("0123456789abcdef")
-    assert fingerprint(recipe_of(), **dict(reversed(parts.items()))) == first  # the order of the parts says nothing
-    others = [
-        {**parts, "seed": 1},
-        {**parts, "data": "abd"},
-        {**parts, "budget": {**BUDGET.model_dump(), "steps": 7}},
-        {**parts, "extractor": "inception"},
-    ]
-    changed = [fingerprint(recipe, **other) for other in others]
-    changed += [fingerprint(recipe_of(lr_g=1.0001e-3), **parts), fingerprint(recipe_of(flip=False), **parts)]
-    assert len({first, *changed}) == 7
-
-
-def test_fingerprint_changes_with_torch_and_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = fingerprint(recipe_of(), seed=0)
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "__version__", "0.0.0")
-        assert fingerprint(recipe_of(), seed=0) != first
-    assert fingerprint(recipe_of(), seed=0) == first
-    monkeypatch.setattr(checkpoint, "code_version", lambda _: "other")
-    assert fingerprint(recipe_of(), seed=0) != first
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-def test_code_version_covers_what_shapes_a_result_and_nothing_else(
-    network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    package, recipe = Path(checkpoint.__file__).parent, recipe_of(network=network)
-    for source in package.rglob("*.py"):
-        copy = tmp_path / source.relative_to(package)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(source.read_bytes())
-    original, sources = code_version(recipe), {Path(file).name for file in NETWORKS[network].sources()}
-    assert sources == {"dcgan": {"dcgan.py"}, "resnet": {"resnet.py"}, "sagan": {"resnet.py"}}.get(network, sources)
-    monkeypatch.setattr(Network, "sources", lambda self: {str(tmp_path / "models" / name) for name in sources})
-    monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "checkpoint.py"))
-    assert code_version(recipe) == original
-    covered = set()
-    for path in tmp_path.rglob("*.py"):
-        content = path.read_bytes()
-        path.write_bytes(content + b"# changed\n")
-        covered |= {str(path.relative_to(tmp_path))} if code_version(recipe) != original else set()
-        path.write_bytes(content)
-    needed = {
-        "data.py",
-        "devices.py",
-        "randomness.py",
-        "sampling.py",
-        "training.py",
-        "trainer.py",
-        "observer.py",
-        "warm_start.py",
-    }
-    needed |= {"models/layers.py", "models/build.py", "metrics/features.py", "metrics/frechet.py", "metrics/fast.py"}
-    assert covered >= needed | {f"models/{name}" for name in sources}
-    foreign = {"models/dcgan.py", "models/resnet.py"} - {f"models/{name}" for name in sources}
-    unrelated = {"metrics/kid.py", "metrics/registry.py", "tracking.py", "charts.py", "progress.py", "report/page.py"}
-    assert not covered & (foreign | unrelated)
-
-
-def test_code_version_covers_the_recipes_own_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = recipe_of(loss="hinge")
-    original = code_version(recipe)
-    monkeypatch.setitem(LOSSES, "bce", LOSSES["wasserstein"])
-    assert code_version(recipe) == original
-    monkeypatch.setitem(LOSSES, "hinge", LOSSES["wasserstein"])
-    assert code_version(recipe) != original
-
-
-@pytest.mark.parametrize(
-    ("registry", "own", "other", "changes"),
-    [
-        (PENALTIES, "gradient", "r1", {"penalty": "gradient"}),
-        (PENALTIES, "none", "gradient", {}),
-        (OPTIMISERS, "adam", "rmsprop", {}),
-        (AUGMENTATIONS, "colour", "cutout", {"augment": ["translation", "colour"]}),
-    ],
-)
-def test_code_version_covers_the_recipes_own_choices(
-    registry: dict[str, Any], own: str, other: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe = recipe_of(**changes)
-    original = code_version(recipe)
-    with monkeypatch.context() as patch:
-        patch.setitem(registry, other, registry[own])
-        assert code_version(recipe) == original
-    monkeypatch.setitem(registry, own, registry[other])
-    assert code_version(recipe) != original
-
-
-@pytest.mark.parametrize("name", ["smoothed", "input_gradients", "clip_weights", "show", "make_optimiser"])
-def test_code_version_covers_what_all_recipes_share(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = code_version(recipe_of())
-    monkeypatch.setattr(checkpoint, name, lambda: None)
-    assert code_version(recipe_of()) != original
 
 
 def exported(folder: Path, network: str = "dcgan", **changes: Any) -> TrainState:

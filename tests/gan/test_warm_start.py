@@ -18,28 +18,24 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline import experiment as experiments
-from pipeline import params
 from pipeline.core.checksums import write_sums
 from pipeline.core.errors import PipelineError
-from pipeline.data.batches import ImageSet
 from pipeline.evaluate import scoring
 from pipeline.experiment import Experiment
 from pipeline.gan.checkpoint import export_networks, generator_tensors
 from pipeline.gan.losses import LOSSES
-from pipeline.gan.step import TrainState, create_state, train, trainer
+from pipeline.gan.step import TrainState, create_state, train
 from pipeline.gan.warm_start import keep, main, origin, warm_start
 from pipeline.metrics import Extractor
 from pipeline.models import NETWORKS
 from pipeline.params import Params, Recipe
+from pipeline.training import trainer
 from pipeline.training.monitor import TrainingMonitor
 from pipeline.training.trainer import Interrupted, train_experiment, write_run
+from tests.gan.states import bits, equal
+from tests.recipes import CLASSES, SHAPE, image_set, tiny_params
 
-ROOT = Path(__file__).resolve().parents[2]
-SHAPE, CLASSES = (1, 16, 16), 3
-IMAGES = ImageSet(
-    torch.randint(256, (20, *SHAPE), generator=torch.Generator().manual_seed(0), dtype=torch.uint8),
-    torch.arange(20) % CLASSES, CLASSES,
-)  # fmt: skip
+IMAGES = image_set(20)
 FILES = ["discriminator.safetensors", "generator.json", "generator.safetensors"]
 
 
@@ -51,18 +47,10 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def values(**changes: Any) -> Params:
-    """params.yaml with a tiny recipe `dcgan`, of which `changes` replace fields."""
-    tiny = {"network": "dcgan", "loss": "hinge", "width_g": 4, "width_d": 4, "latent_dim": 5, "norm_d": "spectral",
-            "spectral_norm_g": True, "batch_size": 4, "n_critic": 2, "optimiser": "adam", "ema_decay": 0.9,
-            "init_from": None}  # fmt: skip
-    budget = {"steps": 7, "precision": "fp32", "channels_last": True, "report_every": 2, "grid_every": 3,
-              "score_every": 3, "score_samples": 6, "rollbacks": 0, "rollback_lr": 0.5}  # fmt: skip
-    runtime = {"tracking": False, "checkpoint_every": 2}
-    return params.load(ROOT / "params.yaml").override(
-        {f"models.dcgan.{name}": value for name, value in (tiny | changes).items()}
-        | {f"train.{name}": value for name, value in budget.items()}
-        | {f"runtime.{name}": value for name, value in runtime.items()}
-    )
+    """The tiny params with one model `dcgan`, of which `changes` replace fields."""
+    own = {"loss": "hinge", "norm_d": "spectral", "spectral_norm_g": True, "n_critic": 2}
+    budget = {"train.steps": 7, "train.channels_last": True, "train.grid_every": 3, "train.score_every": 3}
+    return tiny_params(budget | {"train.score_samples": 6}, dcgan=own | changes)
 
 
 def recipe_of(**changes: Any) -> Recipe:
@@ -87,16 +75,8 @@ def make_run(name: str = "old-0", seed: int = 0, **changes: Any) -> TrainState:
     return state
 
 
-def bits(state: TrainState) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in state.tensors().items()}
-
-
 def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def refusal(call: Callable[[], object]) -> str:
@@ -430,9 +410,9 @@ def trained(
     extractor = Extractor("mean", "fd_mean", 3, Mean(), torch.device("cpu"), {})
     reference: Any = SimpleNamespace(distance=lambda features: float(features.std()))
     with experiment.open_tracker() as tracker:
-        observer = TrainingMonitor(experiment, extractor, reference, tracker, experiment.work_folder() / "grids")
-        state, progress = train_experiment(experiment, IMAGES, observer, should_stop)
-        write_run(experiment, state, progress, observer, out)
+        monitor = TrainingMonitor(experiment, extractor, reference, tracker, experiment.work_folder() / "grids")
+        state, progress = train_experiment(experiment, IMAGES, monitor, should_stop)
+        write_run(experiment, state, progress, monitor, out)
     files = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     del files["timing.csv"]
     return bits(state), files
@@ -455,7 +435,7 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("network", ["dcgan", "sagan_conditional"])
+@pytest.mark.parametrize("network", ["dcgan", pytest.param("sagan_conditional", marks=pytest.mark.slow)])
 def test_a_run_that_was_killed_ends_as_if_it_had_not_been(network: str, elsewhere: Path) -> None:
     make_run(network=network)
     experiment = experiment_of(keep("old-0", "kept"), network=network)
@@ -565,7 +545,7 @@ def test_mlflow_is_told_whence(kept: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_protocol_says_whence_and_which_labels(kept: str) -> None:
-    extractor: Any = SimpleNamespace(protocol={"extractor": "mean"})
+    extractor = Extractor("mean", "fd_mean", 3, Mean(), torch.device("cpu"), {"extractor": "mean"}, version="1")
     reference: Any = SimpleNamespace(train=[0] * 5, test=[0] * 3, floor={"data_sha256": "e" * 64})
 
     def protocol(init_from: dict[str, Any] | None, choice: str | int) -> dict[str, Any]:
