@@ -21,7 +21,23 @@ cli             the command `gan`, which has all of these
 
 import signal
 import sys
+from types import TracebackType
 
-# Ctrl-C while `python -m pipeline...` imports, for seconds, ends it as it ends any program, without a traceback.
-if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+LACKING = ("failed to map segment", "cannot allocate memory", "can't start new thread", "resource temporarily unavail")
+
+
+def _tell_what_lacks(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The last word on an error while a command imports: memory or threads that the system refuses are no bug."""
+    if not isinstance(error, MemoryError) and not any(sign in str(error).lower() for sign in LACKING):
+        sys.__excepthook__(kind, error, trace)
+        return
+    limits = "raise the limits of memory and processes (ulimit -v, ulimit -u), or use a larger machine"
+    print(f"error: the system refuses memory or threads ({error or kind.__name__}): {limits}", file=sys.stderr)
+    sys.exit(2)
+
+
+# What a command meets while it imports, for seconds, before its own `main` can tell it. Ctrl-C ends it without a word.
+if sys.argv[:1] == ["-m"]:
+    sys.excepthook = _tell_what_lacks
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -122,10 +122,10 @@ def test_a_module_imports_only_what_stands_above_it(module: str) -> None:
     assert not wrong, f"{module} imports {sorted(wrong)}, which stand below {unit} in pipeline/__init__.py"
 
 
-def test_the_package_itself_imports_nothing_but_what_ctrl_c_needs() -> None:
-    top = tree_of(SOURCE / "__init__.py").body
-    assert [ast.unparse(node) for node in top[1:3]] == ["import signal", "import sys"]
-    assert [type(node).__name__ for node in top[3:]] == ["If"]
+def test_the_package_itself_imports_only_the_standard_library() -> None:
+    """It runs first, whatever is imported, and says what the imports after it meet."""
+    top = [ast.unparse(node) for node in tree_of(SOURCE / "__init__.py").body if "import" in ast.unparse(node)[:6]]
+    assert top[:2] == ["import signal", "import sys"] and not imported("pipeline")
 
 
 def test_there_are_no_cycles() -> None:

@@ -128,3 +128,12 @@ def test_ctrl_c_while_a_command_imports() -> None:
             "error: interrupted; run the same command again to continue\n",
         )
         assert process.returncode in (-signal.SIGINT, 130)
+
+
+@pytest.mark.parametrize(("limit", "value"), [("-v", 600_000), ("-v", 2_000_000)])
+def test_too_little_memory_to_import_is_one_sentence(limit: str, value: int) -> None:
+    command = f"ulimit {limit} {value}; exec {sys.executable} -m pipeline.check"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    last = done.stderr.strip().splitlines()
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-2000:]
+    assert last[-1].startswith("error: the system refuses memory or threads (") and "ulimit -v" in last[-1]
