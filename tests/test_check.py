@@ -335,8 +335,10 @@ def test_a_conditional_network_needs_classes_if_it_is_compared(tmp_path: Path) -
         "needs no labels (the network of models.dcgan)"
     ]
     assert list(check.problems(flat.override({"compare.models": ["sagan"]}))) == []
+    (tmp_path / "1.png").unlink()
     for name in ("cats", "dogs"):
         (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").touch()
     assert list(check.problems(flat)) == []
     assert list(check.problems(flat.override({"data.root": str(tmp_path / "missing")}))) == []  # `prepare` says that
     assert list(check.problems(flat.override({"data.dataset": "digits"}))) == []

@@ -1,4 +1,4 @@
-"""Batches of prepared images on a device: what a training step is given."""
+"""Batches of prepared images on a device: the input of a training step."""
 
 import functools
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from pipeline.core.randomness import rng
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A split, resident on one device: images uint8 (N, C, H, W), labels int64 (N,)."""
+    """A split on one device: images uint8 (N, C, H, W), labels int64 (N,)."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -23,9 +23,9 @@ def batch(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Batch `index` of an endless sequence: float32 (size, C, H, W) in [-1, 1], and int64 (size,).
 
-    A pure function of its arguments. Each epoch is a fresh permutation, the same on every device, of which the whole
-    batches are used. `flip` mirrors each image with probability 1/2; `dequantise` adds noise from U(0, 1/128) after
-    scaling, as the SNGAN code does, so that values then reach 1 + 1/128.
+    A pure function of its arguments. Each epoch is a fresh permutation, the same on every device; an incomplete last
+    batch is not used. `flip` mirrors each image with probability 1/2. `dequantise` adds noise from U(0, 1/128) after
+    scaling, as the SNGAN code does, so that values reach 1 + 1/128.
 
     Raises:
         PipelineError: there are fewer than `size` images.
@@ -49,5 +49,5 @@ def batch(
 
 @functools.lru_cache(maxsize=2)
 def _epoch_order(count: int, seed: int, epoch: int, device: torch.device) -> torch.Tensor:
-    """The permutation of one epoch, int64 (count,); never to be written to, since it is cached."""
+    """The permutation of one epoch, int64 (count,). Do not write to it: it is cached."""
     return torch.randperm(count, generator=rng("cpu", seed, "epoch", epoch)).to(device)

@@ -1,18 +1,17 @@
-"""Where images come from: a named data set as a `Source`, read one picture at a time.
+"""Where images come from: a named data set as a `Source`, whose pictures are read one at a time.
 
-    DATASETS[name](params) -> Source -> items (picture, label) -> pictures.to_row -> uint8 (C, S, S)
+    DATASETS[name](params) -> Source -> Items.picture(i) -> pictures.to_row -> uint8 (C, S, S)
 
-To add a data set, write a function that returns a `Source` and one entry in DATASETS.
+To add a data set, write a function that returns a `Source`, and add one entry to DATASETS.
 """
 
 import functools
 import os
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 
@@ -20,43 +19,47 @@ from pipeline.core.errors import PipelineError, printable, warn
 from pipeline.core.files import storage_errors
 from pipeline.data import downloads
 from pipeline.data.downloads import Archive, fetch
+from pipeline.data.folders import LabelledFiles, count_classes, label_files, list_images
 from pipeline.data.pictures import Picture, read_picture, reason_of
 from pipeline.params import DataParams
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 
 
-class Items(Protocol):
-    """A split before preparation: item i is (picture, label), read only when it is asked for."""
+@dataclass(frozen=True)
+class Items:
+    """A split before preparation.
 
-    def __len__(self) -> int: ...
+    labels: the label of each item, int from 0; all 0 if unlabelled.
+    picture: reads item i as a PIL image or a uint8 array (H, W) or (H, W, 3); may raise `BadImage`.
+    """
 
-    def __getitem__(self, index: int, /) -> tuple[Picture, int]:
-        """A PIL image or a uint8 array (H, W) or (H, W, 3); may raise `BadImage`."""
+    labels: Sequence[int]
+    picture: Callable[[int], Picture]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set before preparation. `test` is None where a test split has to be held out of `train`."""
+    """A data set before preparation. `test` is None if a test split has to be held out of `train`."""
 
-    classes: tuple[str, ...]  # () = unlabelled: every label is 0
+    classes: tuple[str, ...]  # () = unlabelled
     train: Items
     test: Items | None = None
-    skipped: Mapping[str, int] = field(default_factory=dict)  # files passed over while listing, by reason
+    skipped: Mapping[str, int] = field(default_factory=dict)  # files that were skipped while listing, by reason
 
 
 def _digits(params: DataParams) -> Source:
-    from sklearn.datasets import load_digits  # here, since no other stage needs to wait for it
+    from sklearn.datasets import load_digits  # here, since it is slow to import and other stages do not need it
 
     digits = load_digits()
     images = np.rint(digits.images * 255 / 16).astype(np.uint8)  # (1797, 8, 8), from 0..16
-    return Source(tuple("0123456789"), list(zip(images, digits.target.tolist(), strict=True)))
+    return Source(tuple("0123456789"), Items(digits.target.tolist(), lambda index: images[index]))
 
 
 def _torchvision(params: DataParams, kind: str, unpacked: Sequence[str], archives: Sequence[Archive]) -> Source:
-    """One of torchvision's data sets; `unpacked` are its files, relative to `params.root`, and come from `archives`.
+    """One of torchvision's data sets; `unpacked` are its files below `params.root`, which come from `archives`.
 
-    What is there is used as it is, and torchvision checks it: it unpickles no file of CIFAR-10 whose MD5 differs.
+    Existing files are used and checked by torchvision: it unpickles no file of CIFAR-10 whose MD5 differs.
     """
     from torchvision import datasets
 
@@ -70,20 +73,27 @@ def _torchvision(params: DataParams, kind: str, unpacked: Sequence[str], archive
             train, test = (getattr(datasets, kind)(root, train=flag) for flag in (True, False))
     except PipelineError:
         raise
-    except Exception as error:  # torchvision raises whatever it meets: URLError, RuntimeError, ValueError, KeyError ...
-        reason, place = printable(reason_of(error), 200), printable(str(root), 200)
+    except Exception as error:  # torchvision raises anything: URLError, RuntimeError, ValueError, KeyError ...
+        reason = printable(reason_of(error), 200)
+        place = printable(str(root), 200)
         folder = f"{place}/{Path(unpacked[0]).parent}"
         if download:
             packed = ", ".join(archive.path for archive in archives)
-            fault, remedy = "is not there and cannot be downloaded", f"put {packed} into {place}"
+            fault = "does not exist and cannot be downloaded"
+            remedy = f"put {packed} into {place}"
         else:
-            fault, remedy = "is damaged", f"delete the files {', '.join(Path(file).name for file in unpacked)} there"
+            fault = "is damaged"
+            remedy = f"delete the files {', '.join(Path(file).name for file in unpacked)} there"
         raise PipelineError(f"{kind} in {folder} {fault} ({reason}): {remedy} and run the command again") from error
-    return Source(tuple(train.classes), train, test)
+    return Source(tuple(train.classes), _torchvision_items(train), _torchvision_items(test))
+
+
+def _torchvision_items(split: Any) -> Items:
+    return Items(np.asarray(split.targets).tolist(), lambda index: split[index][0])
 
 
 def _folder(params: DataParams) -> Source:
-    """A folder of images: labelled by its class subfolders, or flat and unlabelled."""
+    """A folder of images, see pipeline.data.folders."""
     root = folder_of(params)
     place = printable(str(root), 200)
     if not os.path.isdir(root):
@@ -92,93 +102,45 @@ def _folder(params: DataParams) -> Source:
     files, skipped = list_images(root, EXTENSIONS)
     if not files:
         raise PipelineError(f"{place} holds no image ({', '.join(EXTENSIONS)}): put some there, or change data.root")
-    beside = [file for file in files if len(file) == 1]
-    if beside and len(beside) < len(files):
-        below = next(file for file in files if len(file) > 1)
-        pair = f"{printable(beside[0][0])} beside {printable('/'.join(below), 200)}"
-        remedy = "move each into a class subfolder, or all into one folder"
-        raise PipelineError(f"{place} holds images beside class subfolders ({pair}): {remedy}")
-    classes = () if beside else tuple(sorted({file[0] for file in files}))
-    for name in classes:  # they go into JSON, MLflow and the report
-        if os.fsencode(name).decode(errors="replace") != name:
-            raise PipelineError(f"{place} has the class subfolder {printable(name)}, whose name is no UTF-8: rename it")
-    return Source(classes, _FolderItems(root, files, classes, params.max_megapixels), None, skipped)
+    found = label_files(root, files)
+    if found.splits is None:
+        return Source(
+            found.classes, _folder_items(root, found, range(len(files)), params.max_megapixels), None, skipped
+        )
+    held_out = "test" if "test" in found.splits else "val"
+    train, test = ([i for i, split in enumerate(found.splits) if split == name] for name in ("train", held_out))
+    unused = len(files) - len(train) - len(test)
+    if unused:
+        warn(f"{place}: the {unused} images for validation are not used, since there is a test split")
+    train_items, test_items = (_folder_items(root, found, chosen, params.max_megapixels) for chosen in (train, test))
+    return Source(found.classes, train_items, test_items if test else None, skipped)
+
+
+def _folder_items(root: Path, found: LabelledFiles, chosen: Sequence[int], megapixels: float) -> Items:
+    """The chosen files of a folder. Memory holds their names and one picture."""
+
+    def picture(index: int) -> Picture:
+        return read_picture(root.joinpath(*found.files[chosen[index]]), megapixels)
+
+    return Items([found.labels[place] for place in chosen], picture)
 
 
 def expected_classes(params: DataParams) -> int:
-    """How many classes a data set will have, told before anything is read: the class subfolders of `folder`, else 10.
+    """How many classes a data set will have, before anything is prepared: for `folder` its class folders, else 10.
 
-    Where the folder is not there, 2: that it is missing is said elsewhere.
+    2 if the folder cannot be read: that is reported elsewhere.
     """
     if DATASETS.get(params.dataset) is not _folder:
         return 10
     try:
-        with os.scandir(folder_of(params)) as entries:
-            return sum(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
-    except (OSError, ValueError):  # ValueError: a name that no file system takes
+        return count_classes(folder_of(params), EXTENSIONS)
+    except (OSError, ValueError, PipelineError):  # ValueError: a name that no file system takes
         return 2
 
 
 def folder_of(params: DataParams) -> Path:
-    """`data.root`, its ~ replaced where there is such a user."""
+    """`data.root`, with ~ replaced if there is such a user."""
     return Path(os.path.expanduser(params.root))
-
-
-def list_images(root: Path, extensions: tuple[str, ...]) -> tuple[list[tuple[str, ...]], dict[str, int]]:
-    """The parts of the relative paths of all images, sorted; and how many other things were passed over, by reason.
-
-    Linked folders are not followed (they may form loops or lead anywhere); linked files are.
-    """
-    files: list[tuple[str, ...]] = []
-    skipped: Counter[str] = Counter()
-    other: Counter[str] = Counter()
-    for folder, subfolders, names in _walk(root):
-        skipped["linked_folders"] += sum(os.path.islink(os.path.join(folder, name)) for name in subfolders)
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        parts = Path(folder).relative_to(root).parts
-        for name in names:
-            if name.startswith("."):  # ._x.png: what macOS leaves on other file systems
-                skipped["hidden_files"] += 1
-            elif name.lower().endswith(extensions):
-                files.append((*parts, name))
-            else:
-                skipped["other_files"] += 1
-                other[Path(name).suffix.lower() or "no extension"] += 1
-    counts = {reason: count for reason, count in sorted(skipped.items()) if count}
-    if counts:
-        passed = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in counts.items())
-        kinds = f" ({', '.join(printable(suffix) for suffix, _ in other.most_common(5))})" if other else ""
-        warn(f"{printable(str(root), 200)}: passed over {passed}{kinds}")
-    return sorted(files), counts
-
-
-def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    try:
-        yield from os.walk(root, onerror=_refuse_folder)
-    except RecursionError:
-        raise PipelineError(
-            f"{printable(str(root), 200)} holds folders within folders without end: move the images up"
-        ) from None
-
-
-def _refuse_folder(error: OSError) -> None:
-    name = printable(str(error.filename), 1000)
-    raise PipelineError(f"{name} cannot be read ({error.strerror}): check its permissions") from error
-
-
-class _FolderItems:
-    """The images of a folder as `Items`; memory holds their names and one image."""
-
-    def __init__(self, root: Path, files: list[tuple[str, ...]], classes: tuple[str, ...], megapixels: float) -> None:
-        self.root, self.files, self.megapixels = root, files, megapixels
-        self.labels = {name: label for label, name in enumerate(classes)}
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[Picture, int]:
-        file = self.files[index]
-        return read_picture(self.root.joinpath(*file), self.megapixels), self.labels.get(file[0], 0)
 
 
 _IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

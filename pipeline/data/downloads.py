@@ -1,6 +1,6 @@
-"""Archives of data sets, fetched by https and used only if their sha256 is the known one.
+"""Archives of data sets, downloaded by https and used only if their sha256 is the known one.
 
-torchvision would check an MD5, and turn to http where https fails.
+torchvision would check an MD5 instead, and fall back to http if https fails.
 """
 
 import gzip
@@ -18,7 +18,7 @@ TIMEOUT = 60  # seconds without an answer
 
 @dataclass(frozen=True)
 class Archive:
-    """A .gz, or a .tar.gz of a folder; `path` is its place below data.root, beside which it is unpacked."""
+    """A .gz, or a .tar.gz of a folder; `path` is its path below data.root, and it is unpacked beside that."""
 
     url: str
     path: str
@@ -26,10 +26,10 @@ class Archive:
 
 
 def fetch(archive: Archive, root: Path) -> None:
-    """Unpack an archive below `root`, downloading it if it is not there or is another one.
+    """Unpack an archive below `root`; download it first if it is missing or has another sha256.
 
     Raises:
-        OSError, ValueError: it cannot be had, or is not the known one; nothing is then written.
+        OSError, ValueError: the download failed or has another sha256; then nothing is written.
     """
     path = root / archive.path
     if not (os.path.isfile(path) and sha256(path) == archive.sha256):
@@ -49,7 +49,7 @@ def _download(url: str, path: Path) -> None:
     assert url.startswith("https://"), url
     with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, path.open("wb") as file:
         if not answer.url.startswith("https://"):
-            raise ValueError(f"it leads to {answer.url}, which is not https")
+            raise ValueError(f"it redirects to {answer.url}, which is not https")
         shutil.copyfileobj(answer, file)
 
 

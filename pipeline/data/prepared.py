@@ -30,7 +30,7 @@ SPLITS = ("train", "test")
 
 
 class _Description(Section):
-    """What dataset.json must hold."""
+    """The content of dataset.json."""
 
     name: str
     train: Annotated[int, Field(ge=2, lt=2**63)]
@@ -48,7 +48,7 @@ DESCRIPTION_KEYS = set(_Description.model_fields)
 
 @dataclass
 class _Tally:
-    """What adds up over both splits."""
+    """What is counted over both splits."""
 
     digest: Any = field(default_factory=hashlib.sha256)
     bad: list[BadImage] = field(default_factory=list)
@@ -56,14 +56,14 @@ class _Tally:
 
 
 def prepare(params: DataParams, out: Path) -> dict[str, Any]:
-    """Write a data set to the folder `out`, whole or not at all, and return what dataset.json says of it.
+    """Write a data set to the folder `out`, whole or not at all, and return the content of its dataset.json.
 
     `out` gets train.npy and test.npy (uint8, (N, C, H, W)), train_labels.npy and test_labels.npy (int64, (N,)), and
-    dataset.json, whose sha256 is that of the arrays' values in the order train, train_labels, test, test_labels. The
-    same params and files give the same bytes.
+    dataset.json. Its sha256 is that of the arrays' values in the order train, train_labels, test, test_labels. The same
+    params and files give the same bytes.
 
     Raises:
-        PipelineError: an unknown or missing data set, an image that is refused, or too few images.
+        PipelineError: the data set is unknown or missing, an image is refused, or there are too few images.
     """
     if params.dataset not in DATASETS:
         raise PipelineError(f"data.dataset: unknown value {params.dataset!r}; {suggest(params.dataset, DATASETS)}")
@@ -100,15 +100,16 @@ def prepare(params: DataParams, out: Path) -> dict[str, Any]:
 
 
 def _choose(source: Source, params: DataParams) -> dict[str, tuple[Items, list[int]]]:
-    """For each split its items and the indices that are used, ascending: with the held-out part and `limit` applied."""
+    """The items and the ascending indices to use for each split, after holding out a test split and `limit`."""
     splits: dict[str, tuple[Items, Sequence[int]]]
     if source.test is None:
-        count = len(source.train)
+        count = len(source.train.labels)
         order = torch.randperm(count, generator=rng("cpu", params.seed, "split")).tolist()
         held_out = max(2, min(round(params.test_fraction * count), count - 2))  # a covariance needs 2
         splits = {"train": (source.train, sorted(order[held_out:])), "test": (source.train, sorted(order[:held_out]))}
     else:
-        splits = {"train": (source.train, range(len(source.train))), "test": (source.test, range(len(source.test)))}
+        given = {"train": source.train, "test": source.test}
+        splits = {split: (items, range(len(items.labels))) for split, items in given.items()}
     chosen = {}
     for split, (items, indices) in splits.items():
         order = torch.randperm(len(indices), generator=rng("cpu", params.seed, "limit", split)).tolist()
@@ -119,22 +120,22 @@ def _choose(source: Source, params: DataParams) -> dict[str, tuple[Items, list[i
 def _write_split(
     folder: Path, split: str, items: Items, indices: list[int], params: DataParams, tally: _Tally
 ) -> np.ndarray:
-    """Stream one split to its two files and into `tally`; the labels of the images written, int64 (N,)."""
+    """Stream one split to its two files and into `tally`; returns the labels of its images, int64 (N,)."""
     size, found = params.image_size, list[int]()
     with ArrayWriter(folder / f"{split}.npy", (params.channels, size, size), np.uint8) as rows:
         for index in progress(indices, f"prepare {params.dataset} {split}", len(indices), "images"):
             try:
-                picture, label = items[index]
+                picture = items.picture(index)
                 row = to_row(picture, params.channels, size)
             except BadImage as fault:
                 if params.bad_images == "refuse":
-                    raise PipelineError(f"{fault}: mend or remove it, or set data.bad_images: skip") from fault
+                    raise PipelineError(f"{fault}: repair or remove it, or set data.bad_images: skip") from fault
                 tally.bad.append(fault)
                 continue
             rows.append(row[None])
             tally.digest.update(row.tobytes())
             tally.resized += (picture.shape[:2] if isinstance(picture, np.ndarray) else picture.size) != (size, size)
-            found.append(label)
+            found.append(items.labels[index])
     labels = np.array(found, np.int64)
     with ArrayWriter(folder / f"{split}_labels.npy", (), np.int64) as writer:
         writer.append(labels)
@@ -143,7 +144,7 @@ def _write_split(
 
 
 def load_description(folder: Path) -> dict[str, Any]:
-    """What dataset.json in a prepared folder says.
+    """The content of dataset.json in a prepared folder.
 
     Raises:
         PipelineError: the file is missing or is not one that `prepare` wrote.
@@ -160,7 +161,7 @@ def load_description(folder: Path) -> dict[str, Any]:
 
 
 def load_images(folder: Path, split: str, device: torch.device | str) -> ImageSet:
-    """A prepared split on `device`, read, not mapped: what becomes of the file later changes no training.
+    """A prepared split on `device`. It is read, not mapped: a later change of the file cannot affect training.
 
     Raises:
         PipelineError: a file is missing, damaged, or does not fit dataset.json.
@@ -177,18 +178,18 @@ def load_images(folder: Path, split: str, device: torch.device | str) -> ImageSe
 
 
 def load_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """The array in a .npy file, which must be of this type and shape, mapped."""
+    """The array in a .npy file, mapped; it must have this type and shape."""
     array = map_array(path)
     if array.dtype != dtype or array.shape != shape:
-        raise damaged(path, f"it does not hold {np.dtype(dtype)} {shape}, which dataset.json announces")
+        raise damaged(path, f"it does not hold {np.dtype(dtype)} {shape}, as dataset.json says")
     return array
 
 
 def map_array(path: Path) -> np.ndarray:
-    """The array in a .npy file, mapped copy-on-write: torch warns of memory that it may not write to."""
+    """The array in a .npy file, mapped copy-on-write, because torch warns about read-only memory."""
     try:
-        return np.lib.format.open_memmap(path, mode="c")  # never unpickles, never takes a zip for an array
+        return np.lib.format.open_memmap(path, mode="c")  # unlike np.load, it never unpickles or opens a zip
     except FileNotFoundError:
         raise PipelineError(f"{path} does not exist: run `dvc repro`, which makes it") from None
-    except Exception as error:  # OSError, ValueError, or what parsing a garbled header ends in
+    except Exception as error:  # OSError, ValueError, or anything that a garbled header causes
         raise damaged(path, reason_of(error)) from error

@@ -24,7 +24,7 @@ import numpy as np
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256
-from pipeline.data.datasets import list_images
+from pipeline.data.folders import label_files, list_images
 from pipeline.data.pictures import BadImage, converted, decode, most_bytes, own_limits
 from pipeline.evaluate.arrays import ArrayImages, open_array
 
@@ -193,15 +193,15 @@ def open_images(
 
 
 class FolderImages:
-    """The image files below a folder, in sorted order; labelled if all of them lie in two or more subfolders."""
+    """The image files below a folder, in sorted order; labelled if they have at least two classes."""
 
     def __init__(self, root: Path, max_megapixels: float) -> None:
         self.conversion: dict[str, Any] = {"alpha": "on white", "animation": "the first frame", "16_bit": "x / 257"}
         files, self.skipped = list_images(root, EXTENSIONS)
         self.paths, self.max_megapixels = [root.joinpath(*file) for file in files], max_megapixels
-        names = sorted({file[0] for file in files}) if all(len(file) > 1 for file in files) else []
-        self.classes = tuple(names) if len(names) > 1 else ()
-        self.labels = np.array([names.index(file[0]) for file in files], np.int64) if self.classes else None
+        found = label_files(root, files, mixed=True)
+        self.classes = found.classes if len(found.classes) > 1 else ()
+        self.labels = np.array(found.labels, np.int64) if self.classes else None
         self.row_bytes = 0  # that are read before an image is decoded
 
     def __len__(self) -> int:
