@@ -20,12 +20,12 @@ def provenance() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit of the current folder, and whether `SOURCES` have uncommitted changes."""
+    """The commit of the current folder, and which of `SOURCES` have uncommitted changes."""
     head = _git("rev-parse", "--verify", "HEAD")
     if not head:
         return "none (no git, not a repository, or nothing committed)"
-    changes = _git("status", "--porcelain", "--", *SOURCES)
-    return head if changes == "" else f"{head}, with uncommitted changes in {', '.join(SOURCES)}"
+    changed = [source for source in SOURCES if _git("status", "--porcelain", "--", source) != ""]
+    return f"{head}, with uncommitted changes in {', '.join(changed)}" if changed else head
 
 
 def _version(package: str) -> str:

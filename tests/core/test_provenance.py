@@ -12,8 +12,12 @@ def test_commit_without_a_repository_and_with_changes(monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert commit().startswith("none")
-    answers = {"rev-parse": "abc", "status": ""}
-    monkeypatch.setattr(provenance, "_git", lambda *words: answers[words[0]])
+    changed: list[str] = []
+    monkeypatch.setattr(
+        provenance, "_git", lambda *words: "abc" if words[0] == "rev-parse" else " M x" * (words[-1] in changed)
+    )
     assert commit() == "abc"
-    answers["status"] = " M params.yaml"
-    assert commit() == "abc, with uncommitted changes in pipeline, params.yaml, dvc.yaml"
+    changed += ["params.yaml"]
+    assert commit() == "abc, with uncommitted changes in params.yaml"
+    changed += ["pipeline"]
+    assert commit() == "abc, with uncommitted changes in pipeline, params.yaml"
