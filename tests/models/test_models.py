@@ -1,12 +1,10 @@
 """Networks: shapes and ranges over the registry, published sizes, blocks against hand-written ones, initialisation."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from networks import randomise
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
@@ -25,18 +23,14 @@ from pipeline.models.layers import (
     resolution_schedule,
 )
 from pipeline.models.summary import count_parameters
-from pipeline.params import Recipe, load
-
-OTHERS = load(Path(__file__).resolve().parents[2] / "params.yaml").models["dcgan"].model_dump()
-BASE = {
-    "network": "dcgan", "loss": "hinge", "width_g": 8, "width_d": 8, "latent_dim": 6, "norm_d": "spectral",
-    "spectral_norm_g": False, "init": "xavier", "batch_size": 4, "n_critic": 1, "lr_g": 1e-3, "lr_d": 1e-3,
-    "beta1": 0.0, "beta2": 0.9, "lr_decay": "none", "ema_decay": None, "flip": False, "dequantise": False,
-}  # fmt: skip
+from pipeline.params import Recipe
+from tests.networks import randomise
+from tests.recipes import tiny_recipe
 
 
 def recipe_of(**changes: Any) -> Recipe:
-    return Recipe.model_validate({**OTHERS, **BASE, **changes})
+    small = {"loss": "hinge", "width_g": 8, "width_d": 8, "latent_dim": 6, "norm_d": "spectral", "beta1": 0.0}
+    return tiny_recipe(**small | {"ema_decay": None, "flip": False, "dequantise": False} | changes)
 
 
 def gan(shape: tuple[int, int, int] = (3, 16, 16), seed: int = 0, **changes: Any) -> GAN:

@@ -1,27 +1,24 @@
 """Conditional networks: what a label changes, batch norm and projection against hand-written ones."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from networks import randomise
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from pipeline.models import GAN, NETWORKS, build_gan, dcgan
 from pipeline.models.layers import ConditionalBatchNorm, GeneratorBlock, LabelledSequential, SelfAttention, one_hot
-from pipeline.params import Recipe, load
+from tests.networks import randomise
+from tests.recipes import tiny_recipe
 
-RECIPE = load(Path(__file__).resolve().parents[2] / "params.yaml").models["dcgan"].model_dump()
-SMALL = {"width_g": 8, "width_d": 8, "latent_dim": 6, "norm_d": "spectral", "spectral_norm_g": False, "init": "xavier"}
+SMALL = {"width_g": 8, "width_d": 8, "latent_dim": 6, "norm_d": "spectral"}
 SHAPE, CLASSES = (3, 16, 16), 4
 
 
 def gan(network: str, seed: int = 0, **changes: Any) -> GAN:
-    recipe = Recipe.model_validate({**RECIPE, **SMALL, "network": network, **changes})
-    return build_gan(recipe, SHAPE, CLASSES, seed)
+    return build_gan(tiny_recipe(**SMALL | {"network": network} | changes), SHAPE, CLASSES, seed)
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:

@@ -9,18 +9,14 @@ from torch import Tensor, nn
 
 from pipeline.models import NETWORKS, __main__, build_gan
 from pipeline.models.summary import COUNTED, Row, count_parameters, describe, inputs_of, summarise, table
-from pipeline.params import Params, Recipe, load
+from pipeline.params import Params
+from tests.recipes import tiny_params, tiny_recipe
 
-ROOT = Path(__file__).resolve().parents[2]
-PARAMS = load(ROOT / "params.yaml")
-
-
-def recipe_of(**changes: object) -> Recipe:
-    return Recipe.model_validate(PARAMS.models["dcgan"].model_dump() | changes)
+PARAMS = tiny_params(dcgan={}, sagan={"network": "sagan", "loss": "hinge"}, projection={"network": "projection"})
 
 
 def rows_of(shape: tuple[int, int, int], **changes: object) -> tuple[list[Row], list[Row]]:
-    recipe = recipe_of(**changes)
+    recipe = tiny_recipe(**changes)
     pair, (to_g, to_d) = build_gan(recipe, shape, 10, 0), inputs_of(recipe, shape)
     return summarise(pair.generator, to_g), summarise(pair.discriminator, to_d)
 
@@ -81,7 +77,7 @@ def test_labels_and_their_layers_are_listed() -> None:
 @pytest.mark.parametrize("norm", ["none", "spectral"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_rows_add_up_to_the_network(network: str, norm: str) -> None:
-    recipe = recipe_of(network=network, width_g=8, width_d=8, norm_d=norm, spectral_norm_g=norm == "spectral")
+    recipe = tiny_recipe(network=network, width_g=8, width_d=8, norm_d=norm, spectral_norm_g=norm == "spectral")
     pair = build_gan(recipe, (3, 16, 16), 10, 0)
     expected = count_parameters(pair.generator), count_parameters(pair.discriminator)
     macs = []
@@ -127,8 +123,8 @@ def test_table() -> None:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with params.yaml and nothing else."""
-    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    """A folder with a params.yaml of three tiny recipes and nothing else."""
+    (tmp_path / "params.yaml").write_text(json.dumps(PARAMS.sparse()))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -149,14 +145,15 @@ def test_the_command_lists_recipes(project: Path, capsys: pytest.CaptureFixture[
 
 
 def test_the_command_reads_another_params_file(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    preset = ROOT / "presets" / "cifar10.yaml"
-    __main__.main(["--params", str(preset)])
-    out, values = capsys.readouterr().out, load(preset)
-    assert out.startswith(f"{preset}: 3x32x32, 10 classes\n")
-    name = next(iter(values.models))
-    assert [name, values.models[name].network, values.models[name].loss, *counts(values, name)] in [
-        line.split() for line in out.splitlines()
-    ]
+    other, path = (
+        tiny_params({"data.image_size": 32, "data.channels": 3}, toy={"network": "resnet"}),
+        project / "o.yaml",
+    )
+    path.write_text(json.dumps(other.sparse()))
+    __main__.main(["--params", str(path)])
+    out = capsys.readouterr().out
+    assert out.startswith(f"{path}: 3x32x32, 10 classes\n")
+    assert out.splitlines()[-1].split() == ["toy", "resnet", "bce", *counts(other, "toy")]
 
 
 def test_the_command_prints_a_summary(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,19 +10,17 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline import params
 from pipeline.experiment import Experiment
 from pipeline.models import build_gan
 from pipeline.sampling.generation import generate_samples
 from pipeline.sampling.images import COLUMNS, latents
 from pipeline.training.monitor import CURVE_SEED, GRID_SEED, TrainingMonitor
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.recipes import tiny_params
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_png_folder_holds_the_very_samples(tmp_path: Path, channels: int) -> None:
-    values = params.load(ROOT / "params.yaml").override({"generate.png_folder": True, "generate.batch_size": 8})
+    values = tiny_params({"generate.png_folder": True, "generate.batch_size": 8}, dcgan={})
     recipe, shape = values.models["dcgan"], (channels, 16, 16)
     generator = build_gan(recipe, shape, 10, seed=0).generator
     generator(torch.randn(32, recipe.latent_dim), torch.zeros(32, dtype=torch.int64))  # batch norm's statistics
@@ -81,7 +79,7 @@ def rows_shown(path: Path) -> list[list[int]]:
 def test_the_grid_of_a_conditional_model_has_one_class_a_row(
     network: str, asked: list[int], rows: list[list[int]], tmp_path: Path
 ) -> None:
-    values = params.load(ROOT / "params.yaml").override({"generate.batch_size": 8})
+    values = tiny_params({"generate.batch_size": 8}, dcgan={})
     recipe = values.models["dcgan"].model_copy(update={"network": network, "latent_dim": 3})
     info = {"recipe": recipe.model_dump(), "image_shape": [1, 16, 16]}
     (tmp_path / "grids").mkdir()
@@ -107,7 +105,7 @@ def test_what_is_looked_at_while_a_model_trains(
     network: str, classes: int, rows: list[list[int]], tmp_path: Path
 ) -> None:
     changes = {"models.dcgan.network": network, "models.dcgan.latent_dim": 3, "train.score_samples": 8}
-    values = params.load(ROOT / "params.yaml").override({**changes, "metrics.batch_size": 4})
+    values = tiny_params({**changes, "metrics.batch_size": 4}, dcgan={})
     counts = [10, 30] + [0] * (classes - 2)
     description = {"name": "x", "image_shape": [1, 16, 16], "classes": list(map(str, range(classes))),
                    "class_counts": counts, "sha256": "0"}  # fmt: skip
@@ -115,14 +113,14 @@ def test_what_is_looked_at_while_a_model_trains(
     tracker: Any = SimpleNamespace(image=lambda *what: told.append(what))
     reference: Any = SimpleNamespace(distance=lambda features: features.tolist())
     extractor: Any = lambda images: images[:, 0, 8, 8]  # noqa: E731
-    observer = TrainingMonitor(Experiment(values, "dcgan", 0, description), extractor, reference, tracker, tmp_path)
+    monitor = TrainingMonitor(Experiment(values, "dcgan", 0, description), extractor, reference, tracker, tmp_path)
     average = Spy()
     state: Any = SimpleNamespace(ema=average, gan=SimpleNamespace(generator=None), step=20)
-    observer.draw(state)
+    monitor.draw(state)
     path = tmp_path / "00000020.png"
     assert rows_shown(path) == rows
     assert told == [("samples", path, 20)]
     grid, average.seen = torch.cat(average.seen), []
     assert torch.equal(grid[: len(rows) * COLUMNS], latents(GRID_SEED, 0, len(rows) * COLUMNS, 3))
-    assert observer.score(state) == [1, 0, 1, 1, 1, 0, 1, 1]  # as often as in the data
+    assert monitor.score(state) == [1, 0, 1, 1, 1, 0, 1, 1]  # as often as in the data
     assert torch.equal(torch.cat(average.seen), latents(CURVE_SEED, 0, 8, 3))

@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import randomise
 from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.models import NETWORKS, build_gan
-from pipeline.params import Recipe
 from pipeline.sampling.images import (
     BLOCK,
     grid,
@@ -26,19 +24,13 @@ from pipeline.sampling.images import (
     save_picture,
     to_uint8,
 )
-
-RECIPE = {
-    "network": "dcgan", "loss": "hinge", "width_g": 4, "width_d": 4, "latent_dim": 5, "norm_d": "none",
-    "spectral_norm_g": True, "init": "orthogonal", "batch_size": 4, "n_critic": 1, "lr_g": 1e-3, "lr_d": 1e-3,
-    "beta1": 0.5, "beta2": 0.9, "lr_decay": "none", "ema_decay": None, "flip": False, "dequantise": False,
-    "label_smoothing": 0.0, "penalty": "none",
-    "penalty_weight": 10.0, "clip": None, "optimiser": "adam", "ema_warmup": False, "augment": [],
-    "instance_noise": 0.0, "init_from": None,
-}  # fmt: skip
+from tests.networks import randomise
+from tests.recipes import tiny_recipe
 
 
 def build(network: str, channels: int = 1) -> nn.Module:
-    generator = build_gan(Recipe.model_validate({**RECIPE, "network": network}), (channels, 16, 16), 3, 0).generator
+    recipe = tiny_recipe(network=network, spectral_norm_g=True, init="orthogonal")
+    generator = build_gan(recipe, (channels, 16, 16), 3, 0).generator
     for seed in range(3):  # batch norm's statistics move away from (0, 1), so that the mode matters
         generator(
             torch.randn(16, 5, generator=torch.Generator().manual_seed(seed)) + 1, torch.zeros(16, dtype=torch.int64)
