@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, ValidationError
 
 from pipeline.core.checksums import write_sums
-from pipeline.core.errors import PipelineError, suggest, warn
+from pipeline.core.errors import PipelineError, printable, suggest, warn
 from pipeline.core.files import ArrayWriter, atomic_folder, damaged, read_json, require_space, write_json
 from pipeline.core.progress import progress
 from pipeline.core.randomness import rng
@@ -93,28 +93,53 @@ def prepare(params: DataParams, out: Path) -> dict[str, Any]:
         }
         write_json(folder / "dataset.json", description)
         write_sums(folder)
+    _warn_of_empty_classes(description)
     if tally.bad:
         names = "; ".join(map(str, tally.bad[:3])) + ("; ..." if len(tally.bad) > 3 else "")
         warn(f"skipped {len(tally.bad)} bad images: {names}")
     return description
 
 
+def _warn_of_empty_classes(description: dict[str, Any]) -> None:
+    counted = zip(description["classes"], description["class_counts"], strict=False)
+    empty = [f"{number} ({printable(name)})" for number, (name, count) in enumerate(counted) if not count]
+    if empty:
+        more = ", ..." if len(empty) > 5 else ""
+        warn(f"{description['name']}: no training image of class {', '.join(empty[:5])}{more}: add images of it")
+
+
 def _choose(source: Source, params: DataParams) -> dict[str, tuple[Items, list[int]]]:
-    """The items and the ascending indices to use for each split, after holding out a test split and `limit`."""
-    splits: dict[str, tuple[Items, Sequence[int]]]
+    """The items and the ascending indices to use for each split: a held-out test split and `limit`, both stratified."""
     if source.test is None:
         count = len(source.train.labels)
-        order = torch.randperm(count, generator=rng("cpu", params.seed, "split")).tolist()
+        order = _stratified(source.train.labels, params.seed, "split")
         held_out = max(2, min(round(params.test_fraction * count), count - 2))  # a covariance needs 2
         splits = {"train": (source.train, sorted(order[held_out:])), "test": (source.train, sorted(order[:held_out]))}
     else:
         given = {"train": source.train, "test": source.test}
-        splits = {split: (items, range(len(items.labels))) for split, items in given.items()}
+        splits = {split: (items, list(range(len(items.labels)))) for split, items in given.items()}
     chosen = {}
     for split, (items, indices) in splits.items():
-        order = torch.randperm(len(indices), generator=rng("cpu", params.seed, "limit", split)).tolist()
+        order = _stratified([items.labels[index] for index in indices], params.seed, "limit", split)
         chosen[split] = items, sorted(indices[place] for place in order[: params.limit])
     return chosen
+
+
+def _stratified(labels: Sequence[int], *name: object) -> list[int]:
+    """The indices of `labels` in a random order, named `name`, in which each prefix has every class in proportion.
+
+    The image that comes as number r of the n of its class has the place (r + 1/2) / n. So the first half of the order
+    has half of each class, up to rounding, and a class with a single image has it in the middle.
+    """
+    order = torch.randperm(len(labels), generator=rng("cpu", *name)).tolist()
+    counts = Counter(labels)
+    seen: Counter[int] = Counter()
+    places: dict[int, float] = {}
+    for index in order:
+        label = labels[index]
+        places[index] = (seen[label] + 0.5) / counts[label]
+        seen[label] += 1
+    return sorted(order, key=places.__getitem__)
 
 
 def _write_split(

@@ -117,5 +117,7 @@ def _error(error: float | None, places: int) -> str:
 
 
 def _class_name(results: Results, label: str) -> str:
+    """The number of a class, and its name if that is another text."""
     names = results.dataset["classes"]
-    return str(names[int(label)]) if label.isdecimal() and int(label) < len(names) else label
+    name = str(names[int(label)]) if label.isdecimal() and int(label) < len(names) else label
+    return label if name == label else f"{label}: {name}"

@@ -83,6 +83,33 @@ def test_limit_takes_a_random_subset_of_each_split(hundred: Path) -> None:
     assert prepared(hundred, limit=10**6)[0]["sha256"] == prepared(hundred)[0]["sha256"]
 
 
+def test_splits_and_limit_have_each_class_in_proportion(tmp_path: Path) -> None:
+    sizes = {"large": 60, "middle": 30, "small": 10, "single": 1}
+    for name, count in sizes.items():
+        for i in range(count):
+            save(tmp_path / "images" / name / f"{i:02d}.png", i)
+    description, arrays = prepared(tmp_path / "images", test_fraction=0.3)
+    assert description["classes"] == ["large", "middle", "single", "small"]
+    # 30 of 101: 18 of 60, 9 of 30, 3 of 10; the only one of its class stays for training
+    assert np.bincount(arrays["test_labels"]).tolist() == [18, 9, 0, 3]
+    assert description["class_counts"] == [42, 21, 1, 7]
+    again = prepared(tmp_path / "images", test_fraction=0.3, seed=1)[1]
+    assert np.bincount(again["test_labels"]).tolist() == [18, 9, 0, 3]
+    assert again["test"][:18, 0, 0, 0].tolist() != arrays["test"][:18, 0, 0, 0].tolist()
+    limited = prepared(tmp_path / "images", test_fraction=0.3, limit=20)[1]
+    assert np.bincount(limited["train_labels"], minlength=4).tolist() == [12, 6, 0, 2]  # of 42, 21, 1, 7
+    assert np.bincount(limited["test_labels"], minlength=4).tolist() == [12, 6, 0, 2]  # of 18, 9, 0, 3
+
+
+def test_a_class_without_training_images_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split, names in (("train", ["ant", "cat"]), ("test", ["ant", "bee", "cat"])):
+        for name in names:
+            for i in range(3):
+                save(tmp_path / "images" / split / name / f"{i}.png", i)
+    assert prepared(tmp_path / "images")[0]["class_counts"] == [3, 0, 3]
+    assert "no training image of class 1 (bee): add images of it" in capsys.readouterr().err
+
+
 def test_the_same_files_give_the_same_bytes(hundred: Path, tmp_path: Path) -> None:
     prepared(hundred)
     first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}

@@ -101,11 +101,11 @@ def test_classes_are_named_and_in_order(three: Params) -> None:
     make_experiment("sagan", 0, 200.0, scores=EXTRA)
     results = read_results(three)
     rows = class_table(results, results.groups[0])
-    assert [row.title for row in rows] == ["digit 0", "digit 2", "10"]  # there are five names: label 10 has none
+    assert [row.title for row in rows] == ["0: digit 0", "2: digit 2", "10"]  # there are five names: label 10 has none
     assert [row.cells[0].text for row in rows] == ["210.0", "220.0", "230.0"]
     assert [row.floor for row in rows] == [Cell("–"), Cell("88.0"), Cell("–")]
     text = words(render(results))
-    assert "Distance of single classes" in text and "digit 2 220.0 n/a not measured n/a not measured 88.0" in text
+    assert "Distance of single classes" in text and "2: digit 2 220.0 n/a not measured n/a not measured 88.0" in text
 
 
 def test_real_test_images_are_shown_only_beside_their_own_floor(three: Params) -> None:
