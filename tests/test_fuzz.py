@@ -17,11 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import params as params_module
 from pipeline.check import validate
 from pipeline.core.errors import PipelineError
 from pipeline.params import Params, load
-from pipeline.search.study.study import space
+from pipeline.params.__main__ import set_values, use
+from pipeline.search.study import space
 
 ROOT = Path(__file__).resolve().parent.parent
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
@@ -176,7 +176,8 @@ def test_huge_files_are_refused_within_seconds(place: Path, name: str) -> None:
 
 KEYS = st.sampled_from(
     ["train.steps", "models.dcgan.lr_g", "models", "compare.models", "compare.seeds", "data.root", "search.space.lr_g",
-     "search.space", "metrics.weights", "generate.labels", "models.nope.lr_g", "", ".", "a\nb", "data.root.x", "x" * 99]
+     "search.space", "metrics.weights", "recipe", "recipe.lr_g", "recipe.augment", "models.sngan.n_critic",
+     "models.gan.beta1", "generate.labels", "models.nope.lr_g", "", ".", "a\nb", "data.root.x", "x" * 99]
 )  # fmt: skip
 
 
@@ -186,7 +187,7 @@ def test_set_writes_sound_params_or_nothing(place: Path, pairs: list[tuple[str, 
     shutil.copyfile(ROOT / "params.yaml", place / "params.yaml")
     before = (place / "params.yaml").read_bytes()
     try:
-        params_module._set([f"{key}={value}" for key, value in pairs])
+        set_values([f"{key}={value}" for key, value in pairs])
     except PipelineError as error:
         assert_clear(str(error))
         assert (place / "params.yaml").read_bytes() == before
@@ -201,7 +202,7 @@ def test_set_writes_sound_params_or_nothing(place: Path, pairs: list[tuple[str, 
 def test_use_of_any_name_writes_a_preset_or_nothing(place: Path, name: str) -> None:
     (place / "params.yaml").write_bytes(b"mine")
     try:
-        params_module._use(name)
+        use(name)
     except PipelineError as error:
         assert_clear(str(error))
         assert (place / "params.yaml").read_bytes() == b"mine"

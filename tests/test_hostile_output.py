@@ -27,9 +27,8 @@ from pipeline.evaluate.images import open_images
 from pipeline.params import DataParams
 from pipeline.report import read_results, render
 from pipeline.report.charts import Line, line_chart
-from pipeline.search.pages import charts, page
-from pipeline.search.pages.page import Subject, svg_file
-from pipeline.search.study.storage import open_storage, shown
+from pipeline.search.pages.page import Subject, render_study, study_charts, svg_file
+from pipeline.search.study.storage import open_storage, redacted
 from pipeline.tracking.uploader import Uploader
 from tests.report.files import compare, make_data, make_experiment
 from tests.studies import lively
@@ -103,8 +102,8 @@ def test_a_study_shows_foreign_text_as_text() -> None:
     results = dataclasses.replace(results, settings=settings)
     for trial in results.trials:
         trial.user_attrs.update({"device": EVIL, "fault": EVIL, names["lr_g"]: EVIL})
-    drawn = charts.drawings(results, EVIL)
-    assert_harmless(page.render(results, Subject(EVIL, EVIL, 50.0), drawn))
+    drawn = study_charts(results, EVIL)
+    assert_harmless(render_study(results, Subject(EVIL, EVIL, 50.0), drawn))
     for each in drawn.values():
         assert "<script" not in svg_file(each)
 
@@ -163,7 +162,7 @@ def test_no_password_of_a_storage_is_shown(secret: str, form: str, kind: str) ->
     url = form.format(kind=kind, secret=secret)
     with pytest.raises(PipelineError) as caught:
         open_storage(url)
-    for text in (str(caught.value), shown(url)):
+    for text in (str(caught.value), redacted(url)):
         assert secret not in text and secret.partition("@")[0] not in text
     assert_clear(str(caught.value))
 

@@ -1,12 +1,12 @@
-"""Tune a recipe against the distance: a study of many short trials, then its best ones anew with fresh seeds.
+"""Tune a recipe: a study of many short trials, then finals, in which its best ones are trained with fresh seeds.
 
-    python -m pipeline.search --model sagan --trials 24 --workers 2      the space stands in params.yaml, under search:
+    python -m pipeline.search --model sagan --trials 24 --workers 2      search: in params.yaml says what is varied
     python -m pipeline.search --model sagan --trials 24 --apply          and write the winner into params.yaml
     python -m pipeline.search --model sagan --trials 24 --apply-trial 7  or another finalist, by its trial
     python -m pipeline.search --models dcgan,sagan --trials 24           tune each, and compare the winners
 
-The same command continues a study that was stopped, whatever stopped it; the same command on other machines, with
---storage URL, takes part in it. --cluster ray://HOST:10001 starts the workers on a Ray cluster.
+The same command continues a study that was stopped, whatever stopped it. On other machines, with --storage URL, it
+takes part in the study. --cluster ray://HOST:10001 starts the workers on a Ray cluster.
 """
 
 import argparse
@@ -23,13 +23,13 @@ from pipeline import check
 from pipeline.core import paths
 from pipeline.core.errors import PipelineError, exit_cleanly, log_line
 from pipeline.data.prepared import load_description
-from pipeline.params import PARAMS_FILE, load, save
+from pipeline.params import PARAMS_FILE, Params, load, save
 from pipeline.search.pages.outputs import publish, publish_comparison
-from pipeline.search.study.mlflow_run import open_study, track_progress
-from pipeline.search.study.results import Results, results_of
+from pipeline.search.study.mlflow_run import open_study_run, track_progress
+from pipeline.search.study.results import StudyResults, load_results
 from pipeline.search.study.space import problems
-from pipeline.search.study.storage import VARIABLE, locked
-from pipeline.search.study.study import Place, make_finals, make_study, place
+from pipeline.search.study.storage import VARIABLE, StudyRef, locked, open_study
+from pipeline.search.study.study import make_finals, make_study
 from pipeline.search.study.trial_stats import distance_of
 from pipeline.search.workers.cluster import run_on_ray
 from pipeline.search.workers.processes import run_here
@@ -42,33 +42,43 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.sea
     options = _options(arguments, prog)
     stop_by_exception()
     params = load()
-    check.validate(params)
     models = options.models.split(",")
-    faults = [fault for model in models for fault in problems(params, model)]
-    if faults:
-        raise PipelineError("\n".join(f"{PARAMS_FILE}: {fault}" for fault in dict.fromkeys(faults)))
+    _validate(params, models)
     applied = options.apply or options.apply_trial is not None
     if applied and len(models) > 1:
         raise PipelineError("--apply and --apply-trial write one recipe: give them with --model")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     _prepare()
-    url = options.storage or str(paths.root() / ".work" / "search" / "studies.journal")
-    found = []
     received = stop_signals()
-    for model in models:
-        at, description = place(url, options.study or model), load_description(paths.PREPARED)
-        make_study(at, params, model, description["sha256"], options.trials)
-        with open_study(at, params, description) as tracker:
-            _work(at, model, options, received, tracker)
-            make_finals(at, params)
-            _work(at.finals(), model, options, received)
-            found.append(results_of(at, params, model))
-            page = publish(found[-1], tracker)
-        print(f"{found[-1].summary()}\nsee {page}")
+    found = [_tune(model, params, options, received) for model in models]
     if len(found) > 1:
         print(f"the models compared: see {publish_comparison(found)}")
     if applied:
         _apply(found[0], options.apply_trial)
+
+
+def _validate(params: Params, models: list[str]) -> None:
+    """Refuse a study that cannot be run, before anything is."""
+    faults = [fault for model in models for fault in problems(params, model)]
+    if faults:
+        raise PipelineError("\n".join(f"{PARAMS_FILE}: {fault}" for fault in dict.fromkeys(faults)))
+    for model in models:
+        check.validate(params, model)
+
+
+def _tune(model: str, params: Params, options: argparse.Namespace, received: list[int]) -> StudyResults:
+    """One study and its finals, from where they are to their end, and their page."""
+    url = options.storage or str(paths.root() / ".work" / "search" / "studies.journal")
+    ref, description = open_study(url, options.study or model), load_description(paths.PREPARED)
+    make_study(ref, params, model, description["sha256"], options.trials)
+    with open_study_run(ref, params, description) as tracker:
+        _work(ref, model, options, received, tracker)
+        make_finals(ref, params)
+        _work(ref.finals(), model, options, received)
+        results = load_results(ref, model)
+        page = publish(results, tracker)
+    print(f"{results.summary()}\nsee {page}")
+    return results
 
 
 def _options(arguments: list[str] | None, prog: str = "python -m pipeline.search") -> argparse.Namespace:
@@ -76,22 +86,26 @@ def _options(arguments: list[str] | None, prog: str = "python -m pipeline.search
     parser = argparse.ArgumentParser(
         prog=prog, description=first, epilog=rest, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--model", "--models", dest="models", required=True, help="a recipe, or several with commas")
+    parser.add_argument(
+        "--model", "--models", dest="models", required=True, help="a recipe, or several with commas between"
+    )
     parser.add_argument("--trials", type=_positive, required=True, help="trials of each study")
     parser.add_argument("--workers", type=_positive, default=1, help="processes on this machine (1)")
     parser.add_argument(
-        "--storage", default=os.environ.get(VARIABLE), help=f"of the studies (${VARIABLE}, else a file in .work/search)"
+        "--storage",
+        default=os.environ.get(VARIABLE),
+        help=f"where studies are kept (${VARIABLE}, else a file in .work/search)",
     )
     parser.add_argument("--study", help="the study's name (the recipe's)")
     parser.add_argument("--cluster", help="a Ray cluster's address, such as ray://HOST:10001: the workers run there")
-    parser.add_argument("--cpus", type=_share, default=1.0, help="of a node that each worker on a cluster takes (1)")
-    parser.add_argument("--gpus", type=_share, default=0.0, help="likewise; 0.5 puts two workers on a GPU (0)")
+    parser.add_argument("--cpus", type=_share, default=1.0, help="CPUs of each worker on a cluster (1)")
+    parser.add_argument("--gpus", type=_share, default=0.0, help="GPUs likewise; 0.5 puts two workers on one (0)")
     writing = parser.add_mutually_exclusive_group()
     writing.add_argument("--apply", action="store_true", help=f"write the winner into {PARAMS_FILE}")
-    writing.add_argument("--apply-trial", type=_number, metavar="N", help="write instead the finalist that was trial N")
+    writing.add_argument("--apply-trial", type=_number, metavar="N", help="write instead the finalist of trial N")
     options = parser.parse_args(arguments)
     if options.study and "," in options.models:
-        parser.error("--study names one study: give one --model")
+        parser.error("--study names one study: give one --model with it")
     if options.cluster and not options.storage:
         parser.error(f"--cluster needs --storage or {VARIABLE}: a URL, or a file on a disk that all nodes share")
     if options.study and not re.fullmatch(r"\w[\w.-]{0,63}", options.study):
@@ -130,55 +144,51 @@ def _prepare() -> None:
 
 
 def _work(
-    at: Place, model: str, options: argparse.Namespace, received: list[int], tracker: Tracker | None = None
+    ref: StudyRef, model: str, options: argparse.Namespace, received: list[int], tracker: Tracker | None = None
 ) -> None:
-    """Have workers do the trials of a study, here or on a cluster, until it is over; `tracker` hears of its progress.
+    """Have workers do the trials of a study, here or on a cluster, until it is over; `tracker` logs its progress.
 
     Raises:
         PipelineError: the workers cannot go on.
     """
-    command = [sys.executable, "-m", "pipeline.search.workers.worker", "--study", at.name, "--model", model]
-    environment = {VARIABLE: at.url}  # it may hold a password
+    command = [sys.executable, "-m", "pipeline.search.workers.worker", "--study", ref.name, "--model", model]
+    environment = {VARIABLE: ref.url}  # it may hold a password
 
     def left() -> int:
-        return len(_trials(at, TrialState.WAITING, TrialState.RUNNING))
+        return len(ref.trials(TrialState.WAITING, TrialState.RUNNING))
 
-    tell, count = _teller(at, tracker), min(options.workers, left())
+    report, count = progress_reporter(ref, tracker), min(options.workers, left())
     if options.cluster and count:
         needs = {"num_cpus": options.cpus, "num_gpus": options.gpus}
-        run_on_ray(options.cluster, command, count, environment, needs, lambda: bool(received), tell)
+        run_on_ray(options.cluster, command, count, environment, needs, lambda: bool(received), report)
     else:
-        run_here(command, count, environment, lambda: not left(), lambda: bool(received), tell)
-    tell()
+        run_here(command, count, environment, lambda: not left(), lambda: bool(received), report)
+    report()
     if received:
         log_line("stopped: run the same command again to continue")
         sys.exit(128 + received[0])
 
 
-def _trials(at: Place, *states: TrialState) -> list[optuna.trial.FrozenTrial]:
-    return at.storage.get_all_trials(at.study_id, deepcopy=False, states=states)
-
-
-def _teller(at: Place, tracker: Tracker | None) -> Callable[[], None]:
-    """A line whenever more trials are over, and the study's progress in MLflow."""
+def progress_reporter(ref: StudyRef, tracker: Tracker | None) -> Callable[[], None]:
+    """A function that prints a line whenever more trials are over, and logs the study's progress in MLflow."""
     before = -1
 
-    def tell() -> None:
+    def report() -> None:
         nonlocal before
-        trials = [trial for trial in _trials(at, *TrialState) if trial.state != TrialState.FAIL]
+        trials = [trial for trial in ref.trials() if trial.state != TrialState.FAIL]
         over = [trial for trial in trials if trial.state.is_finished()]
         if len(over) != before:
             before = len(over)
             values = [value for trial in over if (value := distance_of(trial)) is not None]
             best = f", best {min(values):.2f}" if values else ""
-            log_line(f"study {at.name}: {len(over)} of {len(trials)} trials{best}")
+            log_line(f"study {ref.name}: {len(over)} of {len(trials)} trials{best}")
             if tracker:
                 track_progress(tracker, over)
 
-    return tell
+    return report
 
 
-def _apply(results: Results, number: int | None) -> None:
+def _apply(results: StudyResults, number: int | None) -> None:
     """Write the winner, or the finalist that was trial `number`, into params.yaml.
 
     Raises:
@@ -187,12 +197,12 @@ def _apply(results: Results, number: int | None) -> None:
     numbered = {finalist.trial: finalist for finalist in results.finalists}
     if number is not None and number not in numbered:
         choices = ", ".join(map(str, sorted(numbered)))
-        raise PipelineError(f"--apply-trial {number}: no finalist of study {results.study}; choices: {choices}")
+        raise PipelineError(f"--apply-trial {number}: not a finalist of study {results.study}; choices: {choices}")
     chosen = results.winner if number is None else numbered[number]
     changes = {f"models.{results.model}.{name}": value for name, value in chosen.values.items()}
     save(changes)
-    told = ", ".join(f"{name}={value}" for name, value in changes.items())
-    print(f"wrote {told} to {PARAMS_FILE}: `dvc repro` trains it")
+    written = ", ".join(f"{name}={value}" for name, value in changes.items())
+    print(f"wrote {written} to {PARAMS_FILE}: `dvc repro` trains it")
 
 
 if __name__ == "__main__":

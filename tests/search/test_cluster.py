@@ -65,11 +65,11 @@ def test_each_worker_runs_with_its_share_of_a_node(address: str, tmp_path: Path)
         """,
         tmp_path,
     )
-    told = []
-    run_on_ray(address, command, 2, {"TOLD": "a b"}, NEEDS, lambda: False, lambda: told.append(1))
+    seen = []
+    run_on_ray(address, command, 2, {"TOLD": "a b"}, NEEDS, lambda: False, lambda: seen.append(1))
     written = [path.read_text() for path in tmp_path.iterdir()]
     assert written == [f"1 True a b {os.getcwd()}"] * 2
-    assert told
+    assert seen
 
 
 def test_a_worker_that_dies_is_started_again(address: str, tmp_path: Path) -> None:

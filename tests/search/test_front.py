@@ -12,34 +12,25 @@ import pandas as pd
 import pytest
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from ruamel.yaml import YAML
 
 from pipeline.core.errors import PipelineError
 from pipeline.params import Params, load
 from pipeline.search.__main__ import _apply, main
-from pipeline.search.pages import charts
-from pipeline.search.pages.export import as_json, curves_table, finals_table, trials_table
-from pipeline.search.pages.page import Subject, render
+from pipeline.search.pages.outputs import as_json, curves_table, finals_table, trials_table
+from pipeline.search.pages.page import render_study, study_charts
+from pipeline.search.pages.space_charts import importances
 from pipeline.search.study.mlflow_run import track_progress
-from pipeline.search.study.results import results_of
+from pipeline.search.study.results import load_results
 from pipeline.search.study.space import problems
-from pipeline.search.study.study import Place, choose_finalists, make_finals, make_study, place
-from pipeline.search.study.trial_stats import along, cost_of, curve_of, distance_of, front
+from pipeline.search.study.storage import StudyRef
+from pipeline.search.study.study import choose_finalists, make_finals, make_study
+from pipeline.search.study.trial_stats import cost_of, curve_of, distance_of, pareto_front, select_evenly
 from pipeline.search.workers import worker
-from pipeline.search.workers.trial import Outcome
-from tests.studies import study, trial, weighed
+from pipeline.search.workers.trial import TrialResult
+from tests.studies import ABOUT, DESCRIPTION, ROOT, in_memory, study, study_params, trial, weighed
 
-ROOT = Path(__file__).resolve().parents[2]
-AGAINST = {"search.against": "images", "search.pruner": "none", "runtime.tracking": False, "runtime.device": "cpu"}
-PARAMS: Params = load(ROOT / "params.yaml").override(AGAINST)
-DESCRIPTION = {"name": "digits", "image_shape": [1, 16, 16], "classes": ["0", "1"], "sha256": "0" * 64}
-ABOUT = Subject("digits, 16 × 16, grey", "fd_efficientnet_lite0", 50.0)
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    monkeypatch.chdir(tmp_path)
+PARAMS: Params = study_params(**{"search.against": "images", "search.pruner": "none"})
 
 
 # The front.
@@ -69,7 +60,7 @@ def numbers(trials: list[FrozenTrial]) -> list[int]:
 )
 def test_the_front_of_points(values: list[tuple[float, float]], best: list[int]) -> None:
     trials = points(*values)
-    assert numbers(front(trials)) == best
+    assert numbers(pareto_front(trials)) == best
     found = optuna.create_study(directions=["minimize"] * 2)
     found.add_trials(trials)
     assert sorted(best) == [t.number for t in found.best_trials], "Optuna's own front"
@@ -77,7 +68,7 @@ def test_the_front_of_points(values: list[tuple[float, float]], best: list[int])
 
 def test_trials_without_both_values_are_on_no_front() -> None:
     diverged = trial(1, None, 20, cost=0.0, fault="nan")
-    assert numbers(front([trial(0, 5.0), diverged, *points((7, 1))])) == [0]
+    assert numbers(pareto_front([trial(0, 5.0), diverged, *points((7, 1))])) == [0]
     assert (distance_of(diverged), cost_of(diverged), cost_of(trial(0, 5.0))) == (None, None, None)
     assert distance_of(trial(0, None, 20)) is None
     (both,) = points((7, 1))
@@ -89,15 +80,15 @@ def test_trials_without_both_values_are_on_no_front() -> None:
     [(7, 3, [0, 3, 6]), (7, 2, [0, 6]), (7, 1, [6]), (7, 4, [0, 2, 4, 6]), (3, 3, [0, 1, 2]), (2, 5, [0, 1]),
      (6, 3, [0, 2, 5]), (1, 1, [0]), (0, 3, [])],
 )  # fmt: skip
-def test_along_a_front(length: int, count: int, chosen: list[int]) -> None:
-    assert numbers(along(points(*[(10 - i, i) for i in range(length)]), count)) == chosen
+def test_select_evenly(length: int, count: int, chosen: list[int]) -> None:
+    assert numbers(select_evenly(points(*[(10 - i, i) for i in range(length)]), count)) == chosen
 
 
 def test_whatever_is_chosen_along_a_front_is_in_order_and_has_both_ends() -> None:
     for length in range(2, 30):
         trials = points(*[(100 - i, i) for i in range(length)])
         for count in range(2, length + 1):
-            chosen = numbers(along(trials, count))
+            chosen = numbers(select_evenly(trials, count))
             gaps = [b - a for a, b in pairwise(chosen)]
             assert len(chosen) == count and chosen[0] == 0 and chosen[-1] == length - 1
             assert min(gaps) >= 1 and max(gaps) - min(gaps) <= 1
@@ -138,28 +129,28 @@ def distance(recipe: Any) -> float:
     return 10 + abs(recipe.lr_g - 1e-3) * 1e3 + 5 / recipe.n_critic
 
 
-def a_study(folder: Path, trials: int, **changes: Any) -> tuple[Place, Any]:
-    params, at = PARAMS.override(changes), place(f"{folder}/s.journal", "s")
-    make_study(at, params, "dcgan", "0" * 64, trials)
-    return at, SimpleNamespace(params=params, description=DESCRIPTION, device="cpu")
+def a_study(trials: int, ref: StudyRef | None = None, **changes: Any) -> tuple[StudyRef, Any]:
+    params, ref = PARAMS.override(changes), ref or in_memory()
+    make_study(ref, params, "dcgan", "0" * 64, trials)
+    return ref, SimpleNamespace(params=params, description=DESCRIPTION, device="cpu")
 
 
-def pretend(*args: Any, **named: Any) -> Outcome:
+def pretend(*args: Any, **named: Any) -> TrialResult:
     """Trains in no time; some values diverge, and the seconds are a hundredth of the images of a step."""
     _, params, model, seed, reported, *_ = args
     assert reported is None, "Optuna takes no reports of two objectives"
     recipe, steps = params.models[model], params.train.steps
     seconds = recipe.n_critic * recipe.batch_size / 100
     if recipe.beta1 == 0.5 and recipe.n_critic == 2:
-        return Outcome(None, 33, seconds, "the loss of D is nan at step 33: lower lr_g")
-    return Outcome(distance(recipe) + seed / 1e6, steps, seconds, curve={steps // 2: 99.0, steps: distance(recipe)})
+        return TrialResult(None, 33, seconds, "the loss of D is nan at step 33: lower lr_g")
+    return TrialResult(distance(recipe) + seed / 1e6, steps, seconds, curve={steps // 2: 99.0, steps: distance(recipe)})
 
 
-def run_study(at: Place, bench: Any, monkeypatch: pytest.MonkeyPatch) -> list[FrozenTrial]:
-    monkeypatch.setattr(worker, "run", pretend)
+def run_study(ref: StudyRef, context: Any, monkeypatch: pytest.MonkeyPatch) -> list[FrozenTrial]:
+    monkeypatch.setattr(worker, "run_trial", pretend)
     monkeypatch.setattr(worker, "IDLE", 0.01)
-    worker.work(at, bench, "dcgan", lambda: False)
-    return at.storage.get_all_trials(at.study_id)
+    worker.work(ref, context, "dcgan", lambda: False)
+    return ref.storage.get_all_trials(ref.study_id)
 
 
 @pytest.mark.parametrize(
@@ -167,14 +158,10 @@ def run_study(at: Place, bench: Any, monkeypatch: pytest.MonkeyPatch) -> list[Fr
     [("tpe", "images"), ("gp", "seconds"), ("nsga2", "images"), ("nsga2", "seconds"), ("qmc", "seconds"),
      ("random", "images")],
 )  # fmt: skip
-def test_each_sampler_minimises_two_things(
-    sampler: str, against: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    at, bench = a_study(
-        tmp_path, 14 if sampler == "gp" else 30, **{"search.sampler": sampler, "search.against": against}
-    )
-    trials = run_study(at, bench, monkeypatch)
-    assert at.load().directions == [StudyDirection.MINIMIZE] * 2
+def test_each_sampler_minimises_two_things(sampler: str, against: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ref, context = a_study(14 if sampler == "gp" else 30, **{"search.sampler": sampler, "search.against": against})
+    trials = run_study(ref, context, monkeypatch)
+    assert ref.load().directions == [StudyDirection.MINIMIZE] * 2
     assert trials[0].params == {name: getattr(PARAMS.models["dcgan"], name) for name in trials[0].params}
     kinds = {t.state for t in trials}
     assert kinds <= {TrialState.COMPLETE, TrialState.PRUNED} and TrialState.COMPLETE in kinds
@@ -187,17 +174,17 @@ def test_each_sampler_minimises_two_things(
         cost = {"images": images, "seconds": recipe.n_critic * recipe.batch_size / 100}[against]
         assert t.values == [distance(recipe) + 100 / 1e6, cost]
         assert not t.intermediate_values and curve_of(t) == {270: 99.0, 540: distance(recipe)}
-    make_finals(at, bench.params)
-    assert at.finals().load().directions == [StudyDirection.MINIMIZE]
+    make_finals(ref, context.params)
+    assert ref.finals().load().directions == [StudyDirection.MINIMIZE]
 
 
-def test_a_study_and_its_finals_against_hand_arithmetic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    at, bench = a_study(tmp_path, 24, **{"search.sampler": "random"})
-    run_study(at, bench, monkeypatch)
-    make_finals(at, bench.params)
-    run_study(at.finals(), bench, monkeypatch)
-    found = results_of(at, bench.params, "dcgan")
-    assert found.against == "images" and len(found.finalists) >= 3
+def test_a_study_and_its_finals_against_hand_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    ref, context = a_study(24, **{"search.sampler": "random"})
+    run_study(ref, context, monkeypatch)
+    make_finals(ref, context.params)
+    run_study(ref.finals(), context, monkeypatch)
+    found = load_results(ref, "dcgan")
+    assert found.cost_objective == "images" and len(found.finalists) >= 3
     for each in found.finalists:
         n_critic = each.values["n_critic"]
         assert each.costs == (1500.0 * n_critic * 64,) * 3 and each.cost == 1500 * n_critic * 64
@@ -210,37 +197,37 @@ def test_a_study_and_its_finals_against_hand_arithmetic(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
-def test_the_same_command_gives_the_same_study(sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_command_gives_the_same_study(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
-    for name in "ab":
-        at, bench = a_study(tmp_path / name, 20, **{"search.sampler": sampler})
-        found.append([(t.params, t.values) for t in run_study(at, bench, monkeypatch)])
+    for _ in range(2):
+        ref, context = a_study(20, **{"search.sampler": sampler})
+        found.append([(t.params, t.values) for t in run_study(ref, context, monkeypatch)])
     assert found[0] == found[1]
 
 
-def test_two_commands_must_agree_on_the_cost(tmp_path: Path) -> None:
-    at, _ = a_study(tmp_path, 3)
+def test_two_commands_must_agree_on_the_cost() -> None:
+    ref, _ = a_study(3)
     with pytest.raises(PipelineError, match=r"holds a study 's' with another against: images there, seconds here; "):
-        a_study(tmp_path, 3, **{"search.against": "seconds"})
+        a_study(3, ref, **{"search.against": "seconds"})
     with pytest.raises(PipelineError, match=r"with another against: images there, None here; "):
-        a_study(tmp_path, 3, **{"search.against": None})
-    assert len(at.storage.get_all_trials(at.study_id)) == 3
+        a_study(3, ref, **{"search.against": None})
+    assert len(ref.storage.get_all_trials(ref.study_id)) == 3
 
 
-def test_a_study_from_before_there_was_a_cost_goes_on(tmp_path: Path) -> None:
-    at, _ = a_study(tmp_path, 3, **{"search.against": None})
-    old = json.loads(at.load().user_attrs["settings"])
+def test_a_study_from_before_there_was_a_cost_goes_on() -> None:
+    ref, _ = a_study(3, **{"search.against": None})
+    old = json.loads(ref.load().user_attrs["settings"])
     assert old.pop("against") is None
-    at.load().set_user_attr("settings", json.dumps(old))
-    a_study(tmp_path, 5, **{"search.against": None})
-    assert len(at.storage.get_all_trials(at.study_id)) == 5
+    ref.load().set_user_attr("settings", json.dumps(old))
+    a_study(5, ref, **{"search.against": None})
+    assert len(ref.storage.get_all_trials(ref.study_id)) == 5
 
 
-def test_a_study_of_another_number_of_objectives_is_not_taken_over(tmp_path: Path) -> None:
-    at = place(f"{tmp_path}/s.journal", "s")
-    at.storage.create_new_study([StudyDirection.MINIMIZE], "s")
+def test_a_study_of_another_number_of_objectives_is_not_taken_over() -> None:
+    ref = in_memory()
+    ref.storage.create_new_study([StudyDirection.MINIMIZE], "s")
     with pytest.raises(PipelineError, match="did not make: start another with --study NAME"):
-        a_study(tmp_path, 3)
+        a_study(3, ref)
 
 
 # What is refused.
@@ -288,6 +275,7 @@ def test_seconds_need_no_parameter_that_changes_the_images() -> None:
 def test_any_finalist_can_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "params.yaml"
     path.write_text((ROOT / "params.yaml").read_text())
+    comments = re.findall("#.*", path.read_text())
     found = weighed()
     assert found.winner.trial == 2
     for number, n_critic, rate in ((None, 2, 0.0018), (1, 1, 0.0019), (4, 3, 0.0016), (0, 1, 0.002)):
@@ -295,10 +283,13 @@ def test_any_finalist_can_be_written(tmp_path: Path, capsys: pytest.CaptureFixtu
         written = load(path).models["dcgan"]
         assert written.n_critic == n_critic and written.lr_g == pytest.approx(rate)
         assert f"models.dcgan.n_critic={n_critic}" in capsys.readouterr().out
+        own = YAML(typ="safe", pure=True).load(path)["models"]["dcgan"]
+        assert own == load(path).differences("dcgan") and ("n_critic" in own) == (n_critic != 1), "only differences"
+        assert re.findall("#.*", path.read_text()) == comments
     before = path.read_text()
     with pytest.raises(PipelineError) as caught:
         _apply(found, 7)
-    assert str(caught.value) == "--apply-trial 7: no finalist of study dcgan; choices: 0, 1, 2, 4"
+    assert str(caught.value) == "--apply-trial 7: not a finalist of study dcgan; choices: 0, 1, 2, 4"
     assert path.read_text() == before
 
 
@@ -328,15 +319,15 @@ def test_tables(tmp_path: Path) -> None:
     assert curves_table(found).groupby("number").size().tolist() == [3] * 8 + [1]
     finals = finals_table(found)
     assert finals.groupby("trial")["mean_images"].first().to_dict() == {0: 1000, 1: 1000, 2: 2000, 4: 3000}
-    told = as_json(found)
-    assert told["against"] == "images"
-    assert [(p["trial"], p["distance"], p["cost"]) for p in told["front"]] == [
+    saved = as_json(found)
+    assert saved["against"] == "images"
+    assert [(p["trial"], p["distance"], p["cost"]) for p in saved["front"]] == [
         (1, 200, 600), (2, 150, 1200), (4, 120, 1800),
     ]  # fmt: skip
-    assert [f["mean_cost"] for f in told["finalists"]] == [2000, 3000, 1000, 1000]
-    json.dumps(told)
+    assert [f["mean_cost"] for f in saved["finalists"]] == [2000, 3000, 1000, 1000]
+    json.dumps(saved)
     alone = study([trial(0, 5.0)], [])
-    assert "pareto" not in trials_table(alone) and alone.front == [] and alone.against is None
+    assert "pareto" not in trials_table(alone) and alone.front == [] and alone.cost_objective is None
 
 
 def test_the_summary_prints_the_front() -> None:
@@ -351,7 +342,7 @@ def test_the_summary_prints_the_front() -> None:
 
 def test_the_front_is_drawn_as_a_staircase() -> None:
     found = weighed()
-    drawn = charts.drawings(found, "fd")["pareto_front"]
+    drawn = study_charts(found, "fd")["pareto_front"]
     assert [dot.css for dot in drawn.dots] == ["m2", "m1", "m1", "m0", "m1", "m0", "m0", "m0"]  # type: ignore[union-attr]
     assert [dot.radius for dot in drawn.dots] == [3.5, 5, 5, 3.5, 5, 3.5, 3.5, 3.5]  # type: ignore[union-attr]
     assert "trial 4, complete: 120.00" in drawn.dots[4].name and drawn.dots[4].name.endswith("; 1,800 images")  # type: ignore[union-attr]
@@ -367,9 +358,9 @@ def test_the_front_is_drawn_as_a_staircase() -> None:
 
 
 def test_the_finalists_are_drawn_against_their_cost() -> None:
-    drawn = charts.drawings(weighed(), "fd")["finals_cost"]
+    drawn = study_charts(weighed(), "fd")["finals_cost"]
     assert [dot.css for dot in drawn.dots] == ["m1", "m0", "m0", "m2"]  # type: ignore[union-attr]
-    assert [text.text for text in drawn.texts][-4:] == ["start", "trial 1", "trial 4", "trial 2"]  # type: ignore[union-attr]
+    assert [text.text for text in drawn.texts][-4:] == ["baseline", "trial 1", "trial 4", "trial 2"]  # type: ignore[union-attr]
     x = [dot.x for dot in drawn.dots]  # type: ignore[union-attr]  at 2000, 3000, 1000 and 1000 images
     assert x[2] == x[3] and (x[0] - x[2]) == pytest.approx((x[1] - x[2]) / 2, abs=0.2)
     whiskers = [stroke.name for stroke in drawn.strokes if "whisker" in stroke.css]  # type: ignore[union-attr]
@@ -378,7 +369,9 @@ def test_the_finalists_are_drawn_against_their_cost() -> None:
 
 def test_the_page_has_a_section_of_cost() -> None:
     def page(results: Any) -> str:
-        return " ".join(re.sub(r"<[^>]+>", " ", render(results, ABOUT, charts.drawings(results, ABOUT.metric))).split())
+        return " ".join(
+            re.sub(r"<[^>]+>", " ", render_study(results, ABOUT, study_charts(results, ABOUT.metric))).split()
+        )
 
     images, seconds, alone = (
         page(weighed()),
@@ -386,7 +379,7 @@ def test_the_page_has_a_section_of_cost() -> None:
         page(study([trial(0, 5.0)], weighed().finalists)),
     )
     assert "Cost and distance" in images and "Cost and distance" in seconds and "Cost and distance" not in alone
-    assert "On the line stand the 3 trials" in images and "mean images" in images and "so repeatable" in images
+    assert "The line is the Pareto front: 3 trials" in images and "mean images" in images and "so repeatable" in images
     assert "differ from machine to machine" in seconds and "differ from machine to machine" not in images
     assert "No importances" not in images, "by the distance alone"
 
@@ -395,13 +388,15 @@ def test_importances_are_of_the_distance() -> None:
     trials = [
         trial(i, 100.0 + (i % 7), cost=1.0 - i / 50, lr_g=1e-4 + 1e-3 * (i % 7), n_critic=1 + i % 3) for i in range(42)
     ]
-    shares = charts.importances(study(trials, [], against="images"))
+    shares = importances(study(trials, [], against="images"))
     assert shares is not None and max(shares, key=lambda name: shares[name]) == "lr_g"
 
 
 def test_the_progress_of_two_objectives() -> None:
-    told: dict[tuple[str, int], float] = {}
-    tracker: Any = SimpleNamespace(metrics=lambda step, values: told.update({(k, step): v for k, v in values.items()}))
+    logged: dict[tuple[str, int], float] = {}
+    tracker: Any = SimpleNamespace(
+        metrics=lambda step, values: logged.update({(k, step): v for k, v in values.items()})
+    )
     track_progress(tracker, weighed().trials)
-    assert [told["best", step] for step in range(1, 10)] == [300, 200, 150, 150, 120, 120, 120, 120, 120]
-    assert told["cost/seconds", 9] == 45 and told["trials/diverged", 9] == 1 and told["cost/steps", 9] == 500
+    assert [logged["best", step] for step in range(1, 10)] == [300, 200, 150, 150, 120, 120, 120, 120, 120]
+    assert logged["cost/seconds", 9] == 45 and logged["trials/diverged", 9] == 1 and logged["cost/steps", 9] == 500

@@ -12,35 +12,36 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.pruners import NopPruner
 from optuna.trial import TrialState
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import InUse, exclusive
-from pipeline.params import load, parse
+from pipeline.params import Params
 from pipeline.search.study import jobs
-from pipeline.search.study.storage import locked
-from pipeline.search.study.study import Place, choose_finalists, make_finals, make_study, place
+from pipeline.search.study.space import distributions, suggest_values
+from pipeline.search.study.storage import StudyRef, locked, open_study
+from pipeline.search.study.study import choose_finalists, hide_shared_values, make_finals, make_sampler, make_study
 from pipeline.search.workers import worker
-from pipeline.search.workers.trial import Outcome
+from pipeline.search.workers.trial import TrialResult
 from pipeline.stages import stop_signals
 from pipeline.training.trainer import Interrupted
+from tests.studies import DESCRIPTION, in_memory, study_params
 
-ROOT = Path(__file__).resolve().parents[2]
-TREE = load(ROOT / "params.yaml").model_dump(mode="json")
-PARAMS = parse(TREE, "params").override({"runtime.tracking": False, "runtime.device": "cpu"})
-DESCRIPTION = {"name": "digits", "image_shape": [1, 16, 16], "classes": ["0", "1"], "sha256": "0" * 64}
-CHOICES = {"low": None, "high": None, "log": None, "step": None, "choices": [1, 2]}
+PARAMS: Params = study_params()
+CHOICES = {"choices": [1, 2]}
+SAMPLERS = ["tpe", "random", "qmc", "cmaes", "gp", "nsga2"]
 
 
-def a_bench(**changes: Any) -> Any:
+def a_context(**changes: Any) -> Any:
     return SimpleNamespace(params=PARAMS.override(changes), description=DESCRIPTION, device="cpu")
 
 
-def a_study(folder: Path, trials: int, kind: str = "journal", **changes: Any) -> Place:
+def a_study(folder: Path, trials: int, kind: str = "journal", **changes: Any) -> StudyRef:
     url = f"sqlite:///{folder}/s.db" if kind == "sqlite" else f"{folder}/s.journal"
-    at = place(url, "s")
-    make_study(at, PARAMS.override(changes), "dcgan", "0" * 64, trials)
-    return at
+    ref = open_study(url, "s")
+    make_study(ref, PARAMS.override(changes), "dcgan", "0" * 64, trials)
+    return ref
 
 
 def value_of(values: dict[str, Any]) -> float:
@@ -48,13 +49,15 @@ def value_of(values: dict[str, Any]) -> float:
     return 10 + abs(values["lr_g"] - 1e-3) * 1e3 + abs(values["lr_d"] - 1e-3) * 1e3 + values["beta1"]
 
 
-Run = Callable[..., Outcome]
+Run = Callable[..., TrialResult]
 
 
 def pretend(seconds: float, steps: int = 5) -> Run:
     """Training that only takes time, in steps between which it can be stopped."""
 
-    def run(bench: Any, params: Any, model: str, seed: int, trial: Any, tracker: Any, stop: Any, full: bool) -> Outcome:
+    def run(
+        context: Any, params: Any, model: str, seed: int, trial: Any, tracker: Any, stop: Any, full: bool
+    ) -> TrialResult:
         recipe = params.models[model]
         value = value_of(recipe.model_dump())
         for step in range(1, steps + 1):
@@ -65,82 +68,75 @@ def pretend(seconds: float, steps: int = 5) -> Run:
                 if step * 60 not in trial.study.trials[trial.number].intermediate_values:
                     trial.report(value + steps - step, step * 60)
                 if trial.should_prune():
-                    return Outcome(None, step * 60, 0.1)
-        return Outcome(value, steps * 60, 0.1)
+                    return TrialResult(None, step * 60, 0.1)
+        return TrialResult(value, steps * 60, 0.1)
 
     return run
 
 
-def work(at: Place, run: Run, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
-    monkeypatch.setattr(worker, "run", run)
+def work(ref: StudyRef, run: Run, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    monkeypatch.setattr(worker, "run_trial", run)
     monkeypatch.setattr(worker, "IDLE", 0.01)
-    worker.work(at, a_bench(**changes), "dcgan", lambda: False)
+    worker.work(ref, a_context(**changes), "dcgan", lambda: False)
 
 
-def trials_of(at: Place) -> list[optuna.trial.FrozenTrial]:
-    return at.storage.get_all_trials(at.study_id)
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    monkeypatch.chdir(tmp_path)
+def trials_of(ref: StudyRef) -> list[optuna.trial.FrozenTrial]:
+    return ref.storage.get_all_trials(ref.study_id)
 
 
 # The queue.
 
 
-def test_fill_brings_a_study_to_a_number(tmp_path: Path) -> None:
-    at = a_study(tmp_path, 3)
-    study = at.load()
+def test_enqueue_brings_a_study_to_a_number(tmp_path: Path) -> None:
+    ref = a_study(tmp_path, 3)
+    study = ref.load()
     for count, there in [(3, 3), (5, 5), (2, 5)]:
-        jobs.fill(study, [{"lr_g": 1e-3}], count)
-        assert len(trials_of(at)) == there
-    assert [trial.user_attrs["slot"] for trial in trials_of(at)] == list(range(5))
+        jobs.enqueue(study, [{"lr_g": 1e-3}], count)
+        assert len(trials_of(ref)) == there
+    assert [trial.user_attrs["slot"] for trial in trials_of(ref)] == list(range(5))
 
 
 def test_a_slot_that_was_filled_twice_is_done_once(tmp_path: Path) -> None:
-    at = a_study(tmp_path, 2)
-    at.load().enqueue_trial({}, user_attrs={"slot": 1})
-    at.load().enqueue_trial({}, user_attrs={"slot": 0})
-    at.load().enqueue_trial({"lr_g": 1e-3})  # somebody's wish, by Optuna itself
+    ref = a_study(tmp_path, 2)
+    ref.load().enqueue_trial({}, user_attrs={"slot": 1})
+    ref.load().enqueue_trial({}, user_attrs={"slot": 0})
+    ref.load().enqueue_trial({"lr_g": 1e-3})  # somebody's wish, by Optuna itself
     claimed = []
-    while (trial_id := jobs.claim(at.url, at.storage, at.study_id)) is not None:
-        claimed.append(at.storage.get_trial(trial_id).number)
+    while (trial_id := jobs.claim(ref)) is not None:
+        claimed.append(ref.storage.get_trial(trial_id).number)
     assert claimed == [0, 1, 4]
-    assert [trial.state.name for trial in trials_of(at)] == ["RUNNING", "RUNNING", "FAIL", "FAIL", "RUNNING"]
-    jobs.fill(at.load(), [], 2)
-    assert len(trials_of(at)) == 5
+    assert [trial.state.name for trial in trials_of(ref)] == ["RUNNING", "RUNNING", "FAIL", "FAIL", "RUNNING"]
+    jobs.enqueue(ref.load(), [], 2)
+    assert len(trials_of(ref)) == 5
 
 
-def test_a_trial_that_is_given_back_is_claimed_first_and_keeps_all_it_has(tmp_path: Path) -> None:
-    at = a_study(tmp_path, 3)
-    trial_id = jobs.claim(at.url, at.storage, at.study_id)
+def test_a_trial_that_is_requeued_is_claimed_first_and_keeps_all_it_has(tmp_path: Path) -> None:
+    ref = a_study(tmp_path, 3)
+    trial_id = jobs.claim(ref)
     assert trial_id is not None
-    trial = optuna.trial.Trial(at.load(), trial_id)
+    trial = optuna.trial.Trial(ref.load(), trial_id)
     lr = trial.suggest_float("lr_g", 1e-4, 1e-2, log=True)
     trial.report(5.0, 60)
-    at.storage.set_trial_user_attr(trial_id, "worker", "me")
-    assert not jobs.give_back(at.url, at.storage, trial_id, "another", died=True)
-    assert jobs.give_back(at.url, at.storage, trial_id, "me", died=True)
-    assert not jobs.give_back(at.url, at.storage, trial_id, "me", died=True)
-    assert not jobs.give_back(at.url, at.storage, trial_id, "", died=True)  # it waits already
-    first = trials_of(at)[0]
+    ref.storage.set_trial_user_attr(trial_id, "worker", "me")
+    assert not jobs.requeue(ref, trial_id, "another", crashed=True)
+    assert jobs.requeue(ref, trial_id, "me", crashed=True)
+    assert not jobs.requeue(ref, trial_id, "me", crashed=True)
+    assert not jobs.requeue(ref, trial_id, "", crashed=True)  # it waits already
+    first = trials_of(ref)[0]
     assert (first.state, first.params, first.intermediate_values) == (TrialState.WAITING, {"lr_g": lr}, {60: 5.0})
-    assert (first.user_attrs["worker"], jobs.deaths(first)) == ("", 1)
-    assert jobs.claim(at.url, at.storage, at.study_id) == trial_id
-    assert len(trials_of(at)) == 3
+    assert (first.user_attrs["worker"], jobs.worker_crashes(first)) == ("", 1)
+    assert jobs.claim(ref) == trial_id
+    assert len(trials_of(ref)) == 3
 
 
 def test_a_worker_of_this_machine_is_dead_when_its_lock_is_free(tmp_path: Path) -> None:
     me, other = jobs.Worker(), jobs.Worker()
     trial = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={"worker": other.name})
     with other.alive():
-        assert not me.dead(trial)
+        assert not me.is_dead(trial)
     (tmp_path / ".work/search/workers" / other.name).mkdir(parents=True)
     (tmp_path / ".work/search/workers" / other.name / "lock").touch()  # as a killed one leaves it
-    assert me.dead(trial)
+    assert me.is_dead(trial)
 
 
 def test_a_worker_of_another_machine_is_dead_when_it_has_been_silent_for_a_minute() -> None:
@@ -149,48 +145,48 @@ def test_a_worker_of_another_machine_is_dead_when_it_has_been_silent_for_a_minut
 
     def dead(**told: Any) -> bool:
         attrs = {"worker": "elsewhere", **told}
-        return me.dead(optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=attrs))
+        return me.is_dead(optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=attrs))
 
     assert not dead()  # how long it has been silent is counted by the own clock, from the first look on
     now += 59
     assert not dead()
     now += 0.5
-    assert not dead(beat=5e9)  # its clock may be years ahead
+    assert not dead(heartbeat=5e9)  # its clock may be years ahead
     now += 60
-    assert not dead(beat=5e9)
+    assert not dead(heartbeat=5e9)
     now += 0.1
-    assert dead(beat=5e9)
-    assert not dead(beat=4e9)  # or be put back
+    assert dead(heartbeat=5e9)
+    assert not dead(heartbeat=4e9)  # or be put back
     now += 61
-    assert dead(beat=4e9)
-    assert not dead(beat=4e9, worker="its heir")
+    assert dead(heartbeat=4e9)
+    assert not dead(heartbeat=4e9, worker="its heir")
 
 
 def test_signs_of_life_are_given_while_a_trial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "BEAT", 0.02)
-    at = a_study(tmp_path, 1)
-    trial_id = jobs.claim(at.url, at.storage, at.study_id)
+    monkeypatch.setattr(jobs, "HEARTBEAT_EVERY", 0.02)
+    ref = a_study(tmp_path, 1)
+    trial_id = jobs.claim(ref)
     assert trial_id is not None
     me = jobs.Worker()
-    with me.beating(at.storage, trial_id):
+    with me.heartbeat(ref, trial_id):
         beats = set()
         deadline = time.monotonic() + 20
         while len(beats) < 4 and time.monotonic() < deadline:
-            beats.add(at.storage.get_trial(trial_id).user_attrs.get("beat"))
+            beats.add(ref.storage.get_trial(trial_id).user_attrs.get("heartbeat"))
             time.sleep(0.01)
         assert len(beats) >= 4
-        at.storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0])  # by another: no beat may fail
+        ref.storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0])  # by another: no beat may fail
         time.sleep(0.1)
-    assert at.storage.get_trial(trial_id).user_attrs["worker"] == me.name
+    assert ref.storage.get_trial(trial_id).user_attrs["worker"] == me.name
 
 
 # Workers.
 
 
 def test_a_worker_empties_the_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    at = a_study(tmp_path, 12)
-    work(at, pretend(0), monkeypatch)
-    trials = trials_of(at)
+    ref = a_study(tmp_path, 12)
+    work(ref, pretend(0), monkeypatch)
+    trials = trials_of(ref)
     assert len(trials) == 12
     assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
     recipe = PARAMS.models["dcgan"]
@@ -204,45 +200,45 @@ def test_a_worker_empties_the_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_stopped_worker_gives_its_trial_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    at = a_study(tmp_path, 3)
+    ref = a_study(tmp_path, 3)
 
-    def stopped(*_: Any, **__: Any) -> Outcome:
+    def stopped(*_: Any, **__: Any) -> TrialResult:
         raise Interrupted(7, 0.1)
 
     with pytest.raises(Interrupted):
-        work(at, stopped, monkeypatch)
-    trials = trials_of(at)
+        work(ref, stopped, monkeypatch)
+    trials = trials_of(ref)
     assert [trial.state.name for trial in trials] == ["WAITING"] * 3
-    assert trials[0].params and jobs.deaths(trials[0]) == 0
-    work(at, pretend(0), monkeypatch)
-    assert len(trials_of(at)) == 3 and all(trial.state.is_finished() for trial in trials_of(at))
+    assert trials[0].params and jobs.worker_crashes(trials[0]) == 0
+    work(ref, pretend(0), monkeypatch)
+    assert len(trials_of(ref)) == 3 and all(trial.state.is_finished() for trial in trials_of(ref))
 
 
 def test_a_trial_that_diverges_is_counted_and_the_study_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at, sound = a_study(tmp_path, 6), pretend(0)
+    ref, sound = a_study(tmp_path, 6), pretend(0)
 
-    def run(bench: Any, params: Any, *rest: Any, **named: Any) -> Outcome:
+    def run(context: Any, params: Any, *rest: Any, **named: Any) -> TrialResult:
         if rest[2].number in (2, 4):
-            return Outcome(None, 33, 0.0, "the loss of D is nan at step 33: lower lr_g")
-        return sound(bench, params, *rest, **named)
+            return TrialResult(None, 33, 0.0, "the loss of D is nan at step 33: lower lr_g")
+        return sound(context, params, *rest, **named)
 
-    work(at, run, monkeypatch)
-    trials = trials_of(at)
+    work(ref, run, monkeypatch)
+    trials = trials_of(ref)
     assert [trial.number for trial in trials if "fault" in trial.user_attrs] == [2, 4]
     for trial in (trials[2], trials[4]):
         assert (trial.state, trial.value, trial.user_attrs["steps"]) == (TrialState.PRUNED, None, 33)
-    assert not {2, 4} & {trial.number for trial in choose_finalists(at.load(), 6)}
+    assert not {2, 4} & {trial.number for trial in choose_finalists(ref.load(), 6)}
 
 
 def test_a_study_whose_every_trial_diverges_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    at = a_study(tmp_path, 3)
-    work(at, lambda *_, **__: Outcome(None, 1, 0.0, "the loss of D is nan at step 1: lower lr_g"), monkeypatch)
+    ref = a_study(tmp_path, 3)
+    work(ref, lambda *_, **__: TrialResult(None, 1, 0.0, "the loss of D is nan at step 1: lower lr_g"), monkeypatch)
     with pytest.raises(PipelineError) as caught:
-        make_finals(at, PARAMS)
+        make_finals(ref, PARAMS)
     assert str(caught.value) == (
-        "study s: none of its 3 trials came to its end (3 failed, the first so: the loss of D is nan at step 1: lower "
+        "study s: none of its 3 trials was completed (3 failed, the first with: the loss of D is nan at step 1: lower "
         "lr_g): narrow search.space, and start another with --study NAME"
     )
 
@@ -250,54 +246,54 @@ def test_a_study_whose_every_trial_diverges_is_one_sentence(tmp_path: Path, monk
 def test_a_trial_with_which_worker_after_worker_dies_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at = a_study(tmp_path, 2)
-    trial_id = trials_of(at)[1]._trial_id
-    at.storage.set_trial_user_attr(trial_id, "deaths", worker.DEATHS)
-    work(at, pretend(0), monkeypatch)
-    first, second = trials_of(at)
+    ref = a_study(tmp_path, 2)
+    trial_id = ref.trial_id(1)
+    ref.storage.set_trial_user_attr(trial_id, "worker_crashes", worker.MOST_CRASHES)
+    work(ref, pretend(0), monkeypatch)
+    first, second = trials_of(ref)
     assert first.state == TrialState.COMPLETE
     assert (second.state, second.value) == (TrialState.PRUNED, None)
-    assert second.user_attrs["fault"].startswith("10 workers died with it")
+    assert second.user_attrs["fault"].startswith("10 workers died while they trained it")
 
 
 def test_a_trial_that_another_worker_ended_meanwhile_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at = a_study(tmp_path, 2)
+    ref = a_study(tmp_path, 2)
 
-    def slow(bench: Any, params: Any, model: str, seed: int, trial: Any, *_: Any, **__: Any) -> Outcome:
+    def slow(context: Any, params: Any, model: str, seed: int, trial: Any, *_: Any, **__: Any) -> TrialResult:
         if trial.number == 0:
-            at.storage.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, [3.0])
+            ref.storage.set_trial_state_values(ref.trial_id(trial.number), TrialState.COMPLETE, [3.0])
             trial.report(9.0, 60)
-        return Outcome(4.0, 300, 0.1)
+        return TrialResult(4.0, 300, 0.1)
 
-    work(at, slow, monkeypatch)
-    assert [(trial.state.name, trial.value) for trial in trials_of(at)] == [("COMPLETE", 3.0), ("COMPLETE", 4.0)]
+    work(ref, slow, monkeypatch)
+    assert [(trial.state.name, trial.value) for trial in trials_of(ref)] == [("COMPLETE", 3.0), ("COMPLETE", 4.0)]
 
 
 def test_trials_with_the_same_values_are_not_trained_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    at = a_study(tmp_path, 1)
+    ref = a_study(tmp_path, 1)
     folders = []
 
-    def run(bench: Any, params: Any, model: str, seed: int, *_: Any, **__: Any) -> Outcome:
+    def run(context: Any, params: Any, model: str, seed: int, *_: Any, **__: Any) -> TrialResult:
         folder = worker.Experiment(params, model, seed, DESCRIPTION).work_folder()
         folders.append(folder)
         with pytest.raises(InUse), exclusive(folder, "x"):
             pass
-        return Outcome(1.0, 300, 0.1)
+        return TrialResult(1.0, 300, 0.1)
 
-    work(at, run, monkeypatch)
+    work(ref, run, monkeypatch)
     with exclusive(folders[0], "x"):
-        make_study(at, PARAMS, "dcgan", "0" * 64, 2)
-        at.storage.set_trial_system_attr(trials_of(at)[1]._trial_id, "fixed_params", trials_of(at)[0].params)
+        make_study(ref, PARAMS, "dcgan", "0" * 64, 2)
+        ref.storage.set_trial_system_attr(ref.trial_id(1), "fixed_params", trials_of(ref)[0].params)
         looks = iter([False, False, False, True, True])
         monkeypatch.setattr(worker, "IDLE", 0.01)
         with pytest.raises(Interrupted):
-            worker.work(at, a_bench(), "dcgan", lambda: next(looks))
-        assert trials_of(at)[1].state == TrialState.WAITING
-    work(at, run, monkeypatch)
+            worker.work(ref, a_context(), "dcgan", lambda: next(looks))
+        assert trials_of(ref)[1].state == TrialState.WAITING
+    work(ref, run, monkeypatch)
     assert folders[0] == folders[1]
-    assert trials_of(at)[1].value == 1.0
+    assert trials_of(ref)[1].value == 1.0
 
 
 # Kills.
@@ -310,24 +306,24 @@ def a_worker(url: str, folder: str, seconds: float, changes: dict[str, Any]) -> 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     os.chdir(folder)
     os.environ.pop("DVC_ROOT", None)
-    worker.run, worker.IDLE = pretend(seconds), 0.05  # type: ignore[assignment]
+    worker.run_trial, worker.IDLE = pretend(seconds), 0.05  # type: ignore[assignment]
     received = stop_signals()
     try:
-        worker.work(place(url, "s", 60.0), a_bench(**changes), "dcgan", lambda: bool(received))
+        worker.work(open_study(url, "s", 60.0), a_context(**changes), "dcgan", lambda: bool(received))
     except Interrupted:
         os._exit(143)
 
 
-def storm(at: Place, folder: Path, seed: int, workers: int, kills: int, changes: dict[str, Any]) -> int:
+def storm(ref: StudyRef, folder: Path, seed: int, workers: int, kills: int, changes: dict[str, Any]) -> int:
     """Workers that are killed at random, and started again; how many kills there were."""
     chance, done = random.Random(seed), 0
-    running = [PROCESSES.Process(target=a_worker, args=(at.url, str(folder), 0.15, changes)) for _ in range(workers)]
+    running = [PROCESSES.Process(target=a_worker, args=(ref.url, str(folder), 0.15, changes)) for _ in range(workers)]
     for process in running:
         process.start()
     deadline = time.monotonic() + 150
     while time.monotonic() < deadline:
-        open_ones = at.storage.get_all_trials(
-            at.study_id, deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING)
+        open_ones = ref.storage.get_all_trials(
+            ref.study_id, deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING)
         )
         if not open_ones and not any(process.is_alive() for process in running):
             return done
@@ -339,7 +335,7 @@ def storm(at: Place, folder: Path, seed: int, workers: int, kills: int, changes:
             done += 1
         for place_, process in enumerate(running):
             if not process.is_alive() and open_ones:
-                running[place_] = PROCESSES.Process(target=a_worker, args=(at.url, str(folder), 0.15, changes))
+                running[place_] = PROCESSES.Process(target=a_worker, args=(ref.url, str(folder), 0.15, changes))
                 running[place_].start()
     for process in running:
         process.kill()
@@ -348,9 +344,9 @@ def storm(at: Place, folder: Path, seed: int, workers: int, kills: int, changes:
 
 @pytest.mark.parametrize("kind", ["journal", "sqlite"])
 def test_no_kill_loses_or_doubles_a_trial(kind: str, tmp_path: Path) -> None:
-    at = a_study(tmp_path, 24, kind)
-    assert storm(at, tmp_path, seed=1, workers=4, kills=20, changes={}) >= 10
-    trials = trials_of(at)
+    ref = a_study(tmp_path, 24, kind)
+    assert storm(ref, tmp_path, seed=1, workers=4, kills=20, changes={}) >= 10
+    trials = trials_of(ref)
     assert [trial.number for trial in trials] == list(range(24))
     assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
     for trial in trials:
@@ -362,16 +358,16 @@ def test_no_kill_loses_or_doubles_a_trial(kind: str, tmp_path: Path) -> None:
 
 def test_workers_share_a_space_of_so_few_values_that_they_meet(tmp_path: Path) -> None:
     changes = {"search.space": {"n_critic": CHOICES}, "search.sampler": "random", "search.pruner": "none"}
-    at = a_study(tmp_path, 8, **changes)
-    assert storm(at, tmp_path, seed=2, workers=3, kills=3, changes=changes) == 3
-    assert [trial.state.name for trial in trials_of(at)] == ["COMPLETE"] * 8
-    assert len({trial.value for trial in trials_of(at)}) == 1
+    ref = a_study(tmp_path, 8, **changes)
+    assert storm(ref, tmp_path, seed=2, workers=3, kills=3, changes=changes) == 3
+    assert [trial.state.name for trial in trials_of(ref)] == ["COMPLETE"] * 8
+    assert len({trial.value for trial in trials_of(ref)}) == 1
 
 
 # The same seed, the same study.
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "cmaes", "gp", "nsga2"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_study_is_the_same_twice_and_when_it_is_killed_halfway(
     sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -380,11 +376,11 @@ def test_a_study_is_the_same_twice_and_when_it_is_killed_halfway(
     found = []
     for stops in ((), (), (3, 12)):
         folder = tmp_path / f"{len(found)}"
-        at = a_study(folder, trials, **changes)
+        ref = a_study(folder, trials, **changes)
         for stop in stops:
-            work_until(at, stop, monkeypatch, changes)
-        work(at, pretend(0), monkeypatch, **changes)
-        found.append([(trial.params, trial.state, trial.values) for trial in trials_of(at)])
+            work_until(ref, stop, monkeypatch, changes)
+        work(ref, pretend(0), monkeypatch, **changes)
+        found.append([(trial.params, trial.state, trial.values) for trial in trials_of(ref)])
     assert found[0] == found[1]
     assert found[0] == found[2]
     assert len({str(params) for params, _, _ in found[0]}) == trials
@@ -393,22 +389,27 @@ def test_a_study_is_the_same_twice_and_when_it_is_killed_halfway(
     assert [trial.params for trial in trials_of(another)][1:] != [params for params, _, _ in found[0]][1:]
 
 
-def test_a_kill_while_the_values_are_drawn_takes_no_point_of_the_sequence(tmp_path: Path) -> None:
-    search, found = PARAMS.override({"search.sampler": "qmc"}).search, []
-    for asks in (1, 3):
-        at = a_study(tmp_path / str(asks), 3)
-        first, second = (jobs.claim(at.url, at.storage, at.study_id) for _ in range(2))
-        space = worker.distributions(PARAMS, "dcgan")
-        worker.draw(optuna.trial.Trial(at.load(worker.make_sampler(search, 0)), first or 0), space)
-        at.load().tell(0, 1.0)  # from here on there is a space to draw points of
-        for _ in range(asks):
-            trial = optuna.trial.Trial(at.load(worker.make_sampler(search, 1)), second or 0)
-            worker.draw(trial, {"lr_g": space["lr_g"]})
-        found.append(worker.draw(trial, space))
-    assert found[0] == found[1]
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_kill_while_the_values_are_drawn_changes_none(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ref, changes = in_memory(), {"search.sampler": sampler, "search.pruner": "none"}
+    make_study(ref, PARAMS.override(changes), "dcgan", "0" * 64, 12)
+    work(ref, pretend(0), monkeypatch, **changes)
+    search, space = PARAMS.override(changes).search, distributions(PARAMS, "dcgan")
+    drawn = []
+    for stored in range(len(space)):  # so many values were stored when the worker was killed
+        copy = in_memory()
+        optuna.create_study(study_name=copy.name, storage=copy.storage).add_trials(trials_of(ref))
+        number = copy.load().ask().number
+        for fields in (list(space)[:stored], list(space)):
+            hide_shared_values(copy, copy.trial_id(number))
+            study = copy.load(make_sampler(search, number), NopPruner())
+            trial = optuna.trial.Trial(study, copy.trial_id(number))
+            values = suggest_values(trial, {name: space[name] for name in fields})
+        drawn.append(values)
+    assert drawn[0].keys() == space.keys() and all(values == drawn[0] for values in drawn)
 
 
-def work_until(at: Place, number: int, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> None:
+def work_until(ref: StudyRef, number: int, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> None:
     """Work, and die as kill -9 has it in the middle of the trial `number`: nobody gives it back."""
 
     class Killed(BaseException):
@@ -416,28 +417,28 @@ def work_until(at: Place, number: int, monkeypatch: pytest.MonkeyPatch, changes:
 
     sound = pretend(0)
 
-    def run(bench: Any, params: Any, model: str, seed: int, trial: Any, *rest: Any, **named: Any) -> Outcome:
+    def run(context: Any, params: Any, model: str, seed: int, trial: Any, *rest: Any, **named: Any) -> TrialResult:
         if trial.number < number:
-            return sound(bench, params, model, seed, trial, *rest, **named)
+            return sound(context, params, model, seed, trial, *rest, **named)
         if number % 2:
             trial.report(value_of(trial.params) + 4, 60)
         raise Killed
 
     with pytest.raises(Killed):
-        work(at, run, monkeypatch, **changes)
-    (left,) = (trial for trial in trials_of(at) if trial.state == TrialState.RUNNING)
+        work(ref, run, monkeypatch, **changes)
+    (left,) = (trial for trial in trials_of(ref) if trial.state == TrialState.RUNNING)
     assert left.number == number
     lock = Path(".work/search/workers") / left.user_attrs["worker"] / "lock"
     assert lock.exists()
 
 
-def test_the_lock_of_the_queue_is_held_while_a_trial_is_given_back(
+def test_the_lock_of_the_queue_is_held_while_a_trial_is_requeued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at = a_study(tmp_path, 1)
-    trial_id = jobs.claim(at.url, at.storage, at.study_id)
+    ref = a_study(tmp_path, 1)
+    trial_id = jobs.claim(ref)
     assert trial_id is not None
     held: list[str] = []
     monkeypatch.setattr(jobs, "locked", lambda url: (held.append(url), locked(url))[1])
-    assert jobs.give_back(at.url, at.storage, trial_id, "", died=True)
-    assert held == [at.url]
+    assert jobs.requeue(ref, trial_id, "", crashed=True)
+    assert held == [ref.url]

@@ -13,38 +13,29 @@ import numpy as np
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution
-from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 from PIL import Image
 
-from pipeline.params import Params, load
-from pipeline.search.__main__ import _teller
-from pipeline.search.pages import charts, page
-from pipeline.search.pages import outputs as publish
-from pipeline.search.pages.comparison import compare
-from pipeline.search.pages.drawing import Drawing, axis, choice_axis, steps
-from pipeline.search.pages.page import Subject, grids, render_comparison, svg_file
-from pipeline.search.study import mlflow_run as record
-from pipeline.search.study.results import Results
-from pipeline.search.study.study import FINALS, Place
+from pipeline.search.__main__ import progress_reporter
+from pipeline.search.pages import page
+from pipeline.search.pages.charts import comparison_chart, history_chart
+from pipeline.search.pages.comparison import rank_studies
+from pipeline.search.pages.drawing import Drawing, choice_axis, number_axis, staircase
+from pipeline.search.pages.outputs import publish, publish_comparison
+from pipeline.search.pages.page import Subject, grids, render_comparison, study_charts, svg_file
+from pipeline.search.pages.space_charts import importances
+from pipeline.search.study.mlflow_run import open_study_run, study_folder, track_progress
+from pipeline.search.study.results import StudyResults
+from pipeline.search.study.storage import FINALS
 from pipeline.tracking.tracker import Tracker
 from pipeline.tracking.uploader import Uploader
-from tests.studies import finalist, lively, study, trial, weighed
+from tests.studies import ABOUT, finalist, in_memory, lively, study, study_params, trial, weighed
 
-PARAMS: Params = load(Path(__file__).resolve().parents[2] / "params.yaml")
-ABOUT = Subject("digits, 16 × 16, grey", "fd_efficientnet_lite0", 50.0)
 VOID = {"meta", "link", "img", "br", "wbr"}
 
 
-@pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    return tmp_path
-
-
-def render(results: Results, about: Subject) -> str:
-    return page.render(results, about, charts.drawings(results, about.metric))
+def render(results: StudyResults, about: Subject) -> str:
+    return page.render_study(results, about, study_charts(results, about.metric))
 
 
 def words(html: str) -> str:
@@ -71,16 +62,16 @@ class Balance(HTMLParser):
         assert self.open.pop() == tag
 
 
-def one_final_seed() -> Results:
+def one_final_seed() -> StudyResults:
     return study([trial(0, 100.0), trial(1, 50.0)], [finalist(0, 100.0, (90,)), finalist(1, 50.0, (80,))])
 
 
-def nothing_ended() -> Results:
+def nothing_ended() -> StudyResults:
     trials = [trial(0, None, 20), trial(1, None, 20, fault="nan at step 3")]
     return study(trials, [finalist(0, None, (), (101, 102))])
 
 
-def only_choices() -> Results:
+def only_choices() -> StudyResults:
     """A space of one categorical parameter."""
     trials = [trial(i, 100.0 - i) for i in range(9)]
     for index, each in enumerate(trials):
@@ -90,30 +81,30 @@ def only_choices() -> Results:
     return replace(found, settings={**found.settings, "space": {"loss": {"choices": ["hinge", "bce"]}}})
 
 
-def equal_values() -> Results:
+def equal_values() -> StudyResults:
     return study([trial(i, 100.0, lr_g=1e-3 * (i + 1)) for i in range(9)], [finalist(0, 100.0, (90.0, 90.0))])
 
 
-def not_above_zero() -> Results:
+def not_above_zero() -> StudyResults:
     return study([trial(0, 0.0), trial(1, -1e-9)], [finalist(0, 0.0, (0.0, 0.0)), finalist(1, -1e-9, (0.0, 0.0))])
 
 
-def under_way() -> Results:
+def under_way() -> StudyResults:
     """A trial waits and one runs: the page does not fail on it."""
     waiting, running = trial(1, None), trial(2, None)
     for each, state in ((waiting, TrialState.WAITING), (running, TrialState.RUNNING)):
         each.state, each.datetime_complete = state, None
-        each._user_attrs = {}  # type: ignore[attr-defined]
+        each.user_attrs = {}
     waiting.datetime_start, waiting.params = None, {}
     return study([trial(0, 100.0), waiting, running], [finalist(0, 100.0, (90, 91))])
 
 
-def against_nothing_ended() -> Results:
+def against_nothing_ended() -> StudyResults:
     trials = [trial(0, None, 20, cost=0.0, fault="nan"), trial(1, None, 20, cost=0.0, fault="nan")]
     return study(trials, [finalist(0, None, (), (101, 102))], against="images")
 
 
-def against_one_point() -> Results:
+def against_one_point() -> StudyResults:
     """Every trial at the same place, not above 0."""
     trials = [trial(i, 0.0, cost=0.0) for i in range(9)]
     return study(trials, [finalist(0, 0.0, (0.0, 0.0), costs=(0.0, 0.0))], against="seconds")
@@ -136,7 +127,7 @@ def test_every_kind_of_study_has_a_page(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_chart_is_a_whole_picture(kind: Any) -> None:
-    for name, drawn in charts.drawings(kind(), "fd").items():
+    for name, drawn in study_charts(kind(), "fd").items():
         root = ElementTree.fromstring(svg_file(drawn))
         assert root.tag == "{http://www.w3.org/2000/svg}svg", name
         for element in root.iter():
@@ -148,8 +139,8 @@ def test_every_chart_is_a_whole_picture(kind: Any) -> None:
 def test_the_numbers_of_the_page() -> None:
     found = lively()
     text = words(render(found, ABOUT))
-    assert "Trial 2 against the recipe as it was: better by 58.20 .. 98.47 (95% interval), over 3 fresh seeds." in text
-    assert "The best of the study, trial 3, was number 2 of 4 when trained anew, and kept 79% of its advantage." in text
+    assert "Trial 2 against the baseline: better by 58.20 .. 98.47 (95% interval), over 3 fresh seeds." in text
+    assert "In the finals the best trial of the study, trial 3, ranked 2 of 4 and kept 79% of its gain." in text
     assert "3 trials of 30 diverged." in text and "30 trials: 15 complete, 12 pruned, 3 diverged." in text
     # 15 complete ones of 60 steps, 3 diverged ones and 7 odd pruned ones of 20, 5 even ones of 40
     steps_trained = sum(t.user_attrs["steps"] for t in found.trials)
@@ -173,9 +164,9 @@ def test_all_text_is_escaped() -> None:
 
 
 def test_importances_need_trials_that_differ() -> None:
-    assert charts.importances(one_final_seed()) is None and charts.importances(equal_values()) is None
+    assert importances(one_final_seed()) is None and importances(equal_values()) is None
     assert "No importances: they need at least 8 complete trials" in words(render(one_final_seed(), ABOUT))
-    shares = charts.importances(lively())
+    shares = importances(lively())
     assert shares is not None and sum(shares.values()) == pytest.approx(1) and list(shares) == sorted(
         shares, key=lambda name: -shares[name]
     )  # fmt: skip
@@ -188,15 +179,15 @@ def test_importances_find_what_the_value_depends_on() -> None:
         rate = float(10 ** draws.uniform(-4, -2))
         value = 100 + 100 * abs(np.log10(rate) + 3)
         trials.append(trial(number, value, lr_g=rate, n_critic=int(draws.integers(1, 4))))
-    shares = charts.importances(study(trials, []))
+    shares = importances(study(trials, []))
     assert shares is not None and next(iter(shares)) == "lr_g" and shares["lr_g"] > 0.6
     assert shares["beta1"] == 0, "it never varied"
 
 
 def test_the_best_so_far_goes_down_in_steps() -> None:
-    assert steps([(0, 5), (1, 7), (3, 9)]) == "M0,5 1,5 1,7 3,7 3,9"
+    assert staircase([(0, 5), (1, 7), (3, 9)]) == "M0,5 1,5 1,7 3,7 3,9"
     trials = [trial(0, 100.0), trial(1, 120.0), trial(2, None, 20), trial(3, 50.0)]
-    by_cost = charts.history(study(trials, [finalist(0, 100.0, (1,))]), "steps", "fd")
+    by_cost = history_chart(study(trials, [finalist(0, 100.0, (1,))]), "steps", "fd")
     best = next(stroke for stroke in by_cost.strokes if stroke.name == "best so far")
     corners = [tuple(map(float, point.split(","))) for point in best.d[1:].split(" ")]
     assert len(corners) == 5 and corners[0][1] == corners[1][1] < corners[2][1] == corners[4][1]  # y grows downwards
@@ -206,9 +197,9 @@ def test_the_best_so_far_goes_down_in_steps() -> None:
 
 
 def test_axes() -> None:
-    rate = axis("lr", 1e-4, 1e-2, (0.0, 100.0), log=True)
+    rate = number_axis("lr", 1e-4, 1e-2, (0.0, 100.0), log=True)
     assert [tick.text for tick in rate.ticks(5)] == ["10⁻⁴", "10⁻³", "10⁻²"] and rate(1e-3) == 50
-    whole = axis("n_critic", 1, 3, (0.0, 100.0), whole=True)
+    whole = number_axis("n_critic", 1, 3, (0.0, 100.0), whole=True)
     assert [tick.text for tick in whole.ticks(8)] == ["1", "2", "3"]
     choices = choice_axis("beta1", [0.0, 0.5], (0.0, 100.0))
     assert (choices(0.0), choices(0.5)) == (25, 75) and [tick.text for tick in choices.ticks(3)] == ["0.0", "0.5"]
@@ -225,7 +216,7 @@ def test_grids_are_inline_and_a_missing_one_is_said(workplace: Path) -> None:
     )  # fmt: skip
     shown = grids(found)
     assert [(each["name"], each["value"]) for each in shown] == [
-        ("start", "100.00"), ("trial 1", "50.00"), ("trial 2", "60.00"),
+        ("baseline", "100.00"), ("trial 1", "50.00"), ("trial 2", "60.00"),
     ]  # fmt: skip
     assert shown[0]["path"].name == "00000060.png" and shown[1]["path"] is None and shown[2]["path"] is None
     page = render(found, ABOUT)
@@ -238,12 +229,12 @@ def test_the_comparison_page() -> None:
     text = words(page)
     assert "Tuned, sagan has the lowest mean (143.7 over 3 fresh seeds) of 2 models." in text
     assert "Its difference to dcgan, 30.0, is beyond the noise of seeds (95% interval 22.7 to 37.3)." in text
-    assert "Here each model had the same: 30 trials of 60 steps, and finals of 100." in text
+    assert "Here each model had the same budget: 30 trials of 60 steps, and finals of 100." in text
     assert "1 sagan 143.7 135.7 to 151.7 252.0 229.2 to 274.8 1 108.3" in text
-    assert "this is no fair comparison" not in text and "<script" not in page
+    assert "this is not a fair comparison" not in text and "<script" not in page
     worse = words(render_comparison([lively(), lively(31, "sagan")], ABOUT))
-    assert "The budgets differ in the number of trials: this is no fair comparison." in worse
-    chart = charts.comparison_chart(compare(studies), "fd")
+    assert "The budgets differ in the number of trials, so this is not a fair comparison." in worse
+    chart = comparison_chart(rank_studies(studies), "fd")
     assert isinstance(chart, Drawing) and len(chart.dots) == 12
 
 
@@ -251,19 +242,19 @@ def test_the_comparison_page() -> None:
 
 
 class Heard(Tracker):
-    """A tracker that sends nothing and remembers what it was told."""
+    """A tracker that sends nothing and remembers what it got."""
 
     def __init__(self) -> None:
         super().__init__(Path("nowhere"), "", "", enabled=False)
         self.points: dict[tuple[str, int], float] = {}
-        self.told: dict[str, str] = {}
+        self.logged_tags: dict[str, str] = {}
         self.files: list[tuple[str, str]] = []
 
     def metrics(self, step: int, values: Any) -> None:
         self.points |= {(key, step): value for key, value in values.items()}
 
     def tags(self, values: Any) -> None:
-        self.told |= values
+        self.logged_tags |= values
 
     def artifact(self, path: Path, folder: str) -> None:
         assert path.stat().st_size > 0
@@ -282,54 +273,54 @@ def make_data() -> None:
 def test_a_study_is_published_and_tracked() -> None:
     make_data()
     heard, found = Heard(), lively(name="a/b")
-    page = publish.publish(found, heard)
+    page = publish(found, heard)
     assert page.parent.parent == Path("reports/studies") and page.parent.name.startswith("a-b-")
     assert sorted(path.name for path in page.parent.iterdir()) == [
         "curves.csv", "finals.csv", "result.json", "study.html", "trials.csv",
     ]  # fmt: skip
-    assert heard.told["winner"] == "trial 2" and heard.told["winner.n_critic"] == "1"
+    assert heard.logged_tags["winner"] == "trial 2" and heard.logged_tags["winner.n_critic"] == "1"
     assert heard.points["best", 1] == 300 and heard.points["best", 30] == found.best.value  # type: ignore[union-attr]
     assert heard.points["cost/seconds", 30] == 150 and heard.points["trials/diverged", 30] == 3
-    assert heard.points["finals/winner", 30] == found.winner.mean and heard.points["finals/start", 30] == 252
+    assert heard.points["finals/winner", 30] == found.winner.mean and heard.points["finals/baseline", 30] == 252
     names = {name for folder, name in heard.files if folder == "charts"}
     assert {"history.svg", "history_cost.svg", "importances.svg", "parallel_coordinates.svg", "slice_lr_g.svg",
             "contour.svg", "intermediate_values.svg", "finals.svg"} <= names  # fmt: skip
     assert ("study", "study.html") in heard.files and ("study", "trials.csv") in heard.files
-    comparison = publish.publish_comparison([found, lively(30, "sagan")])
+    comparison = publish_comparison([found, lively(30, "sagan")])
     assert comparison == Path("reports/studies/comparison.html") and comparison.with_suffix(".csv").exists()
 
 
 def test_a_study_and_its_finals_share_a_run() -> None:
-    at = Place("a.journal", "dcgan", InMemoryStorage())
-    own = record.study_folder(at)
+    ref = in_memory("dcgan")
+    own = study_folder(ref)
     assert own.parent == Path.cwd() / ".work/search" and own.name.startswith("dcgan-")
-    assert record.study_folder(replace(at, name=f"dcgan{FINALS}")) == own
-    assert record.study_folder(replace(at, name="sagan")) != own != record.study_folder(replace(at, url="b.journal"))
+    assert study_folder(replace(ref, name=f"dcgan{FINALS}")) == own
+    assert study_folder(replace(ref, name="sagan")) != own != study_folder(replace(ref, url="b.journal"))
 
 
 def test_the_run_of_a_study_progresses_while_the_study_runs(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Uploader, "send", lambda _: 0)
-    at = Place("a.journal", "dcgan", InMemoryStorage())
-    made = optuna.create_study(storage=at.storage, study_name="dcgan")
+    ref = in_memory("dcgan")
+    made = optuna.create_study(storage=ref.storage, study_name="dcgan")
     made.set_user_attr("settings", json.dumps(dict(lively().settings)))
-    params = PARAMS.override({"runtime.tracking": True})
+    params = study_params(**{"runtime.tracking": True})
 
     def points() -> list[tuple[str, int, float]]:
-        spool = (record.study_folder(at) / "outbox.jsonl").read_text().splitlines()
+        spool = (study_folder(ref) / "outbox.jsonl").read_text().splitlines()
         entries = [json.loads(line) for line in spool]
         return [(e["key"], e["step"], e["value"]) for e in entries if e["kind"] == "metric"]
 
-    with record.open_study(at, params, {"name": "digits", "image_shape": [1, 16, 16]}) as tracker:
-        tell = _teller(at, tracker)
+    with open_study_run(ref, params, {"name": "digits", "image_shape": [1, 16, 16]}) as tracker:
+        report = progress_reporter(ref, tracker)
         seen = []
         for each in (trial(0, 100.0), trial(1, None, 20), trial(2, 50.0)):
             made.add_trial(each)
-            tell()
-            tell()
+            report()
+            report()
             seen.append(len(points()))
-        record.track_progress(tracker, made.get_trials())  # as at the end
+        track_progress(tracker, made.get_trials())  # as at the end
     assert len(points()) == seen[-1] and seen[0] < seen[1] < seen[2]
     assert [p for p in points() if p[0] == "best"] == [("best", 1, 100), ("best", 2, 100), ("best", 3, 50)]
     costs = [p for p in points() if p[0] == "cost/steps"]
@@ -337,16 +328,17 @@ def test_the_run_of_a_study_progresses_while_the_study_runs(
     assert capsys.readouterr().err.count("study dcgan: ") == 3
 
 
-def test_the_run_of_a_study_holds_its_settings() -> None:
+def test_the_run_of_a_study_holds_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Uploader, "send", lambda _: 0)
     found = lively()
-    at = Place("a.journal", "dcgan", InMemoryStorage())
-    made = optuna.create_study(storage=at.storage, study_name="dcgan")
+    ref = in_memory("dcgan")
+    made = optuna.create_study(storage=ref.storage, study_name="dcgan")
     made.set_user_attr("settings", json.dumps(dict(found.settings)))
-    params = PARAMS.override({"runtime.tracking": True})
-    with record.open_study(at, params, {"name": "digits", "image_shape": [1, 16, 16]}) as tracker:
-        record.track_progress(tracker, found.trials)
-    spool = [json.loads(line) for line in (record.study_folder(at) / "outbox.jsonl").read_text().splitlines()]
-    told = {(entry["kind"], entry["key"]): entry["value"] for entry in spool}
-    assert told["run", "digits-16px-search"]["name"] == "study dcgan" and told["param", "sampler"] == "tpe"
-    assert told["param", "recipe.lr_g"] == "0.002" and '"log": true' in told["param", "space.lr_g"]
-    assert told["metric", "cost/seconds"] == 150 and told["tag", "study"] == "dcgan"
+    params = study_params(**{"runtime.tracking": True})
+    with open_study_run(ref, params, {"name": "digits", "image_shape": [1, 16, 16]}) as tracker:
+        track_progress(tracker, found.trials)
+    spool = [json.loads(line) for line in (study_folder(ref) / "outbox.jsonl").read_text().splitlines()]
+    logged = {(entry["kind"], entry["key"]): entry["value"] for entry in spool}
+    assert logged["run", "digits-16px-search"]["name"] == "study dcgan" and logged["param", "sampler"] == "tpe"
+    assert logged["param", "recipe.lr_g"] == "0.002" and '"log": true' in logged["param", "space.lr_g"]
+    assert logged["metric", "cost/seconds"] == 150 and logged["tag", "study"] == "dcgan"

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 from ruamel.yaml import YAML
 
 from pipeline import params
-from pipeline.search.study.study import place
+from pipeline.search.study.storage import open_study
 from tests.clones import environment, make_clone, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,8 +40,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def trials(folder: Path) -> list[FrozenTrial]:
-    at = place(str(folder / ".work/search/studies.journal"), "dcgan")
-    return at.storage.get_all_trials(at.study_id)
+    ref = open_study(str(folder / ".work/search/studies.journal"), "dcgan")
+    return ref.storage.get_all_trials(ref.study_id)
 
 
 def a_trainer(folder: Path, but: int = 0) -> tuple[int, Path]:
@@ -88,7 +88,7 @@ def test_killed_workers_and_a_killed_parent_change_no_value(clone: Path, tmp_pat
     ]
     assert [trial.state.name for trial in again] == ["COMPLETE"] * 4
     (resumed,) = (trial for trial in again if trial.user_attrs["work_folder"] == work.name)
-    assert resumed.user_attrs["deaths"] >= 1
+    assert resumed.user_attrs["worker_crashes"] >= 1
     assert (work / "grids/00000000.png").stat().st_mtime < killed  # it was not trained from the start again
 
 
@@ -96,9 +96,11 @@ def test_apply_writes_the_winner_and_dvc_trains_it(clone: Path, tmp_path: Path) 
     folder = tmp_path / "repo"
     shutil.copytree(clone, folder, symlinks=True)
     before = (folder / "params.yaml").read_text().splitlines()
-    told = run(folder, *STUDY, "--apply").stdout  # all is done already: nothing is trained
+    printed = run(folder, *STUDY, "--apply").stdout  # all is done already: nothing is trained
     after = (folder / "params.yaml").read_text().splitlines()
-    values = dict(item.split("=") for item in told.splitlines()[-1].removeprefix("wrote ").split(" to ")[0].split(", "))
+    values = dict(
+        item.split("=") for item in printed.splitlines()[-1].removeprefix("wrote ").split(" to ")[0].split(", ")
+    )
     assert {name.rpartition(".")[0] for name in values} == {"models.dcgan"}
     (line,) = (index for index, text in enumerate(before) if text.startswith("  dcgan: {"))
     assert before[:line] + before[line + 1 :] == after[:line] + after[line + 1 :], "all else stays, comments too"
@@ -106,13 +108,13 @@ def test_apply_writes_the_winner_and_dvc_trains_it(clone: Path, tmp_path: Path) 
     whole = params.load(folder / "params.yaml")
     entry = YAML(typ="safe", pure=True).load(folder / "params.yaml")["models"]["dcgan"]
     assert entry == whole.differences("dcgan"), "only what differs from the shared recipe"
-    written = whole.models["dcgan"]
-    assert {name: str(getattr(written, name.rpartition(".")[2])) for name in values} == values
-    finals = place(str(folder / ".work/search/studies.journal"), "dcgan").finals()
+    recipe = whole.models["dcgan"]
+    assert {name: str(getattr(recipe, name.rpartition(".")[2])) for name in values} == values
+    finals = open_study(str(folder / ".work/search/studies.journal"), "dcgan").finals()
     best = min((t for t in finals.storage.get_all_trials(finals.study_id)), key=lambda trial: trial.value or 0.0)
     winner = json.loads(finals.load().user_attrs["settings"])["finalists"][best.params["finalist"]]["values"]
-    assert {name: getattr(written, name) for name in winner} == winner
+    assert {name: getattr(recipe, name) for name in winner} == winner
 
     run(folder, "dvc", "repro", "train@dcgan-0")
     info = json.loads((folder / "runs/dcgan-0/generator.json").read_text())
-    assert params.Recipe.model_validate(info["recipe"]) == written
+    assert params.Recipe.model_validate(info["recipe"]) == recipe

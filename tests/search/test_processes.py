@@ -1,4 +1,4 @@
-"""What a worker is told by its environment, and what everybody can read on its command line."""
+"""What a worker is given_on by its environment, and what everybody can read on its command line."""
 
 import sys
 from argparse import Namespace
@@ -10,7 +10,7 @@ import pytest
 from optuna.storages import InMemoryStorage
 
 from pipeline.search import __main__ as command_line
-from pipeline.search.study.study import Place
+from pipeline.search.study.storage import StudyRef
 from pipeline.search.workers import worker
 from pipeline.search.workers.processes import run_here
 
@@ -35,13 +35,13 @@ def test_a_worker_has_its_environment_and_nothing_of_it_on_its_command_line(tmp_
 
 @pytest.mark.parametrize("cluster", [None, "ray://host:1"])
 def test_no_password_is_on_the_command_line_of_a_worker(cluster: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    storage, told = InMemoryStorage(), []
+    storage, given_on = InMemoryStorage(), []
     optuna.create_study(storage=storage, study_name="s").enqueue_trial({})
-    monkeypatch.setattr(command_line, "run_here", lambda *given: told.extend(given))
-    monkeypatch.setattr(command_line, "run_on_ray", lambda address, *given: told.extend(given))
+    monkeypatch.setattr(command_line, "run_here", lambda *given: given_on.extend(given))
+    monkeypatch.setattr(command_line, "run_on_ray", lambda address, *given: given_on.extend(given))
     options = Namespace(workers=1, cluster=cluster, cpus=1.0, gpus=0.0)
-    command_line._work(Place(URL, "s", storage), "dcgan", options, [])
-    command, count, environment = told[:3]
+    command_line._work(StudyRef(URL, "s", storage), "dcgan", options, [])
+    command, count, environment = given_on[:3]
     assert command[1:] == ["-m", "pipeline.search.workers.worker", "--study", "s", "--model", "dcgan"] and count == 1
     assert environment == {"PIPELINE_STORAGE": URL}
 
@@ -70,12 +70,12 @@ def test_a_worker_opens_what_its_environment_names(monkeypatch: pytest.MonkeyPat
     class Opened(Exception):
         pass
 
-    def place(*given: Any) -> None:
+    def open_study(*given: Any) -> None:
         opened.extend(given)
         raise Opened
 
     monkeypatch.setattr(worker, "begin", lambda: None)
-    monkeypatch.setattr(worker, "place", place)
+    monkeypatch.setattr(worker, "open_study", open_study)
     monkeypatch.setattr(worker, "stop_signals", list)
     monkeypatch.setenv("PIPELINE_STORAGE", URL)
     with pytest.raises(Opened):

@@ -8,22 +8,21 @@ from typing import Any
 import optuna
 import pandas as pd
 import pytest
-from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from pipeline.params import Params, load
-from pipeline.search.pages.comparison import compare, comparison_verdict, unequal
-from pipeline.search.pages.export import comparison_table, finals_table, trials_table, write, write_comparison
+from pipeline.params import Recipe
+from pipeline.search.pages.comparison import comparison_verdict, rank_studies, unequal
+from pipeline.search.pages.outputs import comparison_table, finals_table, trials_table, write_tables
 from pipeline.search.study.mlflow_run import slug
-from pipeline.search.study.results import Results, gain_text, results_of, state_of
-from pipeline.search.study.study import Place
-from tests.studies import DISTRIBUTIONS, RECIPE, SPACE, START, finalist, lively, study, trial
+from pipeline.search.study.results import StudyResults, gain_text, load_results
+from pipeline.search.study.storage import StudyRef
+from pipeline.search.study.trial_stats import state_of
+from tests.studies import DISTRIBUTIONS, RECIPE, SPACE, START, finalist, in_memory, lively, study, trial
 
-PARAMS: Params = load(Path(__file__).resolve().parents[2] / "params.yaml")
 TRIALS = [trial(0, 100.0), trial(1, 50.0), trial(2, 80.0)]
 
 
-def finals_of(*finalists: Any) -> Results:
+def finals_of(*finalists: Any) -> StudyResults:
     return study(TRIALS, finalists)
 
 
@@ -39,14 +38,14 @@ def test_the_winner_has_the_lowest_mean_of_the_finals_not_of_the_study() -> None
 def test_a_finalist_that_diverged_with_a_seed_is_behind_one_that_did_not() -> None:
     found = finals_of(finalist(0, 100.0, (90, 94)), finalist(1, 50.0, (10,), (102,)))
     assert found.winner.trial == 0 and found.gain is None
-    assert "the recipe as it was is the winner" in gain_text(found)
+    assert "the baseline is the winner" in gain_text(found)
 
 
 def test_equal_means_leave_the_recipe_as_it_was() -> None:
     assert finals_of(finalist(0, 100.0, (90, 94)), finalist(1, 50.0, (94, 90))).winner.trial == 0
 
 
-# Tuned against the recipe as it was: variances 8 and 8, of the means 4 and 4; 64 / (16 + 16) = 2 degrees of freedom,
+# Tuned against the baseline: variances 8 and 8, of the means 4 and 4; 64 / (16 + 16) = 2 degrees of freedom,
 # whose quantile is 4.302653; the reach is that times the root of 8, 12.1697.
 
 
@@ -55,37 +54,42 @@ def test_better_with_its_interval() -> None:
     gain = found.gain
     assert gain is not None and gain.gap == 30 and gain.ratio == pytest.approx(42 / 72) and gain.certain
     assert gain.interval == pytest.approx((17.8303, 42.1697), abs=1e-4)
-    assert gain_text(found) == "trial 1 against the recipe as it was: better by 17.83 .. 42.17 (95% interval)"
+    assert gain_text(found) == "trial 1 against the baseline: better by 17.83 .. 42.17 (95% interval)"
 
 
 def test_within_noise() -> None:
     found = finals_of(finalist(0, 100.0, (50, 54)), finalist(1, 50.0, (40, 44)))
     assert found.gain is not None and found.gain.gap == 10 and not found.gain.certain
-    assert gain_text(found) == "trial 1 against the recipe as it was: within noise (-2.17 .. 22.17, 95% interval)"
+    assert gain_text(found) == "trial 1 against the baseline: within noise (-2.17 .. 22.17, 95% interval)"
 
 
 def test_one_final_seed_has_no_interval() -> None:
     found = finals_of(finalist(0, 100.0, (70,)), finalist(1, 50.0, (40,)))
     assert found.gain is not None and found.gain.interval is None and not found.gain.certain
-    assert gain_text(found).endswith("better by 30.00; of noise one final seed says nothing")
+    assert gain_text(found).endswith("better by 30.00; one final seed says nothing about noise")
     assert found.winner.interval is None and "one seed" in found.summary()
 
 
 def test_only_the_start_is_a_finalist() -> None:
     found = study([trial(0, 100.0)], [finalist(0, 100.0, (90, 94))])
-    assert found.winner is found.start and found.gain is None
-    luck = found.optimism
-    assert luck is not None and (luck.count, luck.place, luck.spearman, luck.in_study, luck.kept) == (
-        1, 1, None, None, None,
-    )  # fmt: skip
+    assert found.winner is found.baseline and found.gain is None
+    bias = found.selection_bias
+    assert bias is not None and (bias.count, bias.final_rank, bias.spearman) == (1, 1, None)
+    assert bias.ratio_in_study is None and bias.retained_gain is None
 
 
 def test_every_final_of_one_finalist_diverged() -> None:
     found = finals_of(finalist(0, 100.0, (90, 94)), finalist(1, 50.0, (), (101, 102)), finalist(2, 80.0, (60, 70)))
     assert [f.trial for f in found.ranked] == [2, 0, 1] and found.finalists[1].mean == math.inf
-    luck = found.optimism  # 50 80 100 in the study; anew the first is last: places 3 1 2
-    assert luck is not None and luck.best.trial == 1 and luck.place == 3 and luck.anew is None and luck.kept is None
-    assert luck.spearman == pytest.approx(1 - 6 * (4 + 1 + 1) / 24)
+    bias = found.selection_bias  # 50 80 100 in the study; in the finals the first is last: places 3 1 2
+    assert (
+        bias is not None
+        and bias.best.trial == 1
+        and bias.final_rank == 3
+        and bias.ratio_in_finals is None
+        and bias.retained_gain is None
+    )
+    assert bias.spearman == pytest.approx(1 - 6 * (4 + 1 + 1) / 24)
     assert "diverged" in found.summary() and "inf" not in found.summary()
     rows = finals_table(found)
     assert rows["value"].isna().sum() == 2 and rows["mean"].isna().sum() == 2
@@ -94,13 +98,13 @@ def test_every_final_of_one_finalist_diverged() -> None:
 def test_every_final_of_all_diverged() -> None:
     found = finals_of(finalist(0, 100.0, (), (101,)), finalist(1, 50.0, (), (101,)), finalist(2, 80.0, (), (101,)))
     assert gain_text(found) == "every finalist diverged with every final seed: there is no winner"
-    assert found.gain is None and found.optimism is not None and found.optimism.spearman is None
+    assert found.gain is None and found.selection_bias is not None and found.selection_bias.spearman is None
     assert "inf" not in found.summary()
 
 
 def test_the_start_diverged_with_every_seed() -> None:
     found = finals_of(finalist(0, 100.0, (), (101, 102)), finalist(1, 50.0, (40, 44)))
-    assert found.gain is None and "the recipe as it was diverged with every final seed" in gain_text(found)
+    assert found.gain is None and "the baseline diverged with every final seed" in gain_text(found)
 
 
 def test_a_winner_that_is_worse_than_a_start_that_diverged_once_says_so() -> None:
@@ -110,39 +114,41 @@ def test_a_winner_that_is_worse_than_a_start_that_diverged_once_says_so() -> Non
     assert f"worse by {-high:.2f} .. {-low:.2f}" in gain_text(found) and low < high < 0
 
 
-# Luck.
+# Selection bias.
 
 
-def test_optimism_by_hand() -> None:
-    """In the study 50 80 100, anew 90 60 100: one of three pairs changed, two ranks by one."""
+def test_selection_bias_by_hand() -> None:
+    """In the study 50 80 100, in the finals 90 60 100: one of three pairs changed, two ranks by one."""
     found = finals_of(finalist(0, 100.0, (99, 101)), finalist(1, 50.0, (89, 91)), finalist(2, 80.0, (59, 61)))
-    luck = found.optimism
-    assert luck is not None and luck.count == 3 and luck.best.trial == 1 and luck.place == 2
-    assert luck.spearman == pytest.approx(1 - 6 * 2 / (3 * 8)) and luck.kendall == pytest.approx(1 / 3)
-    assert (luck.in_study, luck.anew) == (0.5, 0.9)
-    assert luck.kept == pytest.approx(0.2)  # half of the start's value was a tenth less, anew
+    bias = found.selection_bias
+    assert bias is not None and bias.count == 3 and bias.best.trial == 1 and bias.final_rank == 2
+    assert bias.spearman == pytest.approx(1 - 6 * 2 / (3 * 8)) and bias.kendall == pytest.approx(1 / 3)
+    assert (bias.ratio_in_study, bias.ratio_in_finals) == (0.5, 0.9)
+    assert bias.retained_gain == pytest.approx(0.2)  # half of the start's value was a tenth less in the finals
 
 
 def test_an_advantage_that_became_a_disadvantage() -> None:
-    luck = finals_of(finalist(0, 100.0, (99, 101)), finalist(1, 50.0, (119, 121))).optimism
-    assert luck is not None and luck.kept == pytest.approx(-0.4) and luck.place == 2
+    bias = finals_of(finalist(0, 100.0, (99, 101)), finalist(1, 50.0, (119, 121))).selection_bias
+    assert bias is not None and bias.retained_gain == pytest.approx(-0.4) and bias.final_rank == 2
 
 
 def test_two_finalists_have_no_correlation() -> None:
-    luck = finals_of(finalist(0, 100.0, (99, 101)), finalist(1, 50.0, (89, 91))).optimism
-    assert luck is not None and luck.spearman is None and luck.kendall is None and luck.kept == pytest.approx(0.2)
+    bias = finals_of(finalist(0, 100.0, (99, 101)), finalist(1, 50.0, (89, 91))).selection_bias
+    assert (
+        bias is not None and bias.spearman is None and bias.kendall is None and bias.retained_gain == pytest.approx(0.2)
+    )
 
 
 def test_a_start_without_a_value_has_no_ratio() -> None:
-    luck = finals_of(finalist(0, None, (99, 101)), finalist(1, 50.0, (89, 91))).optimism
-    assert luck is not None and luck.count == 1 and luck.in_study is None and luck.kept is None
-    assert finals_of(finalist(0, None, (99, 101))).optimism is None
+    bias = finals_of(finalist(0, None, (99, 101)), finalist(1, 50.0, (89, 91))).selection_bias
+    assert bias is not None and bias.count == 1 and bias.ratio_in_study is None and bias.retained_gain is None
+    assert finals_of(finalist(0, None, (99, 101))).selection_bias is None
 
 
 def test_equal_values_in_the_study_have_no_order() -> None:
     same = [finalist(i, 50.0, (value, value + 2)) for i, value in enumerate((99, 89, 59))]
-    luck = finals_of(*same).optimism
-    assert luck is not None and luck.spearman is None
+    bias = finals_of(*same).selection_bias
+    assert bias is not None and bias.spearman is None
 
 
 # Cost.
@@ -159,20 +165,19 @@ def test_cost_and_states() -> None:
 # From the storage.
 
 
-def stored() -> Place:
-    """A study of four trials, the first pruned and the last diverged, one that was given back, and finals of two."""
-    storage = InMemoryStorage()
-    at = Place("memory", "a study", storage)
-    main = optuna.create_study(storage=storage, study_name=at.name)
+def stored() -> StudyRef:
+    """A study of four trials, the first pruned and the last diverged, one marked as failed, and finals of two."""
+    ref = in_memory("a study")
+    main = optuna.create_study(storage=ref.storage, study_name=ref.name)
     settings = {"space": SPACE, "recipe": RECIPE, "steps": 60}
-    storage.set_study_user_attr(main._study_id, "settings", json.dumps(settings))
+    main.set_user_attr("settings", json.dumps(settings))
     gone = trial(0, None, 20)
     gone.state = TrialState.FAIL
     main.add_trials([trial(0, None, 20), gone, trial(1, 50.0), trial(2, 80.0), trial(3, None, fault="nan")])
-    finals = optuna.create_study(storage=storage, study_name=at.finals().name)
-    chosen = [{"trial": 0, "values": START, "proxy": 400.0}, {"trial": 2, "values": START, "proxy": 50.0}]
+    finals = optuna.create_study(storage=ref.storage, study_name=ref.finals().name)
+    chosen = [{"trial": 0, "values": START, "proxy": None}, {"trial": 2, "values": START, "proxy": 50.0}]
     budget = {"finalists": chosen, "final_seeds": [102, 101], "train": {"steps": 100}, "samples": 500}
-    storage.set_study_user_attr(finals._study_id, "settings", json.dumps(budget))
+    finals.set_user_attr("settings", json.dumps(budget))
     kinds = {"finalist": optuna.distributions.IntDistribution(0, 1),
              "seed": optuna.distributions.CategoricalDistribution([102, 101])}  # fmt: skip
     for index, seed, value in [(0, 102, 92.0), (1, 102, 42.0), (0, 101, 90.0), (1, 101, None)]:
@@ -182,15 +187,15 @@ def stored() -> Place:
         finals.add_trial(
             optuna.trial.create_trial(state=state, value=value, params=values, distributions=kinds, user_attrs=attrs)
         )
-    return at
+    return ref
 
 
 def test_results_from_the_storage() -> None:
-    found = results_of(stored(), PARAMS, "dcgan")
+    found = load_results(stored(), "dcgan")
     states = [state_of(trial) for trial in found.trials]
     assert states == ["pruned", "complete", "complete", "diverged"]
     start, other = found.finalists
-    assert start.proxy is None, "Optuna keeps a pruned trial's last point as its value: of another budget"
+    assert start.proxy is None
     assert (start.finals, start.seeds, start.diverged) == ((90.0, 92.0), (101, 102), ())
     assert (other.proxy, other.finals, other.seeds, other.diverged) == (50.0, (42.0,), (102,), (101,))
     assert found.winner is start and len(found.finals) == 4 and found.steps == 60
@@ -201,7 +206,7 @@ def test_results_from_the_storage() -> None:
 
 def test_written_tables(tmp_path: Path) -> None:
     found = lively()
-    paths = write(found, tmp_path / "out")
+    paths = write_tables(found, tmp_path / "out")
     assert sorted(p.name for p in paths) == sorted(p.name for p in (tmp_path / "out").iterdir())  # no leftovers
     trials = pd.read_csv(tmp_path / "out/trials.csv")
     assert list(trials.columns) == ["number", "state", "value", "steps", "images", "seconds", "wall_seconds", "fault",
@@ -221,15 +226,15 @@ def test_written_tables(tmp_path: Path) -> None:
 
 def test_tables_of_the_emptiest_study(tmp_path: Path) -> None:
     found = study([trial(0, None, 20)], [finalist(0, None, (), (101,))])
-    write(found, tmp_path)
+    write_tables(found, tmp_path)
     told = json.loads((tmp_path / "result.json").read_text())
-    assert told["optimism"] is None and told["gain"] is None and told["finalists"][0]["mean"] is None
+    assert told["selection_bias"] is None and told["gain"] is None and told["finalists"][0]["mean"] is None
     assert trials_table(found)["value"].isna().all()
 
 
 def test_no_field_of_a_recipe_is_a_column_of_its_own() -> None:
     own = {*trials_table(study(TRIALS, [])).columns, *finals_table(finals_of(finalist(0, 1.0, (1,)))).columns}
-    assert own & set(type(PARAMS.models["dcgan"]).model_fields) == set(DISTRIBUTIONS)
+    assert own & set(Recipe.model_fields) == set(DISTRIBUTIONS)
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "a b", "", ".", "..", "ä", "x" * 300, "a.csv", "-", "a\x00b"])
@@ -246,7 +251,7 @@ def test_comparison_ranks_untuned_and_tuned() -> None:
     """dcgan leads untuned (100 before 120), sagan tuned (60 before 90)."""
     first = study(TRIALS, [finalist(0, 1.0, (99, 101)), finalist(1, 1.0, (89, 91))], "dcgan", model="dcgan")
     second = study(TRIALS, [finalist(0, 1.0, (119, 121)), finalist(1, 1.0, (59, 61))], "sagan", model="sagan")
-    entries = compare([first, second])
+    entries = rank_studies([first, second])
     assert [(e.results.study, e.index, e.rank_untuned, e.rank_tuned) for e in entries] == [
         ("sagan", 1, 2, 1), ("dcgan", 0, 1, 2),
     ]  # fmt: skip
@@ -263,18 +268,18 @@ def test_comparison_says_what_is_not_equal() -> None:
     assert unequal([first, other]) == ["the number of trials", "the sampler", "the final seeds"]
 
 
-def test_comparison_with_a_model_that_never_ends(tmp_path: Path) -> None:
+def test_comparison_with_a_model_that_never_ends() -> None:
     first = study(TRIALS, [finalist(0, 1.0, (99, 101))], model="dcgan")
     broken = study(TRIALS, [finalist(0, 1.0, (), (101, 102))], model="sagan")
-    entries = compare([broken, first])
+    entries = rank_studies([broken, first])
     assert [(e.results.settings["model"], e.rank_tuned) for e in entries] == [("dcgan", 1), ("sagan", None)]
-    assert comparison_verdict(entries) == ["Fewer than two models have a winner: there is nothing to compare."]
-    assert pd.read_csv(write_comparison(entries, tmp_path))["tuned_mean"].isna().tolist() == [False, True]
+    assert comparison_verdict(entries) == ["Fewer than two models have a winner, so there is nothing to compare."]
+    assert comparison_table(entries)["tuned_mean"].isna().tolist() == [False, True]
 
 
 def test_models_that_share_the_lowest_mean() -> None:
     both = [study(TRIALS, [finalist(0, 1.0, (99, 101))], name, model=name) for name in ("dcgan", "sagan")]
-    assert comparison_verdict(compare(both)) == [
+    assert comparison_verdict(rank_studies(both)) == [
         "Tuned, dcgan and sagan share the lowest mean (100.00 over 2 fresh seeds) of 2 models.",
         "Tuning changed no rank.",
     ]

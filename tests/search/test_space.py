@@ -1,9 +1,5 @@
 """The space of a study: what is wrong with one is one sentence; what is right becomes Optuna's distributions."""
 
-import copy
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +8,18 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from pipeline import check
-from pipeline import params as params_module
 from pipeline.core.errors import PipelineError
-from pipeline.params import Params, load, parse
-from pipeline.search.study.space import current, distributions, draw, problems, space_of, with_values
+from pipeline.params import Params, load, save
+from pipeline.search.__main__ import main
+from pipeline.search.study.space import current, distributions, problems, space_of, suggest_values, with_values
+from pipeline.search.study.study import make_study
+from tests.studies import ROOT, in_memory, study_params
 
-ROOT = Path(__file__).resolve().parents[2]
-TREE = load(ROOT / "params.yaml").model_dump(mode="json")
+SCHEDULE = {"start": 2e-3, "end": 1e-4, "shape": "cosine", "until": 0.5}
 
 
 def params(space: dict[str, Any], **recipe: Any) -> Params:
-    tree = copy.deepcopy(TREE)
-    tree["search"]["space"] = space
-    tree["models"]["dcgan"] |= {"lr_g": 2e-3, "beta1": 0.0, "n_critic": 1, "width_g": 64, "clip": None} | recipe
-    return parse(tree, "params")
+    return study_params(**{"search.space": space, **{f"models.dcgan.{name}": own for name, own in recipe.items()}})
 
 
 @pytest.mark.parametrize(
@@ -48,9 +42,13 @@ def params(space: dict[str, Any], **recipe: Any) -> Params:
         ("lr_g", {"low": 1e-3, "high": 3e-3, "step": -1e-3}, "lr_g: step must be above 0 and at most high - low"),
         ("lr_g", {"low": 1e-3, "high": 3e-3, "step": 3e-3}, "lr_g: step must be above 0 and at most high - low"),
         ("lr_g", {"low": 1e-3, "high": 4e-3, "step": 2e-3}, "lr_g: high must be low plus a whole number of steps, got"),
-        ("lr_g", {"low": 1.5e-3, "high": 3.5e-3, "step": 1e-3}, "lr_g: must include 0.002, which dcgan has now: the"),
-        ("lr_g", {"low": 3e-3, "high": 1e-2}, "lr_g: must include 0.002, which dcgan has now: the first trial is"),
-        ("lr_g", {"choices": [1e-3, 4e-3]}, "lr_g: must include 0.002, which dcgan has now: the first trial is"),
+        (
+            "lr_g",
+            {"low": 1.5e-3, "high": 3.5e-3, "step": 1e-3},
+            "lr_g: must include 0.002, the value in dcgan: the first",
+        ),
+        ("lr_g", {"low": 3e-3, "high": 1e-2}, "lr_g: must include 0.002, the value in dcgan: the first trial"),
+        ("lr_g", {"choices": [1e-3, 4e-3]}, "lr_g: must include 0.002, the value in dcgan: the first trial"),
         ("lr_g", {"low": 1e-3, "high": 11.0}, "lr_g: must be <= 10.0, got 11.0"),
         ("lr_g", {"low": 0.0, "high": 1e-2}, "lr_g: must be > 0.0, got 0.0"),
         ("lr_g", {"choices": [2e-3, "fast"]}, "lr_g: must be a number, got 'fast'"),
@@ -68,9 +66,9 @@ def params(space: dict[str, Any], **recipe: Any) -> Params:
         ("lr_g", {"choices": []}, "lr_g: must have at least two choices, none of them twice"),
         ("lr_g", {"choices": [2e-3, 2e-3, 3e-3]}, "lr_g: must have at least two choices, none of them twice"),
         ("beta1", {"choices": [0, 0.0]}, "beta1: must have at least two choices, none of them twice"),
-        ("flip", {"low": 0, "high": 1}, "flip: is no number, so it needs choices (now it is False)"),
-        ("clip", {"low": 0.01, "high": 0.1}, "clip: is no number, so it needs choices (now it is None)"),
-        ("loss", {"low": 1, "high": 2}, "loss: is no number, so it needs choices (now it is hinge)"),
+        ("flip", {"low": 0, "high": 1}, "flip: is not a number, so it needs choices (its value is False)"),
+        ("clip", {"low": 0.01, "high": 0.1}, "clip: is not a number, so it needs choices (its value is None)"),
+        ("loss", {"low": 1, "high": 2}, "loss: is not a number, so it needs choices (its value is hinge)"),
         ("norm_d", {"choices": ["spectral", "layer"]}, "norm_d: unknown value 'layer'; Choices: batch, none, spectral"),
         ("loss", {"choices": ["hinge", "hinqe"]}, "loss: unknown name 'hinqe'; did you mean 'hinge'? Choices: "),
         ("optimiser", {"choices": ["adam", "sgd"]}, "optimiser: unknown name 'sgd'; Choices: adam, rmsprop"),
@@ -130,11 +128,11 @@ def test_values_that_are_drawn_make_recipes_and_the_first_trial_is_the_recipe() 
     given = params(SOUND, beta2=0.9)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     study.enqueue_trial(current(given, "dcgan"))
-    first = draw(study.ask(), distributions(given, "dcgan"))
+    first = suggest_values(study.ask(), distributions(given, "dcgan"))
     assert with_values(given, "dcgan", first) == given
     seen = set()
     for _ in range(30):
-        values = draw(study.ask(), distributions(given, "dcgan"))
+        values = suggest_values(study.ask(), distributions(given, "dcgan"))
         recipe = with_values(given, "dcgan", values).models["dcgan"]
         assert {name: getattr(recipe, name) for name in SOUND} == values
         assert 1e-4 <= recipe.lr_g <= 1e-2 and recipe.n_critic in (1, 2, 3) and recipe.width_g % 16 == 0
@@ -160,19 +158,45 @@ def test_the_space_of_params_yaml_and_of_the_presets_is_sound_for_what_they_comp
     assert [fault for model in given.compare.models for fault in problems(given, model)] == []
 
 
-def test_the_command_says_it_without_a_traceback(tmp_path: Path) -> None:
-    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    (tmp_path / "params.yaml").write_text(text)
-    params_module.save({"search.space.lr_g.low": 0.0}, tmp_path / "params.yaml")
-    where: Any = {"cwd": tmp_path, "capture_output": True, "text": True}
-    command = [sys.executable, "-m", "pipeline.search", "--trials", "2"]
-    where["env"] = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*command, "--model", "dcgan"], **where)
-    assert done.returncode == 2
-    assert done.stderr == "error: params.yaml: search.space.lr_g: low must be above 0 with log: true, got 0.0\n"
-    done = subprocess.run([*command, "--model", "dcgam"], **where)
-    assert done.stderr.startswith("error: params.yaml: --model dcgam: no such recipe; did you mean 'dcgan'? Choices: ")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+def test_a_schedule_is_no_value_that_a_study_can_try() -> None:
+    sentence = (
+        "search.space.lr_g: is a schedule in dcgan, but a study tries numbers only: give models.dcgan.lr_g a number, "
+        "or leave it out of search.space"
+    )
+    for dimension in ({"low": 1e-4, "high": 1e-2}, {"choices": [1e-3, 2e-3]}):
+        given = params({"lr_g": dimension, "lr_d": {"low": 1e-4, "high": 1e-2}}, lr_g=SCHEDULE)
+        assert list(problems(given, "dcgan")) == [sentence]
+        with pytest.raises(PipelineError) as caught:
+            current(given, "dcgan")
+        assert str(caught.value) == sentence and caught.value.field == "models.dcgan.lr_g"
+    beside = params({"lr_d": {"low": 1e-4, "high": 1e-2}}, lr_g=SCHEDULE)
+    assert list(problems(beside, "dcgan")) == [] and current(beside, "dcgan") == {"lr_d": 2e-3}
+    make_study(in_memory(), beside, "dcgan", "0" * 64, 2)  # its record of the recipe holds the schedule
+    tuned = with_values(given, "dcgan", {"lr_g": 1e-3}).models["dcgan"]
+    assert tuned.lr_g == 1e-3, "a number in its place is a recipe like any other"
+
+
+def test_values_of_a_study_are_sparse_like_all_others() -> None:
+    given = params({"lr_g": {"low": 1e-4, "high": 1e-2}})
+    shared = given.recipe.lr_g
+    changed = with_values(given, "dcgan", {"lr_g": shared, "n_critic": 3})
+    assert changed.differences("dcgan") == {
+        name: value for name, value in given.differences("dcgan").items() if name != "lr_g"
+    } | {"n_critic": 3}
+
+
+def test_the_command_says_it_without_a_traceback(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workplace / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    save({"search.space.lr_g.low": 0.0}, workplace / "params.yaml")
+    for model, sentence in (
+        ("dcgan", "search.space.lr_g: low must be above 0 with log: true, got 0.0\n"),
+        ("dcgam", "--model dcgam: no such recipe; did you mean 'dcgan'? Choices: dcgan, "),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(["--trials", "2", "--model", model])
+        printed = capsys.readouterr().err
+        assert caught.value.code == 2 and printed.count("\n") == 1
+        assert printed.startswith(f"error: params.yaml: {sentence}")
 
 
 @pytest.mark.parametrize(
@@ -183,13 +207,14 @@ def test_the_command_says_it_without_a_traceback(tmp_path: Path) -> None:
         (["--model", "dcgan", "--trials", "2", "--workers", "-1"], "argument --workers: must be a whole number above"),
         (["--model", "dcgan", "--trials", "2", "--study", "../x"], "--study: must be letters, digits, _ . and -, got"),
         (["--model", "dcgan", "--trials", "2", "--study", "a finals"], "--study: must be letters, digits, _ . and -"),
-        (["--models", "dcgan,sagan", "--trials", "2", "--study", "a"], "--study names one study: give one --model"),
+        (
+            ["--models", "dcgan,sagan", "--trials", "2", "--study", "a"],
+            "--study names one study: give one --model with",
+        ),
         (["--trials", "2"], "the following arguments are required: --model"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from pipeline.search.__main__ import main
-
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
@@ -209,8 +234,7 @@ def test_wrong_arguments(arguments: list[str], sentence: str, capsys: pytest.Cap
     ],
 )
 def test_seeds_and_steps_across_sections(changes: dict[str, Any], sentence: str) -> None:
-    sound = {"search.seed": 100, "search.final_seeds": [101, 102], "search.steps": 540, "compare.seeds": [0]}
-    given = parse(TREE, "params").override(sound)
+    given = study_params()
     assert list(check.problems(given)) == []
     assert [fault[: len(sentence)] for fault in check.problems(given.override(changes))] == [sentence]
     with pytest.raises(PipelineError):

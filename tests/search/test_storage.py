@@ -25,15 +25,16 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from pipeline.core.errors import PipelineError
-from pipeline.search.study import jobs, storage
-from pipeline.search.study.storage import _cut_torn_line, locked, open_storage, shown
-from pipeline.search.study.study import _make, place
+from pipeline.search.study import jobs, outages, storage
+from pipeline.search.study.outages import PatientStorage
+from pipeline.search.study.storage import _cut_torn_line, locked, open_storage, open_study, redacted
+from pipeline.search.study.study import _make
 
-# psycopg warns of connections that a pool still holds when it is collected, as it is here by every place().
+# psycopg warns of connections that a pool still holds when it is collected, as it is here by every open_study().
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 ROOT = Path(__file__).resolve().parents[2]
-SETTINGS = {"space": {"lr_g": {"low": 1, "high": 2}}, "steps": 20, "model": "dcgan", "recipe": {"lr_g": 1.0}}
+SETTINGS = {"space": {"lr_g": {"low": 1, "high": 2}}, "steps": 20, "model": "dcgan", "recipe": {"width_g": 8}}
 
 
 def free_port() -> int:
@@ -51,8 +52,8 @@ def start(code: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
 
 
 def states(url: str, name: str = "s") -> list[str]:
-    at = place(url, name)
-    return [trial.state.name for trial in at.storage.get_all_trials(at.study_id)]
+    ref = open_study(url, name)
+    return [trial.state.name for trial in ref.storage.get_all_trials(ref.study_id)]
 
 
 # All at once.
@@ -66,12 +67,12 @@ def make_and_claim(url: str, me: int, folder: Path, count: int) -> None:
     (folder / f"ready-{me}").touch()
     while not (folder / "go").exists():
         time.sleep(0.001)
-    at = place(url, "s")
-    _make(at, {"steps": 20}, [{"x": 0.5}], count)
+    ref = open_study(url, "s")
+    _make(ref, {"steps": 20}, [{"x": 0.5}], count)
     claimed = []
-    while (trial_id := jobs.claim(at.url, at.storage, at.study_id)) is not None:
-        claimed.append(at.storage.get_trial(trial_id).number)
-        at.storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0])
+    while (trial_id := jobs.claim(ref)) is not None:
+        claimed.append(ref.storage.get_trial(trial_id).number)
+        ref.storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0])
     (folder / f"claimed-{me}").write_text(" ".join(map(str, claimed)))
 
 
@@ -88,8 +89,8 @@ def race(url: str, folder: Path, trials: int = 24, processes: int = 10) -> None:
         process.join(240)
     assert [process.exitcode for process in started] == [0] * processes
     claimed = [int(number) for path in folder.glob("claimed-*") for number in path.read_text().split()]
-    at = place(url, "s")
-    trials_there = at.storage.get_all_trials(at.study_id)
+    ref = open_study(url, "s")
+    trials_there = ref.storage.get_all_trials(ref.study_id)
     kept = [trial for trial in trials_there if trial.state != TrialState.FAIL]
     assert sorted(claimed) == [trial.number for trial in kept]  # each claimed once
     assert [trial.state.name for trial in kept] == ["COMPLETE"] * trials
@@ -156,8 +157,8 @@ def test_the_command_says_it_without_a_traceback(tmp_path: Path) -> None:
     code = """
         import sys
         from pipeline.core.errors import exit_cleanly
-        from pipeline.search.study.study import place
-        exit_cleanly(lambda: place(sys.argv[1], "s"))()
+        from pipeline.search.study.storage import open_study
+        exit_cleanly(lambda: open_study(sys.argv[1], "s"))()
     """
     process = start(code, f"postgresql://me:secret@127.0.0.1:{free_port()}/s")
     said = process.communicate(timeout=120)[1]
@@ -166,10 +167,10 @@ def test_the_command_says_it_without_a_traceback(tmp_path: Path) -> None:
 
 
 def test_a_password_is_not_shown() -> None:
-    assert shown("postgresql://me:a:b@c/d@host:1/s") == "postgresql://me:***@host:1/s"
-    assert shown("postgresql://me@host:1/s") == "postgresql://me@host:1/s"
-    assert shown("mysql+pymysql://:x@host/s") == "mysql+pymysql://:***@host/s"
-    assert shown("a/b:c.journal") == "a/b:c.journal"
+    assert redacted("postgresql://me:a:b@c/d@host:1/s") == "postgresql://me:***@host:1/s"
+    assert redacted("postgresql://me@host:1/s") == "postgresql://me@host:1/s"
+    assert redacted("mysql+pymysql://:x@host/s") == "mysql+pymysql://:***@host/s"
+    assert redacted("a/b:c.journal") == "a/b:c.journal"
 
 
 @pytest.mark.parametrize(
@@ -182,36 +183,36 @@ def test_a_password_is_not_shown() -> None:
         ),
         ("space", {}, "another space: lr_g is {'low': 1, 'high': 2} there, None here"),
         ("steps", 30, "another steps: 20 there, 30 here"),
-        ("recipe", {"lr_g": 2.0}, "another recipe: lr_g is 1.0 there, 2.0 here"),
+        ("recipe", {"width_g": 9}, "another recipe: width_g is 8 there, 9 here"),
     ],
 )
 def test_a_study_of_something_else_is_one_sentence(key: str, value: Any, sentence: str, tmp_path: Path) -> None:
-    at = place(f"{tmp_path}/s.journal", "s")
-    _make(at, SETTINGS, [], 3)
+    ref = open_study(f"{tmp_path}/s.journal", "s")
+    _make(ref, SETTINGS, [], 3)
     with pytest.raises(PipelineError) as caught:
-        _make(at, {**SETTINGS, key: value}, [], 4)
+        _make(ref, {**SETTINGS, key: value}, [], 4)
     message = str(caught.value)
     assert message.startswith(f"{tmp_path}/s.journal holds a study 's' with {sentence}"), message
-    assert message.endswith("bring that back to continue it, or start another with --study NAME")
-    assert states(at.url) == ["WAITING"] * 3
-    _make(at, SETTINGS, [], 4)
-    assert states(at.url) == ["WAITING"] * 4
+    assert message.endswith("change that back to continue it, or start another with --study NAME")
+    assert states(ref.url) == ["WAITING"] * 3
+    _make(ref, SETTINGS, [], 4)
+    assert states(ref.url) == ["WAITING"] * 4
 
 
 def test_a_study_that_others_made_is_left_alone(tmp_path: Path) -> None:
-    at = place(f"{tmp_path}/s.journal", "s")
-    optuna.create_study(storage=at.storage, study_name="s").enqueue_trial({})
+    ref = open_study(f"{tmp_path}/s.journal", "s")
+    optuna.create_study(storage=ref.storage, study_name="s").enqueue_trial({})
     with pytest.raises(PipelineError, match="did not make: start another with --study NAME"):
-        _make(at, SETTINGS, [], 3)
-    assert len(states(at.url)) == 1
+        _make(ref, SETTINGS, [], 3)
+    assert len(states(ref.url)) == 1
 
 
 def test_a_maker_that_was_killed_before_it_wrote_the_settings_is_followed_by_another(tmp_path: Path) -> None:
-    at = place(f"{tmp_path}/s.journal", "s")
-    at.storage.create_new_study([StudyDirection.MINIMIZE], "s")
-    _make(at, SETTINGS, [], 3)
-    assert json.loads(at.load().user_attrs["settings"]) == SETTINGS
-    assert states(at.url) == ["WAITING"] * 3
+    ref = open_study(f"{tmp_path}/s.journal", "s")
+    ref.storage.create_new_study([StudyDirection.MINIMIZE], "s")
+    _make(ref, SETTINGS, [], 3)
+    assert json.loads(ref.load().user_attrs["settings"]) == SETTINGS
+    assert states(ref.url) == ["WAITING"] * 3
 
 
 # Journal files.
@@ -228,20 +229,20 @@ def test_what_a_killed_writer_left_of_a_line_is_cut_off(length: int, tmp_path: P
 
 
 def test_a_torn_journal_goes_on(tmp_path: Path) -> None:
-    at = place(f"{tmp_path}/s.journal", "s")
-    _make(at, SETTINGS, [], 2)
-    with open(at.url, "ab") as file:
+    ref = open_study(f"{tmp_path}/s.journal", "s")
+    _make(ref, SETTINGS, [], 2)
+    with open(ref.url, "ab") as file:
         file.write(b'{"op_code":4,"worker_id":"x","trial_i')
-    assert states(at.url) == ["WAITING"] * 2
-    at = place(at.url, "s")
-    _make(at, SETTINGS, [], 3)
-    assert states(at.url) == ["WAITING"] * 3
+    assert states(ref.url) == ["WAITING"] * 2
+    ref = open_study(ref.url, "s")
+    _make(ref, SETTINGS, [], 3)
+    assert states(ref.url) == ["WAITING"] * 3
 
 
 def test_a_journal_lock_goes_with_its_holder_and_optunas_own_is_not_waited_for(tmp_path: Path) -> None:
-    at = place(f"{tmp_path}/s.journal", "s")
-    _make(at, SETTINGS, [], 1)
-    os.symlink("s.journal", f"{at.url}.lock")  # as Optuna leaves it after a kill; it would wait for 30 s
+    ref = open_study(f"{tmp_path}/s.journal", "s")
+    _make(ref, SETTINGS, [], 1)
+    os.symlink("s.journal", f"{ref.url}.lock")  # as Optuna leaves it after a kill; it would wait for 30 s
     code = """
         import sys, time
         from pipeline.search.study.storage import _JournalLock, locked
@@ -250,9 +251,9 @@ def test_a_journal_lock_goes_with_its_holder_and_optunas_own_is_not_waited_for(t
             print("held", flush=True)
             time.sleep(600)
     """
-    holder = start(code, at.url, stdout=subprocess.PIPE)
+    holder = start(code, ref.url, stdout=subprocess.PIPE)
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-    made = threading.Thread(target=lambda: _make(place(at.url, "s"), SETTINGS, [], 4))
+    made = threading.Thread(target=lambda: _make(open_study(ref.url, "s"), SETTINGS, [], 4))
     made.start()
     made.join(0.5)
     assert made.is_alive()
@@ -260,13 +261,13 @@ def test_a_journal_lock_goes_with_its_holder_and_optunas_own_is_not_waited_for(t
     holder.communicate()
     made.join(10)
     assert not made.is_alive()
-    assert states(at.url) == ["WAITING"] * 4
+    assert states(ref.url) == ["WAITING"] * 4
 
 
 def test_optuna_itself_reads_the_journal(tmp_path: Path) -> None:
-    at = place(f"{tmp_path}/s.journal", "s")
-    _make(at, SETTINGS, [{"lr_g": 1.0}], 3)
-    theirs = optuna.load_study(study_name="s", storage=optuna.storages.JournalStorage(JournalFileBackend(at.url)))
+    ref = open_study(f"{tmp_path}/s.journal", "s")
+    _make(ref, SETTINGS, [{"lr_g": 1.0}], 3)
+    theirs = optuna.load_study(study_name="s", storage=optuna.storages.JournalStorage(JournalFileBackend(ref.url)))
     assert [trial.state for trial in theirs.trials] == [TrialState.WAITING] * 3
 
 
@@ -276,7 +277,7 @@ def test_optuna_itself_reads_the_journal(tmp_path: Path) -> None:
 def test_an_outage_is_waited_for_and_a_long_one_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(storage, "RETRY", 0.01)
+    monkeypatch.setattr(outages, "RETRY", 0.01)
     failures = 3
 
     class Shaky(optuna.storages.InMemoryStorage):
@@ -287,11 +288,11 @@ def test_an_outage_is_waited_for_and_a_long_one_is_one_sentence(
                 raise optuna.exceptions.StorageInternalError("gone")
             return super().get_all_studies()
 
-    patient = storage._patient(Shaky())
+    patient = PatientStorage(Shaky())
     assert patient.get_all_studies() == []
     assert capsys.readouterr().err == "warning: the study's storage does not answer; waiting for it\n"
     failures = 10**9
-    monkeypatch.setattr(storage, "PATIENCE", 0.05)
+    monkeypatch.setattr(outages, "PATIENCE", 0.05)
     with pytest.raises(
         PipelineError, match=r"^the study's storage has not answered for 0 minutes \(gone\): when it is "
     ):
@@ -333,6 +334,7 @@ class Server:
         pytest.importorskip("psycopg", reason="no driver for PostgreSQL is here: pip install 'psycopg[binary]'")
         self.binary, self.folder, self.port = binary, folder / "data", free_port()
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+        self.log = folder / "log"
         folder.chmod(0o755)
         self.folder.mkdir()
         self._as_nobody = []
@@ -349,17 +351,21 @@ class Server:
     def start(self) -> subprocess.Popen[bytes]:
         command = [str(self.binary), "-D", str(self.folder), "-p", str(self.port), "-h", "127.0.0.1"]
         command += ["-c", "unix_socket_directories=", "-c", "fsync=off"]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen([*self._as_nobody, *command], cwd="/", **quiet)
-        deadline = time.monotonic() + 60
+
+        def launch() -> subprocess.Popen[bytes]:
+            with open(self.log, "ab") as log:
+                return subprocess.Popen([*self._as_nobody, *command], cwd="/", stdout=log, stderr=log)
+
+        self.process = launch()
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             with socket.socket() as client:
                 if client.connect_ex(("127.0.0.1", self.port)) == 0:
                     return self.process
             if self.process.poll() is not None:  # children of the one that was killed still hold its memory
-                self.process = subprocess.Popen([*self._as_nobody, *command], cwd="/", **quiet)
+                self.process = launch()
             time.sleep(0.1)
-        pytest.fail("PostgreSQL does not start")
+        pytest.fail(f"PostgreSQL does not start: {self.log.read_text()[-2000:]}")
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -382,20 +388,20 @@ def test_ten_make_the_same_study_on_postgresql(server: Server, tmp_path: Path) -
 
 def work(url: str, name: str) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage.RETRY = 0.2
-    at = place(url, name, 60.0)
-    _make(at, {"steps": 20}, [], 40)
+    outages.RETRY = 0.2
+    ref = open_study(url, name, 60.0)
+    _make(ref, {"steps": 20}, [], 40)
     worker = jobs.Worker()
-    while at.storage.get_all_trials(at.study_id, states=(TrialState.WAITING,)):
-        trial_id = jobs.claim(at.url, at.storage, at.study_id)
+    while ref.storage.get_all_trials(ref.study_id, states=(TrialState.WAITING,)):
+        trial_id = jobs.claim(ref)
         if trial_id is None:
             continue
-        at.storage.set_trial_user_attr(trial_id, "worker", worker.name)
-        trial = optuna.trial.Trial(at.load(), trial_id)
+        ref.storage.set_trial_user_attr(trial_id, "worker", worker.name)
+        trial = optuna.trial.Trial(ref.load(), trial_id)
         for step in range(3):
             trial.report(float(trial.number), step)
             time.sleep(0.02)
-        at.load().tell(trial, float(trial.number), skip_if_finished=True)
+        ref.load().tell(trial, float(trial.number), skip_if_finished=True)
 
 
 def test_a_study_outlives_kills_of_postgresql(server: Server, tmp_path: Path) -> None:
@@ -413,22 +419,22 @@ def test_a_study_outlives_kills_of_postgresql(server: Server, tmp_path: Path) ->
     for worker in workers:
         worker.join(240)
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
-    at = place(server.url, "killed")
-    left = at.storage.get_all_trials(at.study_id, states=(TrialState.RUNNING,))
+    ref = open_study(server.url, "killed")
+    left = ref.storage.get_all_trials(ref.study_id, states=(TrialState.RUNNING,))
     for trial in left:  # a claim whose answer was lost: its worker did not know that it had it
-        assert jobs.give_back(at.url, at.storage, trial._trial_id, trial.user_attrs.get("worker", ""), died=True)
+        assert jobs.requeue(ref, ref.trial_id(trial.number), trial.user_attrs.get("worker", ""), crashed=True)
     if left:
         last = PROCESSES.Process(target=work, args=(server.url, "killed"))
         last.start()
         last.join(240)
-    trials = at.storage.get_all_trials(at.study_id)
+    trials = ref.storage.get_all_trials(ref.study_id)
     assert [(trial.state.name, trial.value) for trial in trials] == [("COMPLETE", float(n)) for n in range(40)]
 
 
 def over(url: str) -> list[Any]:
     try:
-        at = place(url, "killed", 60.0)
-        return at.storage.get_all_trials(at.study_id, states=(TrialState.COMPLETE,))
+        ref = open_study(url, "killed", 60.0)
+        return ref.storage.get_all_trials(ref.study_id, states=(TrialState.COMPLETE,))
     except KeyError:
         return []
 
@@ -462,7 +468,7 @@ def test_ten_make_the_same_study_through_a_grpc_proxy(proxy: str, tmp_path: Path
         except PipelineError:
             time.sleep(0.2)
     race(proxy, tmp_path)  # without a lock: what was made twice is set aside
-    again = place(proxy, "s")
+    again = open_study(proxy, "s")
     _make(again, {"steps": 20}, [], 26)
     assert states(proxy).count("COMPLETE") == 24
     assert states(proxy).count("WAITING") == 2

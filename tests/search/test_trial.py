@@ -1,40 +1,39 @@
 """What a trial cost: the same where it was stopped in between, and known where it diverged; by a clock of steps."""
 
 import itertools
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import optuna
 import pytest
 import torch
+from optuna.trial import TrialState
 
-from pipeline.data.batches import ImageSet
 from pipeline.experiment import Experiment
 from pipeline.gan.step import Diverged
-from pipeline.params import Params, load
-from pipeline.search.study.study import make_study, place
+from pipeline.params import Params
+from pipeline.search.study.study import make_study
 from pipeline.search.study.trial_stats import curve_of
+from pipeline.search.workers import trial as workers_trial
 from pipeline.search.workers import worker
-from pipeline.search.workers.trial import Bench, Outcome, run, trial_params
+from pipeline.search.workers.trial import TrialContext, TrialResult, run_trial, trial_params
 from pipeline.tracking.tracker import Tracker
 from pipeline.training import trainer
 from pipeline.training.monitor import TrainingMonitor
 from pipeline.training.trainer import Interrupted
+from tests.recipes import image_set, tiny_params
+from tests.studies import DESCRIPTION, in_memory
 
-ROOT = Path(__file__).resolve().parents[2]
-TINY = {"runtime.tracking": False, "runtime.device": "cpu", "runtime.checkpoint_every": 2, "search.steps": 8,
-        "search.score_every": 4, "models.gan.width_g": 4, "models.gan.width_d": 4, "models.gan.batch_size": 4,
-        "models.gan.latent_dim": 2, "train.report_every": 2}  # fmt: skip
-PARAMS = load(ROOT / "params.yaml").override(TINY)
-DESCRIPTION = {"name": "digits", "image_shape": [1, 16, 16], "classes": [], "class_counts": [8], "sha256": "0" * 64}
+BUDGET = {"search.steps": 8, "search.score_every": 4, "runtime.checkpoint_every": 2, "train.report_every": 2}
+PARAMS = tiny_params(BUDGET, gan={"network": "mlp"})
 STEP, SCORE, DRAW = 1.0, 100.0, 10.0  # seconds that each takes
 
 
 @pytest.fixture(autouse=True)
-def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    monkeypatch.chdir(tmp_path)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
 
     def spend(seconds: float) -> None:
@@ -57,9 +56,8 @@ def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: now))
 
 
-def a_bench(params: Params = PARAMS) -> Bench:
-    images = ImageSet(torch.zeros(8, 1, 16, 16, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64), 0)
-    return Bench(params, DESCRIPTION, images, SimpleNamespace(metric="fd"), None)  # type: ignore[arg-type]
+def a_context(params: Params = PARAMS) -> TrialContext:
+    return TrialContext(params, DESCRIPTION, image_set(8), SimpleNamespace(metric="fd"), None)  # type: ignore[arg-type]
 
 
 def asked(times: int | None) -> Callable[[], bool]:
@@ -68,14 +66,14 @@ def asked(times: int | None) -> Callable[[], bool]:
     return lambda: times is not None and next(count) >= times
 
 
-def do(stop_at: int | None = None, n_critic: int = 1) -> Outcome:
+def do(stop_at: int | None = None, n_critic: int = 1) -> TrialResult:
     """A trial of 8 steps in one process, stopped after so many of its own; stop_at=None: to the end."""
     params = trial_params(PARAMS, "gan", {"n_critic": n_critic})
 
     def tracker(_: Experiment) -> Tracker:
         return Tracker(Path("nowhere"), "", "", enabled=False)
 
-    return run(a_bench(), params, "gan", 100, None, tracker, asked(stop_at), full=False)
+    return run_trial(a_context(), params, "gan", 100, None, tracker, asked(stop_at), full=False)
 
 
 def test_a_trial_that_was_stopped_twice_cost_what_one_did_that_was_not() -> None:
@@ -91,17 +89,17 @@ def test_a_trial_that_was_stopped_twice_cost_what_one_did_that_was_not() -> None
 
 
 @pytest.mark.parametrize(("against", "cost"), [("images", 8 * 1 * 4), ("seconds", 8.0)])
-def test_the_objectives_of_a_trial_that_was_stopped(against: str, cost: float, tmp_path: Path) -> None:
-    space = {"n_critic": {"low": 1, "high": 3, "log": None, "step": None, "choices": None}}
+def test_the_objectives_of_a_trial_that_was_stopped(against: str, cost: float) -> None:
+    space = {"n_critic": {"low": 1, "high": 3}}
     params = PARAMS.override({"search.against": against, "search.pruner": "none", "search.space": space})
-    at = place(f"{tmp_path}/s.journal", "s")
-    make_study(at, params, "gan", "0" * 64, 1)
+    ref = in_memory()
+    make_study(ref, params, "gan", "0" * 64, 1)
     with pytest.raises(Interrupted):
-        worker.work(at, a_bench(params), "gan", asked(5))  # once before the trial
-    (waiting,) = at.storage.get_all_trials(at.study_id)
+        worker.work(ref, a_context(params), "gan", asked(5))  # once before the trial
+    (waiting,) = ref.storage.get_all_trials(ref.study_id)
     assert waiting.state.name == "WAITING" and waiting.params == {"n_critic": 1}
-    worker.work(at, a_bench(params), "gan", asked(None))
-    (trial,) = at.storage.get_all_trials(at.study_id)
+    worker.work(ref, a_context(params), "gan", asked(None))
+    (trial,) = ref.storage.get_all_trials(ref.study_id)
     assert trial.values == [992.0, cost]
     assert (trial.user_attrs["steps"], trial.user_attrs["seconds"], trial.user_attrs["device"]) == (8, 8.0, "cpu")
     assert curve_of(trial) == {4: 996.0, 8: 992.0}
@@ -125,10 +123,10 @@ def test_a_trial_that_diverges_cost_its_training(stopped: tuple[int, ...], monke
         sound(state)
 
     monkeypatch.setattr(trainer, "require_finite", broken)
-    outcome = do()
-    assert (outcome.value, outcome.steps, outcome.curve) == (None, 6, {4: 996.0})
-    assert outcome.seconds == 6.0, "without drawing and measuring, and with what earlier workers trained"
-    assert "nan" in outcome.fault
+    result = do()
+    assert (result.value, result.steps, result.curve) == (None, 6, {4: 996.0})
+    assert result.seconds == 6.0, "without drawing and measuring, and with what earlier workers trained"
+    assert "nan" in result.fault
 
 
 def test_a_trial_without_memory_is_counted_and_the_study_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,6 +136,63 @@ def test_a_trial_without_memory_is_counted_and_the_study_goes_on(monkeypatch: py
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
 
     monkeypatch.setattr(TrainingMonitor, "score", full)
-    outcome = do()
-    assert (outcome.value, outcome.steps, outcome.curve) == (None, 4, {4: 996.0})
-    assert outcome.fault.startswith("out of memory (tried to allocate 2.00 GiB): leave larger batch_size")
+    result = do()
+    assert (result.value, result.steps, result.curve) == (None, 4, {4: 996.0})
+    assert result.fault.startswith("out of memory (tried to allocate 2.00 GiB): leave larger batch_size")
+
+
+# Kills at the moment at which a trial is pruned.
+
+
+class Killed(BaseException):
+    pass
+
+
+def once(method: Callable[..., Any], when: Callable[..., bool]) -> Callable[..., Any]:
+    """`method`, and a kill as by SIGKILL after its first call that `when` names, by its result and arguments."""
+    left = [1]
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        result = method(*arguments, **named)
+        if when(result, *arguments) and left:
+            left.clear()
+            raise Killed
+        return result
+
+    return call
+
+
+KILLS = {
+    "reported, not asked": (optuna.trial.Trial, "report", lambda _, trial, value, step: step == 4 and trial.number > 6),
+    "asked, no checkpoint": (workers_trial, "should_prune", lambda answer, *_: answer),
+    "checkpoint, not told": (Tracker, "close", lambda _, tracker, status="FINISHED": status == "KILLED"),
+}
+
+
+@pytest.mark.parametrize("pruner", ["hyperband", "median"])
+def test_a_trial_that_is_killed_when_it_is_pruned_ends_as_it_would_have(
+    pruner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = PARAMS.override({"search.pruner": pruner, "search.score_every": 2, "runtime.checkpoint_every": 3})
+    monkeypatch.setattr(
+        TrainingMonitor, "score", lambda monitor, state: 1e5 * monitor.experiment.recipe.lr_g / (state.step + 1)
+    )
+    found = []
+    for kill in (None, *KILLS):
+        ref = in_memory()
+        make_study(ref, params, "gan", "0" * 64, 10)
+        with monkeypatch.context() as patch:
+            if kill:
+                place, name, when = KILLS[kill]
+                patch.setattr(place, name, once(getattr(place, name), when))
+                with pytest.raises(Killed):
+                    worker.work(ref, a_context(params), "gan", asked(None))
+                (left,) = ref.trials(TrialState.RUNNING)
+            worker.work(ref, a_context(params), "gan", asked(None))
+        shutil.rmtree(".work")
+        trials = ref.trials()
+        assert kill is None or trials[left.number].user_attrs["worker_crashes"] == 1
+        found.append([(t.state, t.params, t.values, t.intermediate_values, t.user_attrs["steps"]) for t in trials])
+    states = [state.name for state, *_ in found[0]]
+    assert states.count("PRUNED") >= 2 and states.count("COMPLETE") >= 2
+    assert all(one == found[0] for one in found[1:])

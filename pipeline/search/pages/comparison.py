@@ -6,16 +6,16 @@ from typing import Any
 
 from pipeline.report.formatting import decimals, interval, listed, number
 from pipeline.report.uncertainty import welch_interval
-from pipeline.search.study.results import Finalist, Results, order
+from pipeline.search.study.results import Finalist, StudyResults, rank_key
 
-EQUAL = {  # what of a study's settings must agree: how the page calls it
+EQUAL = {  # the settings in which studies must agree to be comparable, and their names on the page
     "space": "the space",
     "steps": "the steps of a trial",
     "samples": "the samples of a point of a curve",
     "score_every": "the points of a curve",
     "sampler": "the sampler",
     "pruner": "the pruner",
-    "against": "the cost that is minimised too",
+    "against": "the second objective",
     "seed": "the seed",
     "extractor": "the extractor",
     "weights": "the extractor's weights",
@@ -32,21 +32,21 @@ EQUAL_FINALS = {
 class Entry:
     """A model's study, and its ranks among the others: 1 is the lowest mean, None where nothing has a value."""
 
-    results: Results
+    results: StudyResults
     index: int  # the model's colour
     rank_untuned: int | None
     rank_tuned: int | None
 
 
-def compare(studies: Sequence[Results]) -> list[Entry]:
+def rank_studies(studies: Sequence[StudyResults]) -> list[Entry]:
     """The studies by the rank of their winners, then in the order given."""
-    untuned, tuned = _ranks([s.start for s in studies]), _ranks([s.winner for s in studies])
+    untuned, tuned = _ranks([s.baseline for s in studies]), _ranks([s.winner for s in studies])
     entries = [Entry(*each) for each in zip(studies, range(len(studies)), untuned, tuned, strict=True)]
     return sorted(entries, key=lambda entry: entry.rank_tuned or len(entries) + 1)
 
 
-def unequal(studies: Sequence[Results]) -> list[str]:
-    """What of the budget and of the protocol differs between the studies; nothing where the comparison is fair."""
+def unequal(studies: Sequence[StudyResults]) -> list[str]:
+    """The settings of budget and protocol in which the studies differ; none where the comparison is fair."""
     found = []
     if len({len(study.trials) for study in studies}) > 1:
         found.append("the number of trials")
@@ -59,7 +59,7 @@ def comparison_verdict(entries: Sequence[Entry]) -> list[str]:
     """Sentences: who leads tuned, against whom that is more than noise, and whether tuning changed the order."""
     known = [entry for entry in entries if entry.rank_tuned is not None]
     if len(known) < 2:
-        return ["Fewer than two models have a winner: there is nothing to compare."]
+        return ["Fewer than two models have a winner, so there is nothing to compare."]
     leader = known[0]
     first = [entry for entry in known if entry.rank_tuned == 1]
     places = decimals(value for entry in known for value in entry.results.winner.finals)
@@ -74,23 +74,21 @@ def comparison_verdict(entries: Sequence[Entry]) -> list[str]:
     orders = [(entry.rank_untuned, entry.rank_tuned) for entry in known]
     if all(untuned is not None for untuned, _ in orders):
         changed = [entry.results.model for entry in known if entry.rank_untuned != entry.rank_tuned]
-        sentences.append(
-            f"Tuning changed the rank of {listed(changed)}." if changed else "Tuning changed no rank."
-        )  # fmt: skip
+        sentences.append(f"Tuning changed the rank of {listed(changed)}." if changed else "Tuning changed no rank.")
     return sentences
 
 
 def _against(leader: str, best: Finalist, rival: str, other: Finalist, places: int) -> str:
     gap = number(other.mean - best.mean, places)
     if len(best.finals) < 2 or len(other.finals) < 2:
-        return f"Its difference to {rival} is {gap}; of noise one seed says nothing."
+        return f"Its difference to {rival} is {gap}; one seed says nothing about noise."
     ends = welch_interval(best.finals, other.finals)
     side = "within" if ends[0] <= 0 <= ends[1] else "beyond"
     return f"Its difference to {rival}, {gap}, is {side} the noise of seeds (95% interval {interval(ends, places)})."
 
 
 def _ranks(finalists: Sequence[Finalist]) -> list[int | None]:
-    return [1 + sum(order(other) < order(f) for other in finalists) if f.finals else None for f in finalists]
+    return [1 + sum(rank_key(other) < rank_key(f) for other in finalists) if f.finals else None for f in finalists]
 
 
 def _differ(values: Sequence[Any]) -> bool:

@@ -1,6 +1,6 @@
 """Drawings of points, bars and boxes as geometry in an SVG's units, which templates/drawing.html draws.
 
-Line charts stand in pipeline.report.charts; here is what a study's page needs beside them. Colours are CSS classes.
+Line charts are in pipeline.report.charts; these are the other shapes of a study's page. Colours are CSS classes.
 """
 
 import math
@@ -104,7 +104,7 @@ class Axis:
         return tuple(Tick(self.scale(value), text) for value, text in zip(values, texts, strict=True))
 
 
-def axis(name: str, low: float, high: float, ends: Point, log: bool = False, whole: bool = False) -> Axis:
+def number_axis(name: str, low: float, high: float, ends: Point, log: bool = False, whole: bool = False) -> Axis:
     """An axis of numbers with a little room at both ends of it, from position ends[0] to ends[1]."""
     return Axis(name, Scale(*span([low, high], log), *ends, log), whole=whole)
 
@@ -113,7 +113,7 @@ def choice_axis(name: str, choices: Sequence[object], ends: Point) -> Axis:
     return Axis(name, Scale(-0.5, len(choices) - 0.5, *ends), tuple(map(str, choices)))
 
 
-def frame(title: str, description: str, x: Axis, y: Axis, size: Point, y_name: str) -> Drawing:
+def plot_frame(title: str, description: str, x: Axis, y: Axis, size: Point, y_name: str) -> Drawing:
     """A drawing that holds two axes: grid lines for y, ticks for both."""
     made = Drawing(title, description, *size)
     left, right = sorted((x.scale.start, x.scale.end))
@@ -128,12 +128,12 @@ def frame(title: str, description: str, x: Axis, y: Axis, size: Point, y_name: s
     return made
 
 
-def margin(y: Axis) -> float:
+def left_margin(y: Axis) -> float:
     """How far from the left edge a plot begins whose vertical axis is `y`."""
     return 14 + LETTER * max((len(shorten(tick.text)) for tick in y.ticks(6)), default=1)
 
 
-def steps(points: Sequence[Point]) -> str:
+def staircase(points: Sequence[Point]) -> str:
     """A line that goes sideways, then down: the best value so far."""
     corners = [points[0]]
     for x, y in points[1:]:
@@ -154,7 +154,7 @@ def bars(title: str, description: str, rows: Sequence[tuple[str, float]], size: 
 
 
 @dataclass(frozen=True)
-class Row:
+class IntervalRow:
     """A row of `intervals`: single values as dots, their mean as a bar across them, its interval as a line."""
 
     name: str
@@ -164,12 +164,12 @@ class Row:
     css: str
 
 
-def intervals(title: str, description: str, rows: Sequence[Row], x_name: str, size: float = 760) -> Drawing:
+def intervals(title: str, description: str, rows: Sequence[IntervalRow], x_name: str, size: float = 760) -> Drawing:
     """Rows of values with the 95% intervals of their means, on one axis."""
     known = [v for row in rows for v in [*row.values, *(row.ends or ())] if math.isfinite(v)]
     height, top = 30.0, 10.0
     left = 16 + LETTER * max((len(shorten(row.name)) for row in rows), default=1)
-    x = axis(x_name, min(known, default=0), max(known, default=1), (left, size - 16))
+    x = number_axis(x_name, min(known, default=0), max(known, default=1), (left, size - 16))
     bottom = top + height * len(rows)
     made = Drawing(title, description, size, bottom + 44)
     for tick in x.ticks(8):

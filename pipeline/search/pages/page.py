@@ -1,5 +1,6 @@
-"""The pages of studies: Results -> HTML, by pipeline/search/templates and the look of the report."""
+"""The pages of studies: StudyResults -> HTML, by the templates beside this file and the look of the report."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,12 +19,34 @@ from pipeline.report.charts import Chart
 from pipeline.report.formatting import DASH, TIMES, decimals, digits, interval, number
 from pipeline.report.page import TEMPLATES, template_environment
 from pipeline.report.results import differing
-from pipeline.search.pages import charts
-from pipeline.search.pages.comparison import Entry, compare, comparison_verdict, unequal
+from pipeline.search.pages.charts import (
+    comparison_chart,
+    curves_chart,
+    finalist_css,
+    finals_chart,
+    finals_cost_chart,
+    history_chart,
+    pareto_chart,
+)
+from pipeline.search.pages.comparison import Entry, comparison_verdict, rank_studies, unequal
 from pipeline.search.pages.drawing import Drawing
-from pipeline.search.pages.export import wall_seconds
-from pipeline.search.study.results import Finalist, Results, gain_text, short
-from pipeline.search.study.trial_stats import distance_of, images_of, seconds_of, state_of, steps_of
+from pipeline.search.pages.space_charts import (
+    FEWEST_IMPORTANCES,
+    field_chart,
+    importance_chart,
+    importances,
+    parallel_chart,
+    slice_charts,
+)
+from pipeline.search.study.results import Finalist, StudyResults, gain_text, short
+from pipeline.search.study.trial_stats import (
+    distance_of,
+    images_of,
+    seconds_of,
+    state_of,
+    steps_of,
+    wall_seconds_of,
+)
 
 OWN_TEMPLATES = Path(__file__).resolve().parent / "templates"
 SHOWN = 3  # best and worst trials whose grids are shown
@@ -53,34 +76,34 @@ def templates() -> jinja2.Environment:
     return template_environment().overlay(loader=jinja2.FileSystemLoader([OWN_TEMPLATES, TEMPLATES]))
 
 
-def render(results: Results, about: Subject, drawn: Mapping[str, Chart | Drawing]) -> str:
-    """The page of one study, with its charts as `charts.drawings` gives them."""
+def render_study(results: StudyResults, about: Subject, drawn: Mapping[str, Chart | Drawing]) -> str:
+    """The page of one study, with its charts as `study_charts` gives them."""
     recipe = {**results.settings["recipe"], **results.winner.values}
     settings = {k: v for k, v in results.settings.items() if k not in ("space", "recipe", "data_sha256")}
     pictures = grids(results)
     context = {
         "results": results,
         "subject": about,
-        "verdict": verdict(results),
+        "verdict": study_verdict(results),
         "seeds": results.budget["final_seeds"],
         "final_steps": results.budget["train"]["steps"],
         "final_samples": results.budget["samples"] or "as many as training images",
         "finals_chart": drawn["finals"],
         "pareto": [drawn[name] for name in ("pareto_front", "finals_cost") if name in drawn],
-        "finals": finals_table(results, about),
-        "luck": luck(results),
+        "finals": finals_rows(results, about),
+        "selection_bias": selection_bias_table(results),
         "cost": cost_text(results),
         "histories": [drawn["history"], drawn["history_cost"]],
         "curves": drawn["intermediate_values"],
         "shares": drawn.get("importances"),
-        "fewest": charts.FEWEST_IMPORTANCES,
+        "fewest": FEWEST_IMPORTANCES,
         "slices": [drawn[f"slice_{name}"] for name in results.settings["space"]],
         "field": drawn.get("contour"),
         "parallel": drawn.get("parallel_coordinates"),
         "unequal_images": " and ".join(n for n in ("n_critic", "batch_size") if n in results.settings["space"]),
         "pictures": pictures,
         "tile": min(max([_width(p["path"]) for p in pictures if p["path"]], default=WIDEST), WIDEST),
-        "trials": trials_table(results),
+        "trials": trials_rows(results),
         "faults": [(trial.number, trial.user_attrs["fault"]) for trial in results.diverged],
         "space": results.settings["space"],
         "settings": settings | {"trials": len(results.trials)},
@@ -93,9 +116,28 @@ def render(results: Results, about: Subject, drawn: Mapping[str, Chart | Drawing
     return templates().get_template("study.html").render(context)
 
 
-def render_comparison(studies: Sequence[Results], about: Subject) -> str:
+def study_charts(results: StudyResults, metric: str) -> dict[str, Chart | Drawing]:
+    """The charts of a study's page by name, those that there are."""
+    shares = importances(results)
+    found: dict[str, Chart | Drawing | None] = {
+        "history": history_chart(results, "trials", metric),
+        "history_cost": history_chart(results, "steps", metric),
+        "intermediate_values": curves_chart(results, metric),
+        "finals": finals_chart(results, metric),
+        "pareto_front": pareto_chart(results, metric) if results.cost_objective else None,
+        "finals_cost": finals_cost_chart(results, metric) if results.cost_objective else None,
+        "importances": importance_chart(shares) if shares else None,
+        "contour": field_chart(results, list(shares or results.settings["space"]), metric),
+        "parallel_coordinates": parallel_chart(results, metric),
+    }
+    named = zip(results.settings["space"], slice_charts(results, metric), strict=True)
+    found |= {f"slice_{name}": drawn for name, drawn in named}
+    return {name: drawn for name, drawn in found.items() if drawn is not None}
+
+
+def render_comparison(studies: Sequence[StudyResults], about: Subject) -> str:
     """The page of several studies."""
-    entries = compare(studies)
+    entries = rank_studies(studies)
     first = entries[0].results
     recipes = [{**e.results.settings["recipe"], **e.results.winner.values} for e in entries]
     context = {
@@ -104,7 +146,7 @@ def render_comparison(studies: Sequence[Results], about: Subject) -> str:
         "unequal": unequal(studies),
         "budget": f"{_count(len(first.trials), 'trial')} of {first.steps:,} steps, and finals of "
         f"{first.budget['train']['steps']:,}",
-        "chart": charts.comparison_chart(entries, about.metric),
+        "chart": comparison_chart(entries, about.metric),
         "table": comparison_rows(entries),
         "models": [entry.results.model for entry in entries],
         "recipes": recipes,
@@ -127,23 +169,24 @@ def svg_file(drawn: Chart | Drawing) -> str:
     return markup.strip().replace("<svg", head, 1).replace("<title>", f"<style>{style}{paper}</style><title>", 1)
 
 
-def verdict(results: Results) -> list[str]:
+def study_verdict(results: StudyResults) -> list[str]:
     """The winner in one sentence, and then how far the study's own values could be trusted."""
-    said = gain_text(results)
-    sentences = [f"{said[0].upper()}{said[1:]}, over {_count(len(results.winner.finals), 'fresh seed')}."]
-    found, best = results.optimism, results.best
-    if found and best is not None and found.best is not results.start:
-        place = "still the best" if found.place == 1 else f"number {found.place} of {len(results.finalists)}"
-        kept = f", and kept {found.kept:.0%} of its advantage" if found.kept is not None else ""
-        sentences.append(f"The best of the study, trial {found.best.trial}, was {place} when trained anew{kept}.")
+    text = gain_text(results)
+    sentences = [f"{text[0].upper()}{text[1:]}, over {_count(len(results.winner.finals), 'fresh seed')}."]
+    bias = results.selection_bias
+    if bias and results.best is not None and bias.best is not results.baseline:
+        rank = "was still the best" if bias.final_rank == 1 else f"ranked {bias.final_rank} of {len(results.finalists)}"
+        kept = f" and kept {bias.retained_gain:.0%} of its gain" if bias.retained_gain is not None else ""
+        sentences.append(f"In the finals the best trial of the study, trial {bias.best.trial}, {rank}{kept}.")
     if results.diverged:
         sentences.append(f"{_count(len(results.diverged), 'trial')} of {len(results.trials)} diverged.")
     return sentences
 
 
-def cost_text(results: Results) -> str:
+def cost_text(results: StudyResults) -> str:
     """What the study cost, in words."""
-    typical, total = charts.typical_seconds(results), len(results.trials)
+    seconds = [trial.user_attrs["seconds"] for trial in results.complete if "seconds" in trial.user_attrs]
+    typical, total = statistics.median(seconds) if seconds else None, len(results.trials)
     devices = sorted({t.user_attrs["device"] for t in results.trials if "device" in t.user_attrs})
     where = f" on {', '.join(devices)}" if devices else ""
     return (
@@ -155,55 +198,52 @@ def cost_text(results: Results) -> str:
     )
 
 
-def luck(results: Results) -> list[tuple[str, str]]:
-    """What became of the study's order and of its best trial's advantage, as rows of name and text."""
-    found = results.optimism
+def selection_bias_table(results: StudyResults) -> list[tuple[str, str]]:
+    """What became of the study's order and of its best trial's gain, as rows of name and text."""
+    found = results.selection_bias
     if found is None:
         return [("finalists with a value in the study", "none")]
-    few = f"not said of {found.count} finalists"
-    best = "the recipe as it was" if found.best is results.start else f"trial {found.best.trial}"
+    few = f"not said for {found.count} finalists"
+    best = "the baseline" if found.best is results.baseline else f"trial {found.best.trial}"
     rows = [
         ("finalists with a value in the study", str(found.count)),
         ("Spearman's rank correlation, study to finals", few if found.spearman is None else number(found.spearman, 2)),
         ("Kendall's", few if found.kendall is None else number(found.kendall, 2)),
         ("best in the study", best),
-        ("its place anew", f"{found.place} of {len(results.finalists)}"),
+        ("its rank in the finals", f"{found.final_rank} of {len(results.finalists)}"),
     ]
-    for name, value in (("in the study", found.in_study), ("anew", found.anew)):
-        text = DASH if value is None else f"{value:.3f}"
-        rows.append((f"its value to that of the recipe as it was, {name}", text))
-    rows.append(("part of its advantage that is left", DASH if found.kept is None else f"{found.kept:.0%}"))
-    return rows
+    for name, value in (("in the study", found.ratio_in_study), ("in the finals", found.ratio_in_finals)):
+        rows.append((f"its value divided by the baseline's, {name}", DASH if value is None else f"{value:.3f}"))
+    retained = DASH if found.retained_gain is None else f"{found.retained_gain:.0%}"
+    return [*rows, ("part of its gain over the baseline that is left in the finals", retained)]
 
 
-def finals_table(results: Results, about: Subject) -> dict[str, Any]:
+def finals_rows(results: StudyResults, about: Subject) -> dict[str, Any]:
     """The finalists by rank, as text."""
     places = decimals(value for finalist in results.finalists for value in finalist.finals)
     varied = list(results.settings["space"])
     columns = [f"mean {about.metric}", "95% interval", f"{TIMES} floor", "seeds", "diverged", "in the study"]
-    columns += [f"mean {results.against}", *varied] if results.against else varied
+    columns += [f"mean {results.cost_objective}", *varied] if results.cost_objective else varied
     rows = []
     for rank, finalist in enumerate(results.ranked, 1):
-        start = finalist is results.start
-        css = "m2" if start else "m1" if finalist is results.winner else "m0"
         ratio = number(finalist.mean / about.floor, 2) if finalist.finals and about.floor > 0 else DASH
         proxy = DASH if finalist.proxy is None else number(finalist.proxy, places)
         cells = [*_mean_cells(finalist, places), ratio, str(len(finalist.finals)), str(len(finalist.diverged)), proxy]
-        if results.against:
+        if results.cost_objective:
             cells.append(DASH if finalist.cost is None else digits(finalist.cost))
         cells += [short(finalist.values.get(name, DASH)) for name in varied]
-        name = f"{finalist.trial}, the recipe as it was" if start else str(finalist.trial)
-        rows.append({"rank": rank, "name": name, "css": css, "cells": cells})
+        name = f"{finalist.trial}, the baseline" if finalist is results.baseline else str(finalist.trial)
+        rows.append({"rank": rank, "name": name, "css": finalist_css(results, finalist), "cells": cells})
     return {"columns": columns, "rows": rows}
 
 
-def trials_table(results: Results) -> dict[str, Any]:
+def trials_rows(results: StudyResults) -> dict[str, Any]:
     """All trials, as text."""
     names = list(results.settings["space"])
     places = decimals(distance_of(trial) or 0.0 for trial in results.complete)
     rows = []
     for trial in results.trials:
-        distance, wall = distance_of(trial), wall_seconds(trial)
+        distance, wall = distance_of(trial), wall_seconds_of(trial)
         value = DASH if distance is None else number(distance, places)
         images = images_of({**results.settings["recipe"], **trial.params}, trial)
         cells = [str(trial.number), state_of(trial), value, f"{trial.user_attrs.get('steps', 0):,}"]
@@ -215,12 +255,12 @@ def trials_table(results: Results) -> dict[str, Any]:
 
 def comparison_rows(entries: Sequence[Entry]) -> dict[str, Any]:
     """The models by rank, as text."""
-    finals = [f for entry in entries for f in (entry.results.start, entry.results.winner)]
+    finals = [f for entry in entries for f in (entry.results.baseline, entry.results.winner)]
     places = decimals(value for finalist in finals for value in finalist.finals)
     rows = []
     for entry in entries:
         results, found = entry.results, entry.results.gain
-        cells = [*_mean_cells(results.winner, places), *_mean_cells(results.start, places)]
+        cells = [*_mean_cells(results.winner, places), *_mean_cells(results.baseline, places)]
         cells.append(DASH if entry.rank_untuned is None else str(entry.rank_untuned))
         cells.append(number(found.gap, places) if found else DASH)
         cells.append(interval(found.interval, places) if found and found.interval else DASH)
@@ -233,20 +273,20 @@ def comparison_rows(entries: Sequence[Entry]) -> dict[str, Any]:
     return {"columns": columns, "rows": rows}
 
 
-def grids(results: Results) -> list[dict[str, Any]]:
-    """The last grids of the recipe as it was, of the best and of the worst complete trials; path None where missing."""
+def grids(results: StudyResults) -> list[dict[str, Any]]:
+    """The last grids of the baseline, of the best and of the worst complete trials; path None where missing."""
     order = sorted(results.complete, key=lambda trial: (distance_of(trial), trial.number))
     worst = order[max(SHOWN, len(order) - SHOWN) :]
     chosen: dict[int, tuple[FrozenTrial, str]] = {}
-    start = results.start_trial
-    if start is not None and state_of(start) == "complete":
-        chosen[start.number] = start, "m2"
+    baseline = results.baseline_trial
+    if baseline is not None and state_of(baseline) == "complete":
+        chosen[baseline.number] = baseline, "m2"
     for trial in [*order[:SHOWN], *worst]:
         chosen.setdefault(trial.number, (trial, "m1" if trial is order[0] else "m0"))
     places = decimals(distance_of(trial) or 0.0 for trial in order)
     return [
         {
-            "name": "start" if css == "m2" else f"trial {trial.number}",
+            "name": "baseline" if css == "m2" else f"trial {trial.number}",
             "css": css,
             "value": number(distance_of(trial) or 0.0, places),
             "path": _grid(trial),

@@ -1,7 +1,4 @@
-"""A study in MLflow: a run of its own, in which its trials' runs are nested.
-
-The sequence of values and costs is of trials in the order in which they ended.
-"""
+"""A study in MLflow: a run of its own, in which its trials' runs are nested."""
 
 import hashlib
 import json
@@ -14,7 +11,8 @@ from optuna.trial import FrozenTrial
 
 from pipeline.core import paths
 from pipeline.params import Params
-from pipeline.search.study.study import FINALS, Place
+from pipeline.search.study.results import StudyResults, gain_text
+from pipeline.search.study.storage import FINALS, StudyRef
 from pipeline.search.study.trial_stats import distance_of, seconds_of, state_of, steps_of
 from pipeline.tracking.tracker import Tracker
 
@@ -31,21 +29,21 @@ def slug(name: str) -> str:
     return kept if kept and kept == name else f"{kept or 'study'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def study_folder(at: Place) -> Path:
-    """The spool of a study's own run on this machine; the finals share the study's."""
-    name = at.name.partition(FINALS)[0]
-    key = hashlib.sha256(f"{at.url} {name}".encode()).hexdigest()[:8]
+def study_folder(ref: StudyRef) -> Path:
+    """The outbox of a study's own run on this machine; the finals share the study's."""
+    name = ref.name.partition(FINALS)[0]
+    key = hashlib.sha256(f"{ref.url} {name}".encode()).hexdigest()[:8]
     return paths.root() / ".work" / "search" / f"{slug(name)}-{key}"
 
 
-def open_study(at: Place, params: Params, description: Mapping[str, Any]) -> Tracker:
+def open_study_run(ref: StudyRef, params: Params, description: Mapping[str, Any]) -> Tracker:
     """The run of a study, new or reopened: its params are the study's settings and its recipe."""
-    tracker = Tracker(study_folder(at), group_of(description), f"study {at.name}", params.runtime.tracking)
-    told = json.loads(at.load().user_attrs["settings"])
-    space, recipe = told.pop("space"), told.pop("recipe")
-    tracker.params(told | {f"space.{name}": json.dumps(value) for name, value in space.items()})
+    tracker = Tracker(study_folder(ref), group_of(description), f"study {ref.name}", params.runtime.tracking)
+    settings = json.loads(ref.load().user_attrs["settings"])
+    space, recipe = settings.pop("space"), settings.pop("recipe")
+    tracker.params(settings | {f"space.{name}": json.dumps(value) for name, value in space.items()})
     tracker.params({f"recipe.{name}": value for name, value in recipe.items()})
-    tracker.tags({"study": at.name, "model": told["model"], "data_sha256": told["data_sha256"]})
+    tracker.tags({"study": ref.name, "model": settings["model"], "data_sha256": settings["data_sha256"]})
     return tracker
 
 
@@ -55,15 +53,28 @@ def group_of(description: Mapping[str, Any]) -> str:
 
 
 def track_progress(tracker: Tracker, trials: Sequence[FrozenTrial]) -> None:
-    """Log the best distance and the cost after every trial that is over; what was logged before is not logged twice."""
+    """Log the best distance and the cost after every trial that is over, in the order in which they ended.
+
+    What was logged before is not logged twice.
+    """
     over = [trial for trial in trials if trial.state.is_finished()]
     over.sort(key=lambda trial: (trial.datetime_complete, trial.number))
-    told = dict.fromkeys(("cost/steps", "cost/seconds", "trials/complete", "trials/pruned", "trials/diverged"), 0.0)
+    values = dict.fromkeys(("cost/steps", "cost/seconds", "trials/complete", "trials/pruned", "trials/diverged"), 0.0)
     for count, trial in enumerate(over, 1):
         distance = distance_of(trial)
         if distance is not None:
-            told["best"] = min(told.get("best", distance), distance)
-        told["cost/steps"] += steps_of([trial])
-        told["cost/seconds"] += seconds_of([trial])
-        told[f"trials/{state_of(trial)}"] += 1
-        tracker.metrics(count, told)
+            values["best"] = min(values.get("best", distance), distance)
+        values["cost/steps"] += steps_of([trial])
+        values["cost/seconds"] += seconds_of([trial])
+        values[f"trials/{state_of(trial)}"] += 1
+        tracker.metrics(count, values)
+
+
+def track_results(tracker: Tracker, results: StudyResults) -> None:
+    """Log what a study found: its progress, its finals, and the winner as tags."""
+    track_progress(tracker, results.trials)
+    for name, finalist in (("winner", results.winner), ("baseline", results.baseline)):
+        if finalist.finals:
+            tracker.metrics(len(results.trials), {f"finals/{name}": finalist.mean})
+    winner = {f"winner.{name}": str(value) for name, value in results.winner.values.items()}
+    tracker.tags({"winner": f"trial {results.winner.trial}", "verdict": gain_text(results), **winner})

@@ -1,6 +1,7 @@
-"""What a study found: its winner by the finals, how much of its best value was luck, and what it cost.
+"""What a study found: its winner by the finals, how much of its best value was selection bias, and what it cost.
 
-Values of the study and values of the finals are never subtracted from each other: their budgets differ.
+The baseline is the recipe as it was when the study was made: its first trial, and the first of its finalists. Values
+of the study and values of the finals are never subtracted from each other, because their budgets differ.
 """
 
 import json
@@ -13,18 +14,17 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 from scipy import stats
 
-from pipeline.params import Params
 from pipeline.report.formatting import digits
 from pipeline.report.uncertainty import mean_interval, welch_interval
-from pipeline.search.study.study import Place
-from pipeline.search.study.trial_stats import cost_of, distance_of, front, images_of, state_of, steps_of
+from pipeline.search.study.storage import StudyRef
+from pipeline.search.study.trial_stats import cost_of, distance_of, images_of, pareto_front, state_of, steps_of
 
 FEWEST_RANKED = 3  # the order of two says nothing: it is right in half of all cases
 
 
 @dataclass(frozen=True)
 class Finalist:
-    """One of the settings that were trained anew: `proxy` was its value in the study, None where it had none.
+    """One of the settings that were re-evaluated: `proxy` was its value in the study, None where it had none.
 
     costs: of the same seeds as `finals`, in images or seconds; empty where the study minimised the distance alone.
     """
@@ -67,57 +67,58 @@ class Gain:
 
 
 @dataclass(frozen=True)
-class Optimism:
+class SelectionBias:
     """How well the study's cheap values foretold the finals.
 
-    spearman, kendall: correlations between the order of the finalists in the study and anew; None for less than 3.
-    best: the finalist with the lowest value in the study, and `place` its place anew, from 1.
-    in_study, anew: its value as a ratio to that of the recipe as it was; None where one of the two has none, or where
-        it is the recipe as it was.
+    spearman, kendall: correlations between the order of the finalists in the study and in the finals; None for less
+        than 3.
+    best: the finalist with the lowest value in the study, and `final_rank` its rank in the finals, from 1.
+    ratio_in_study, ratio_in_finals: its value divided by the baseline's; None where one of the two has none, or where
+        it is the baseline.
     """
 
     count: int
     spearman: float | None
     kendall: float | None
     best: Finalist
-    place: int
-    in_study: float | None
-    anew: float | None
+    final_rank: int
+    ratio_in_study: float | None
+    ratio_in_finals: float | None
 
     @property
-    def kept(self) -> float | None:
-        """The part of the advantage that remains anew: 1 = all, 0 = none, below 0 = it is a disadvantage.
+    def retained_gain(self) -> float | None:
+        """The part of the gain over the baseline that is left in the finals: 1 = all, 0 = none, below 0 = a loss.
 
-        >>> Optimism(3, None, None, Finalist(1, {}, 50.0, (90.0,), (1,)), 1, in_study=0.5, anew=0.9).kept
+        >>> best = Finalist(1, {}, 50.0, (90.0,), (1,))
+        >>> SelectionBias(3, None, None, best, 1, ratio_in_study=0.5, ratio_in_finals=0.9).retained_gain
         0.2
         """
-        if self.in_study is None or self.anew is None or self.in_study >= 1:
+        if self.ratio_in_study is None or self.ratio_in_finals is None or self.ratio_in_study >= 1:
             return None
-        return round((1 - self.anew) / (1 - self.in_study), 12)
+        return round((1 - self.ratio_in_finals) / (1 - self.ratio_in_study), 12)
 
 
 @dataclass(frozen=True)
-class Results:
+class StudyResults:
     """A study that is over, and its finals."""
 
     study: str
     model: str
-    trials: tuple[FrozenTrial, ...]  # without those that were set aside
-    finalists: tuple[Finalist, ...]  # the first is the recipe as it was
+    trials: tuple[FrozenTrial, ...]  # without those that were marked as failed
+    finalists: tuple[Finalist, ...]  # the first is the baseline
     steps: int  # of a trial that is not pruned
     settings: Mapping[str, Any]  # space, recipe, budget, sampler, pruner, seed
     budget: Mapping[str, Any]  # of the finals
     finals: tuple[FrozenTrial, ...] = ()
 
     @property
-    def start(self) -> Finalist:
-        """The recipe as it was."""
+    def baseline(self) -> Finalist:
         return self.finalists[0]
 
     @property
     def ranked(self) -> list[Finalist]:
         """The finalists by their mean, the lowest first; behind them those that diverged with some seed, then all."""
-        return sorted(self.finalists, key=order)
+        return sorted(self.finalists, key=rank_key)
 
     @property
     def winner(self) -> Finalist:
@@ -126,35 +127,34 @@ class Results:
 
     @property
     def gain(self) -> Gain | None:
-        """The winner against the recipe as it was; None where they are the same, or one has no final value."""
-        return None if self.winner is self.start else gain(self.start, self.winner)
+        """The winner against the baseline; None where they are the same, or one has no final value."""
+        return None if self.winner is self.baseline else gain(self.baseline, self.winner)
 
     @property
-    def optimism(self) -> Optimism | None:
+    def selection_bias(self) -> SelectionBias | None:
         """None where no finalist has a value in the study."""
         known = [finalist for finalist in self.finalists if finalist.proxy is not None]
         if not known:
             return None
-        orders = sorted({order(finalist) for finalist in known})
-        before, anew = [f.proxy for f in known], [orders.index(order(f)) for f in known]
+        ranks = sorted({rank_key(finalist) for finalist in known})
+        in_study, in_finals = [f.proxy for f in known], [ranks.index(rank_key(f)) for f in known]
         best = min(known, key=lambda finalist: finalist.proxy or 0.0)
-        ranks = len(known) >= FEWEST_RANKED and len(set(before)) > 1 and len(orders) > 1
-        place = 1 + sum(order(finalist) < order(best) for finalist in self.finalists)
-        start, other = self.start, best is not self.start
-        return Optimism(
+        ordered = len(known) >= FEWEST_RANKED and len(set(in_study)) > 1 and len(ranks) > 1
+        final_rank = 1 + sum(rank_key(finalist) < rank_key(best) for finalist in self.finalists)
+        start, other = self.baseline, best is not self.baseline
+        return SelectionBias(
             len(known),
-            float(stats.spearmanr(before, anew).statistic) if ranks else None,
-            float(stats.kendalltau(before, anew).statistic) if ranks else None,
+            float(stats.spearmanr(in_study, in_finals).statistic) if ordered else None,
+            float(stats.kendalltau(in_study, in_finals).statistic) if ordered else None,
             best,
-            place,
+            final_rank,
             best.proxy / start.proxy if other and best.proxy is not None and start.proxy else None,
             best.mean / start.mean if other and best.finals and start.finals and start.mean > 0 else None,
         )
 
     @property
-    def start_trial(self) -> FrozenTrial | None:
-        """The trial of the recipe as it was."""
-        return next((trial for trial in self.trials if trial.number == self.start.trial), None)
+    def baseline_trial(self) -> FrozenTrial | None:
+        return next((trial for trial in self.trials if trial.number == self.baseline.trial), None)
 
     @property
     def best(self) -> FrozenTrial | None:
@@ -162,14 +162,14 @@ class Results:
         return min(self.complete, key=lambda trial: (distance_of(trial), trial.number), default=None)
 
     @property
-    def against(self) -> str | None:
+    def cost_objective(self) -> str | None:
         """The cost that was minimised too, "images" or "seconds"; None in a study of the distance alone."""
         return self.settings.get("against")
 
     @property
     def front(self) -> list[FrozenTrial]:
-        """The trials that no other beats at both distance and cost, the cheapest first; none without `against`."""
-        return front(self.trials)
+        """The Pareto front, the cheapest first; empty in a study of the distance alone."""
+        return pareto_front(self.trials)
 
     @property
     def complete(self) -> list[FrozenTrial]:
@@ -194,46 +194,46 @@ class Results:
             f"study {self.study}: {len(self.trials)} trials, {len(self.pruned)} pruned, {len(self.diverged)} diverged; "
             f"{self.cost:.0%} of the steps without pruning"
         ]
-        if self.against:
-            lines.append(f"{'front':>8}{'distance':>14}{self.against:>12}")
+        cost = self.cost_objective
+        if cost:
+            lines.append(f"{'front':>8}{'distance':>14}{cost:>12}")
             lines += [f"{t.number:>8}{distance_of(t):>14.2f}{digits(cost_of(t) or 0):>12}" for t in self.front]
-        head = f"{'mean ' + self.against:>15}" if self.against else ""
-        lines.append(f"{'trial':>8}{'in the study':>14}{'anew: mean':>12}{'95% interval':>20}{head}  values")
+        head = f"{'mean ' + cost:>15}" if cost else ""
+        lines.append(f"{'trial':>8}{'in the study':>14}{'finals: mean':>14}{'95% interval':>20}{head}  values")
         for finalist in self.ranked:
             proxy = "-" if finalist.proxy is None else f"{finalist.proxy:.2f}"
             mean = f"{finalist.mean:.2f}" if finalist.finals else "-"
             values = ", ".join(f"{name}={short(value)}" for name, value in finalist.values.items())
-            mark = f"; diverged with {', '.join(map(str, finalist.diverged))}" if finalist.diverged else ""
-            mark += " <- the recipe as it was" if finalist is self.start else ""
-            cost = f"{digits(finalist.cost) if finalist.cost is not None else '-':>15}" if self.against else ""
-            lines.append(f"{finalist.trial:>8}{proxy:>14}{mean:>12}{_interval(finalist):>20}{cost}  {values}{mark}")
+            note = f"; diverged with {', '.join(map(str, finalist.diverged))}" if finalist.diverged else ""
+            note += " <- the baseline" if finalist is self.baseline else ""
+            costs = f"{digits(finalist.cost) if finalist.cost is not None else '-':>15}" if cost else ""
+            lines.append(f"{finalist.trial:>8}{proxy:>14}{mean:>14}{_interval(finalist):>20}{costs}  {values}{note}")
         return "\n".join([*lines, gain_text(self)])
 
 
-def results_of(at: Place, params: Params, model: str) -> Results:
+def load_results(ref: StudyRef, model: str) -> StudyResults:
     """What the study and its finals hold."""
-    study, finals = at.load(), at.finals().load()
+    study, finals = ref.load(), ref.finals().load()
     settings, budget = json.loads(study.user_attrs["settings"]), json.loads(finals.user_attrs["settings"])
     trials = tuple(trial for trial in study.get_trials() if trial.state != TrialState.FAIL)
-    complete = {trial.number for trial in trials if state_of(trial) == "complete"}
-    again = tuple(trial for trial in finals.get_trials() if trial.state != TrialState.FAIL)
+    final_trials = tuple(trial for trial in finals.get_trials() if trial.state != TrialState.FAIL)
     finalists = []
-    for index, told in enumerate(budget["finalists"]):
-        own = sorted((t for t in again if t.params.get("finalist") == index), key=lambda trial: trial.params["seed"])
+    for index, chosen in enumerate(budget["finalists"]):
+        own = sorted((t for t in final_trials if t.params.get("finalist") == index), key=lambda t: t.params["seed"])
         done = [(value, trial) for trial in own if (value := distance_of(trial)) is not None]
         finalist = Finalist(
-            told["trial"],
-            told["values"],
-            told["proxy"] if told["trial"] in complete else None,  # Optuna gives a pruned trial the value it had then
+            chosen["trial"],
+            chosen["values"],
+            chosen["proxy"],
             tuple(value for value, _ in done),
             tuple(trial.params["seed"] for _, trial in done),
             tuple(trial.params["seed"] for trial in own if state_of(trial) == "diverged"),
-            tuple(cost for _, trial in done if (cost := _final_cost(settings, told["values"], trial)) is not None),
+            tuple(cost for _, trial in done if (cost := _final_cost(settings, chosen["values"], trial)) is not None),
         )
         finalists.append(finalist)
-    return Results(
-        study.study_name, model, trials, tuple(finalists), settings["steps"], settings, budget, again
-    )  # fmt: skip
+    return StudyResults(
+        study.study_name, model, trials, tuple(finalists), settings["steps"], settings, budget, final_trials
+    )
 
 
 def _final_cost(settings: Mapping[str, Any], values: Mapping[str, Any], trial: FrozenTrial) -> float | None:
@@ -243,32 +243,32 @@ def _final_cost(settings: Mapping[str, Any], values: Mapping[str, Any], trial: F
     return trial.user_attrs["seconds"] if settings.get("against") == "seconds" else None
 
 
-def gain(start: Finalist, winner: Finalist) -> Gain | None:
-    """How far the mean of `winner` lies below that of `start`; None where one of them has none."""
-    if not start.finals or not winner.finals:
+def gain(baseline: Finalist, winner: Finalist) -> Gain | None:
+    """How far the mean of `winner` lies below that of `baseline`; None where one of them has none."""
+    if not baseline.finals or not winner.finals:
         return None
-    enough = len(start.finals) > 1 and len(winner.finals) > 1
-    interval = welch_interval(winner.finals, start.finals) if enough else None
-    ratio = winner.mean / start.mean if start.mean else math.nan
-    return Gain(start.mean - winner.mean, ratio, interval)
+    enough = len(baseline.finals) > 1 and len(winner.finals) > 1
+    interval = welch_interval(winner.finals, baseline.finals) if enough else None
+    ratio = winner.mean / baseline.mean if baseline.mean else math.nan
+    return Gain(baseline.mean - winner.mean, ratio, interval)
 
 
-def gain_text(results: Results) -> str:
-    """The winner against the recipe as it was, in words.
+def gain_text(results: StudyResults) -> str:
+    """The winner against the baseline, in words.
 
     "better by 23.00 .. 61.00", "within noise", or why neither can be said.
     """
-    found, winner, start = results.gain, results.winner, results.start
+    found, winner, start = results.gain, results.winner, results.baseline
     if not winner.finals:
         return "every finalist diverged with every final seed: there is no winner"
     if winner is start:
-        return "the recipe as it was is the winner: nothing that was tried is better"
+        return "the baseline is the winner: no trial is better"
     if found is None:
-        return f"the winner is trial {winner.trial}; the recipe as it was diverged with every final seed"
-    against = f"trial {winner.trial} against the recipe as it was"
+        return f"the winner is trial {winner.trial}; the baseline diverged with every final seed"
+    against = f"trial {winner.trial} against the baseline"
     if found.interval is None:
         side = "better" if found.gap > 0 else "worse"
-        return f"{against}: {side} by {abs(found.gap):.2f}; of noise one final seed says nothing"
+        return f"{against}: {side} by {abs(found.gap):.2f}; one final seed says nothing about noise"
     low, high = found.interval
     if not found.certain:
         return f"{against}: within noise ({low:.2f} .. {high:.2f}, 95% interval)"
@@ -281,7 +281,7 @@ def short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def order(finalist: Finalist) -> tuple[int, float]:
+def rank_key(finalist: Finalist) -> tuple[int, float]:
     """What finalists are ranked by."""
     return -len(finalist.finals), finalist.mean
 

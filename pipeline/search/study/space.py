@@ -11,12 +11,17 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.trial import Trial
+from pydantic import ValidationError
 
-from pipeline import check
 from pipeline.core.errors import PipelineError, suggest
-from pipeline.params import Dimension, Params, Recipe
+from pipeline.gan.losses import LOSSES
+from pipeline.gan.optimisers import OPTIMISERS
+from pipeline.gan.penalties import PENALTIES
+from pipeline.params import Dimension, Params, Recipe, Schedule
+from pipeline.params.schema import faults
 
 FIXED = {"network", "init_from", "augment"}  # another network is another recipe, see --models; augment is a list
+REGISTRIES: dict[str, Mapping[str, object]] = {"loss": LOSSES, "penalty": PENALTIES, "optimiser": OPTIMISERS}
 
 
 def space_of(params: Params, model: str) -> dict[str, Dimension]:
@@ -33,13 +38,31 @@ def distributions(params: Params, model: str) -> dict[str, BaseDistribution]:
 
 
 def current(params: Params, model: str) -> dict[str, Any]:
-    """The recipe's own values of the fields that are varied: the first trial."""
-    return {name: getattr(params.models[model], name) for name in space_of(params, model)}
+    """The recipe's own values of the fields that are varied: the first trial.
+
+    Raises:
+        PipelineError: one of them is a schedule, which is no value that a study can try.
+    """
+    values = {name: getattr(params.models[model], name) for name in space_of(params, model)}
+    for name, value in values.items():
+        if isinstance(value, Schedule):
+            raise PipelineError(f"search.space.{_scheduled(model, name)}", field=f"models.{model}.{name}")
+    return values
 
 
-def draw(trial: Trial, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
-    """The trial's values, sampled or given, by field."""
+def suggest_values(trial: Trial, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+    """The trial's values, sampled or given, by field.
+
+    Where an earlier worker was killed between two of them, the ones that it stored are drawn again and left out, so
+    that the sampler's random numbers for the others are those that they would have been.
+    """
+    stored = trial.params
+    redrawn = stored.keys() - trial.relative_params.keys() if stored and stored.keys() < space.keys() else set()
     for name, distribution in space.items():
+        if name in redrawn:
+            trial.study.sampler.sample_independent(
+                trial.study, trial.study.get_trials()[trial.number], name, distribution
+            )
         if isinstance(distribution, FloatDistribution):
             trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
         elif isinstance(distribution, IntDistribution):
@@ -64,7 +87,9 @@ def problems(params: Params, model: str) -> Iterator[str]:
         if len(parts) > 1 and (parts[0] != "models" or len(parts) != 3 or parts[1] not in params.models):
             yield f"search.space.{name}: write a field of a recipe, or models.<recipe>.<field>"
     for name, dimension in space_of(params, model).items():
-        yield from (f"search.space.{name}: {fault}" for fault in _dimension_problems(params, model, name, dimension))
+        fault = _dimension_problem(params.models[model], model, name, dimension)
+        if fault:
+            yield f"search.space.{fault}"
     yield from _cost_problems(params, model)
 
 
@@ -81,49 +106,55 @@ def _cost_problems(params: Params, model: str) -> Iterator[str]:
         yield f"search.against: images needs n_critic or batch_size in {model}'s space: else all trials cost the same"
 
 
-def _dimension_problems(params: Params, model: str, name: str, dimension: Dimension) -> Iterator[str]:
+def _dimension_problem(recipe: Recipe, model: str, name: str, dimension: Dimension) -> str | None:
+    """What is wrong with one dimension, as `field: rule and remedy`."""
     if name not in Recipe.model_fields:
-        yield f"unknown field of a recipe; {suggest(name, Recipe.model_fields)}"
-        return
+        return f"{name}: unknown field of a recipe; {suggest(name, Recipe.model_fields)}"
     if name in FIXED:
-        yield "cannot be varied: write another recipe with it, and compare the two with --models"
-        return
-    own = getattr(params.models[model], name)
+        return f"{name}: cannot be varied: write another recipe with it, and compare the two with --models"
+    own = getattr(recipe, name)
+    if isinstance(own, Schedule):
+        return _scheduled(model, name)
     fault = _shape_problem(dimension, own)
     if fault:
-        yield fault
-        return
+        return f"{name}: {fault}"
     ends = dimension.choices if dimension.choices is not None else (dimension.low, dimension.high)
     for value in ends:
-        fault = _value_problem(params, model, name, value)
+        fault = _value_problem(recipe, name, value)
         if fault:
-            yield fault
-            return
+            return fault
     if not _includes(dimension, own):
-        yield f"must include {own}, which {model} has now: the first trial is the recipe as it is"
+        return f"{name}: must include {own}, the value in {model}: the first trial is the recipe as it is"
+    return None
 
 
-def _value_problem(params: Params, model: str, name: str, value: Any) -> str | None:
+def _scheduled(model: str, name: str) -> str:
+    return (
+        f"{name}: is a schedule in {model}, but a study tries numbers only: give models.{model}.{name} a number, "
+        "or leave it out of search.space"
+    )
+
+
+def _value_problem(recipe: Recipe, name: str, value: Any) -> str | None:
     """Why no recipe can have this value, or None. Not whether it goes with the recipe's other values: they may vary."""
-    place = f"models.{model}.{name}: "
     try:
-        changed = with_values(params, model, {name: value})
-    except PipelineError as error:
-        return str(error).partition(": ")[2].removeprefix(place)
-    if not isinstance(value, str):
-        return None
-    told = (fault for fault in check.problems(changed) if fault.startswith(f"{place}unknown name"))
-    return next((fault.removeprefix(place) for fault in told), None)
+        Recipe.model_validate({**recipe.model_dump(), name: value})
+    except ValidationError as error:
+        return faults(error, Recipe)[0]
+    known = REGISTRIES.get(name)
+    if known is not None and value not in known:
+        return f"{name}: unknown name {value!r}; {suggest(value, known)}"
+    return None
 
 
 def _includes(dimension: Dimension, value: Any) -> bool:
     if dimension.choices is not None:
         return value in dimension.choices
-    fits = dimension.step is None or _whole(value - dimension.low, dimension.step)
+    fits = dimension.step is None or _is_whole_number(value - dimension.low, dimension.step)
     return bool(dimension.low <= value <= dimension.high and fits)
 
 
-def _whole(distance: float, step: float) -> bool:
+def _is_whole_number(distance: float, step: float) -> bool:
     """Whether the distance is a whole number of steps; one of more than can be counted is not."""
     try:
         steps = distance / step
@@ -144,7 +175,7 @@ def _shape_problem(dimension: Dimension, own: Any) -> str | None:
     if low is None or high is None:
         return "needs low and high, or choices"
     if isinstance(own, bool) or not isinstance(own, int | float):
-        return f"is no number, so it needs choices (now it is {own})"
+        return f"is not a number, so it needs choices (its value is {own})"
     if isinstance(own, int) and any(isinstance(value, float) for value in (low, high, step)):
         return f"takes whole numbers, got low {low}, high {high}, step {step}"
     if low >= high:
@@ -155,7 +186,7 @@ def _shape_problem(dimension: Dimension, own: Any) -> str | None:
         return "takes log or step, not both"
     if step is not None and not 0 < step <= high - low:
         return f"step must be above 0 and at most high - low, got {step}"
-    if step is not None and not _whole(high - low, step):
+    if step is not None and not _is_whole_number(high - low, step):
         return f"high must be low plus a whole number of steps, got low {low}, high {high}, step {step}"
     return None
 

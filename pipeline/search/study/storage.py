@@ -1,49 +1,74 @@
-"""Where a study is kept: a journal file (the default), sqlite, PostgreSQL, MySQL or a gRPC proxy.
-
-An outage is waited for: a call that fails because the storage is away or busy is tried again, for ten minutes. Whoever
-calls must bear that a call which seemed to fail was done all the same, and so is done twice.
-"""
+"""Where a study is kept: a journal file (the default), sqlite, PostgreSQL, MySQL or a gRPC proxy."""
 
 import contextlib
-
 import hashlib
 import importlib.util
 import os
 import re
-import time
 import urllib.parse
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import grpc
 import optuna
 import sqlalchemy
-from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.core.errors import PipelineError, printable, warn
+from pipeline.core.errors import PipelineError, printable
 from pipeline.core.files import flock, storage_errors
+from pipeline.search.study.outages import OUTAGES, PATIENCE, PatientStorage, retry
 
-PATIENCE, RETRY = 600.0, 2.0  # seconds: how long an outage is waited for, and between two tries
+FINALS = " finals"  # in the name of a study's finals
 CONNECT = 10  # seconds within which a server must answer
 VARIABLE = "PIPELINE_STORAGE"  # of the environment, which holds the URL: a command line can be read by all users
 KINDS = "a path (journal file), sqlite:///FILE, postgresql://USER@HOST/DATABASE, mysql://.. or grpc://HOST:PORT"
 # Where a URL may hold a password; NO_PORT: nor is it one where the host was forgotten, as in postgresql://me:secret.
 QUERY, USER, NO_PORT = r"(passw(?:or)?d=)", r"^(\w[\w+]*:/*[^:/@]*)", r"(?!\d*(?:/|$))"
-OUTAGES = (
-    StorageInternalError,
-    sqlalchemy.exc.OperationalError,
-    sqlalchemy.exc.InterfaceError,
-    sqlalchemy.exc.InternalError,
-    sqlalchemy.exc.PendingRollbackError,
-    grpc.RpcError,
-    ConnectionError,  # a proxy's time is over, says Optuna
-)
 REFUSALS = (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError, LookupError, AssertionError, RuntimeError, OSError,
             TypeError, AttributeError)  # the latter two: lines of a journal that are JSON of another kind  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StudyRef:
+    """Where a study is kept."""
+
+    url: str
+    name: str
+    storage: BaseStorage
+
+    @property
+    def study_id(self) -> int:
+        return self.storage.get_study_id_from_name(self.name)
+
+    def load(self, sampler: BaseSampler | None = None, pruner: BasePruner | None = None) -> optuna.Study:
+        """The study as it is now; a new object each time, because one remembers the trials that it has seen."""
+        return optuna.load_study(study_name=self.name, storage=self.storage, sampler=sampler, pruner=pruner)
+
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """The trials in these states, by default all, by number. They are not to be changed."""
+        return self.storage.get_all_trials(self.study_id, deepcopy=False, states=states or None)
+
+    def trial_id(self, number: int) -> int:
+        """The storage's id of the trial `number`."""
+        return self.storage.get_trial_id_from_study_id_trial_number(self.study_id, number)
+
+    def finals(self) -> "StudyRef":
+        """Where the finals of the study's present trials are kept; those of more trials are others."""
+        count = sum(trial.state != TrialState.FAIL for trial in self.trials())
+        return StudyRef(self.url, f"{self.name}{FINALS} of {count}", self.storage)
+
+
+def open_study(url: str, name: str, patience: float = 0.0) -> StudyRef:
+    """Open the storage of a study, which need not exist yet; an outage is waited for so many seconds."""
+    return StudyRef(url, name, open_storage(url, patience))
 
 
 def open_storage(url: str, patience: float = 0.0) -> BaseStorage:
@@ -53,7 +78,7 @@ def open_storage(url: str, patience: float = 0.0) -> BaseStorage:
         PipelineError: it is of no known kind, or cannot be reached; a password in the URL is not shown.
     """
     try:
-        return _patient(_persist(lambda: _open(url), patience))
+        return PatientStorage(retry(lambda: _open(url), patience))
     except (*OUTAGES, *REFUSALS) as error:
         if isinstance(error, ConnectionError):
             reason = f"no answer within {CONNECT} s"
@@ -62,10 +87,10 @@ def open_storage(url: str, patience: float = 0.0) -> BaseStorage:
         else:
             told = str(getattr(error, "orig", None) or error).strip().splitlines()
             reason = told[0].rstrip(".:") if told else type(error).__name__
-        reason = reason.replace(url, shown(url))
+        reason = reason.replace(url, redacted(url))
         for secret in _secrets(url):
             reason = reason.replace(secret, "***")
-        text = printable(f"{shown(url)} cannot be opened ({reason})", 1000)
+        text = printable(f"{redacted(url)} cannot be opened ({reason})", 1000)
         raise PipelineError(f"{text}: --storage takes {KINDS}") from None
 
 
@@ -75,7 +100,8 @@ def _open(url: str) -> BaseStorage:
         raise ValueError("not a URL, nor the path of a file")
     with locked(url, patience=0):
         if not separator:
-            storage: BaseStorage = JournalStorage(JournalFileBackend(url, _JournalLock(url)))  # type: ignore[arg-type]
+            lock: Any = _JournalLock(url)  # Optuna's base class of such locks is not public
+            storage: BaseStorage = JournalStorage(JournalFileBackend(url, lock))
         elif kind == "grpc":
             host, _, port = rest.strip("/").rpartition(":")
             if not host or not port.isdigit():
@@ -91,7 +117,7 @@ def _open(url: str) -> BaseStorage:
     return storage
 
 
-def shown(url: str) -> str:
+def redacted(url: str) -> str:
     """The URL without its password; what follows sqlite:/// is a file's name."""
     if url.startswith("sqlite:///"):
         return url
@@ -100,8 +126,8 @@ def shown(url: str) -> str:
 
 
 def _secrets(url: str) -> list[str]:
-    """The passwords in the URL, as they stand there and as they are meant."""
-    if shown(url) == url:
+    """The passwords in the URL, as written and decoded."""
+    if redacted(url) == url:
         return []
     found = [match[2] for match in re.finditer(rf"{QUERY}([^&]*)", url)]
     found += [match[2] for match in re.finditer(rf"{USER}:(.*(?=@)|{NO_PORT}.*)", url)]
@@ -117,10 +143,10 @@ def _with_driver(url: str) -> str:
 
 @contextlib.contextmanager
 def locked(url: str, patience: float = PATIENCE) -> Iterator[None]:
-    """Hold what only one process may do at a time with the storage at `url`: making tables, filling a queue.
+    """Hold the lock of the storage at `url`, for what one process at a time may do: make tables, fill a queue.
 
-    For files it is a lock beside them, for PostgreSQL an advisory lock. Other servers have none: what is done under it
-    must come out right without it too, but for the making of MySQL's tables (start one command before the others).
+    For files it is a lock beside them, for PostgreSQL an advisory lock. Other servers have none, so what is done under
+    it must be right without it too. The exception is the making of MySQL's tables: start one command first.
     """
     kind, separator, _ = url.partition("://")
     if not separator or kind.startswith("sqlite"):
@@ -134,7 +160,7 @@ def locked(url: str, patience: float = PATIENCE) -> Iterator[None]:
             flock(file)
             yield
     elif kind.startswith("postgresql"):
-        connection = _persist(lambda: _advisory_lock(url), patience)
+        connection = retry(lambda: _advisory_lock(url), patience)
         try:
             yield  # the lock goes with the connection
         finally:
@@ -155,10 +181,10 @@ def _advisory_lock(url: str) -> sqlalchemy.Connection:
 
 
 class _JournalLock:
-    """A lock on the journal file itself, which the kernel releases when its holder is killed: Optuna's own stays.
+    """A lock on the journal file itself, which the kernel releases when its holder is killed; Optuna's own stays.
 
-    What a holder had not written to the end, for it was killed or the disk was full, is cut off: else the journal could
-    never be read again.
+    A last line that was not written to its end, because its writer was killed or the disk was full, is cut off. The
+    journal could not be read with it.
     """
 
     def __init__(self, path: str) -> None:
@@ -193,50 +219,10 @@ def _cut_torn_line(file: IO[bytes]) -> None:
         file.truncate(whole)
 
 
-def create(storage: BaseStorage, name: str, directions: list[optuna.study.StudyDirection]) -> bool:
+def create(storage: BaseStorage, name: str, directions: list[StudyDirection]) -> bool:
     """Make the study `name`; whether it was not there yet."""
     try:
         storage.create_new_study(directions, name)
     except DuplicatedStudyError:
         return False
     return True
-
-
-def _patient(inner: BaseStorage) -> BaseStorage:
-    """A storage that passes every call on to `inner`, and waits out its outages."""
-    names = BaseStorage.__abstractmethods__ | {"get_trial_id_from_study_id_trial_number", "remove_session"}
-    return type("PatientStorage", (BaseStorage,), {name: _patiently(getattr(inner, name)) for name in names})()
-
-
-def _patiently(method: Callable[..., Any]) -> Callable[..., Any]:
-    def call(_: BaseStorage, *arguments: Any, **named: Any) -> Any:
-        try:
-            with storage_errors(Path("the study's storage")):
-                return _persist(lambda: method(*arguments, **named), PATIENCE)
-        except FileNotFoundError as error:
-            raise PipelineError(
-                f"{error.filename} was removed while the study ran: put it back, or run the same command again, "
-                "which makes a new study"
-            ) from error
-        except OUTAGES as error:
-            raise PipelineError(
-                f"the study's storage has not answered for {PATIENCE / 60:.0f} minutes ({str(error).splitlines()[0]}): "
-                "when it is back, run the same command again to continue"
-            ) from error
-
-    return call
-
-
-def _persist(call: Callable[[], Any], patience: float) -> Any:
-    """What `call` returns, tried again for `patience` seconds while the storage is away."""
-    started, told = time.monotonic(), False
-    while True:
-        try:
-            return call()
-        except OUTAGES:
-            if time.monotonic() - started >= patience:
-                raise
-        if not told:
-            warn("the study's storage does not answer; waiting for it")
-        told = True
-        time.sleep(RETRY)

@@ -1,17 +1,16 @@
-"""A study: its budget, its sampler and its pruner; and the finals, in which its best trials are trained anew.
+"""A study: its budget and its sampler; and the finals, in which its best trials are trained again.
 
-The trials of a study are measured cheaply, on one training seed. Whoever picks the best of many such values picks luck
-too; so the `finalists` are trained again with fresh seeds at the full budget, beside the recipe as it was.
+The trials of a study are measured cheaply, on one training seed. The best of many such values is also the luckiest. So
+the `finalists` are trained again with fresh seeds at the full budget, beside the baseline: the recipe before tuning.
 """
 
 import json
 import warnings
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import (
     BaseSampler,
     CmaEsSampler,
@@ -21,67 +20,40 @@ from optuna.samplers import (
     RandomSampler,
     TPESampler,
 )
-from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.randomness import stable_hash
-from pipeline.params import Params, SearchParams
+from pipeline.params import Params, Recipe, SearchParams, TrainParams
 from pipeline.search.study import jobs
 from pipeline.search.study.space import current, space_of
-from pipeline.search.study.storage import create, locked, open_storage, shown
-from pipeline.search.study.trial_stats import along, distance_of, front
+from pipeline.search.study.storage import StudyRef, create, locked, redacted
+from pipeline.search.study.trial_stats import distance_of, pareto_front, select_evenly
 
-UNPRUNED = 0.25  # of a trial's steps: the earliest distances foretell nothing, see docs/studies.md
-FINALS = " finals"  # in the name of a study's finals
+SHARED = "gp:relative_params:0"  # Optuna's private name of the attribute in which GPSampler shares a trial's values
 POPULATION = 8  # of NSGA-II: the usual 24 trials are three generations; of Optuna's own, 50, they would all be random
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a study is kept."""
+def make_study(ref: StudyRef, params: Params, model: str, data_sha256: str, trials: int) -> None:
+    """Make the study with so many trials, or bring one that is there to so many; the first is the baseline.
 
-    url: str
-    name: str
-    storage: BaseStorage
-
-    @property
-    def study_id(self) -> int:
-        return self.storage.get_study_id_from_name(self.name)
-
-    def load(self, sampler: BaseSampler | None = None, pruner: BasePruner | None = None) -> optuna.Study:
-        """The study as it is now; a new object each time, since one remembers the trials that it has seen."""
-        return optuna.load_study(study_name=self.name, storage=self.storage, sampler=sampler, pruner=pruner)
-
-    def finals(self) -> "Place":
-        """Where the finals of the study's present trials are kept; those of more trials are others."""
-        trials = self.storage.get_all_trials(self.study_id, deepcopy=False)
-        count = sum(trial.state != TrialState.FAIL for trial in trials)
-        return Place(self.url, f"{self.name}{FINALS} of {count}", self.storage)
-
-
-def place(url: str, name: str, patience: float = 0.0) -> Place:
-    """Open the storage of a study, which need not exist yet; an outage is waited for so many seconds."""
-    return Place(url, name, open_storage(url, patience))
-
-
-def make_study(at: Place, params: Params, model: str, data_sha256: str, trials: int) -> None:
-    """Make the study with so many trials, or bring one that is there to so many; the first has the recipe's values.
+    The baseline is the recipe as it is when the study is made.
 
     Raises:
-        PipelineError: there is a study of this name with another space, budget, recipe or data.
+        PipelineError: there is a study of this name with another space, budget, recipe or data. Of the recipe only the
+            fields count that are not varied: `--apply` changes the others.
     """
     objectives = 1 if params.search.against is None else 2
-    _make(at, _settings(params, model, data_sha256), [current(params, model)], trials, objectives)
+    _make(ref, _settings(params, model, data_sha256), [current(params, model)], trials, objectives)
 
 
-def make_finals(at: Place, params: Params) -> None:
-    """Make the finals of a study that is over: its best trials and its first, each with every final seed.
+def make_finals(ref: StudyRef, params: Params) -> None:
+    """Make the finals of a study that is over: its best trials and the baseline, each with every final seed.
 
     The finals have one objective, the distance, also where the study has two.
     """
-    finalists = choose_finalists(at.load(), params.search.finalists)
+    finalists = choose_finalists(ref.load(), params.search.finalists)
     settings = {
         "finalists": [_finalist(trial) for trial in finalists],
         "final_seeds": list(params.search.final_seeds),
@@ -89,7 +61,7 @@ def make_finals(at: Place, params: Params) -> None:
         "samples": params.generate.samples,
     }
     pairs = [{"finalist": i, "seed": s} for s in params.search.final_seeds for i in range(len(finalists))]
-    _make(at.finals(), settings, pairs, len(pairs))
+    _make(ref.finals(), settings, pairs, len(pairs))
 
 
 def _finalist(trial: FrozenTrial) -> dict[str, Any]:
@@ -97,9 +69,9 @@ def _finalist(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def choose_finalists(study: optuna.Study, count: int) -> list[FrozenTrial]:
-    """The first trial, which is the recipe as it is, and the best `count` others, the best first.
+    """The first trial, which is the baseline, and the best `count` others, the best first.
 
-    With two objectives, `count` others of the Pareto front: both its ends and evenly between, the cheapest first.
+    With two objectives, `count` others evenly along the Pareto front, with both its ends, the cheapest first.
 
     Raises:
         PipelineError: no trial has a value.
@@ -108,17 +80,17 @@ def choose_finalists(study: optuna.Study, count: int) -> list[FrozenTrial]:
     done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not done:
         faults = [trial.user_attrs["fault"] for trial in trials if "fault" in trial.user_attrs]
-        told = f"{len(faults)} failed, the first so: {faults[0]}" if faults else "all were pruned"
+        reason = f"{len(faults)} failed, the first with: {faults[0]}" if faults else "all were pruned"
         raise PipelineError(
-            f"study {study.study_name}: none of its {len(trials)} trials came to its end ({told}): "
+            f"study {study.study_name}: none of its {len(trials)} trials was completed ({reason}): "
             "narrow search.space, and start another with --study NAME"
         )
     single = len(study.directions) == 1
     chosen = [trials[0]]
-    for trial in sorted(done, key=lambda trial: (distance_of(trial), trial.number)) if single else front(done):
+    for trial in sorted(done, key=lambda trial: (distance_of(trial), trial.number)) if single else pareto_front(done):
         if all(trial.params != other.params for other in chosen):
             chosen.append(trial)
-    return chosen[: count + 1] if single else [chosen[0], *along(chosen[1:], count)]
+    return chosen[: count + 1] if single else [chosen[0], *select_evenly(chosen[1:], count)]
 
 
 def make_sampler(search: SearchParams, number: int) -> BaseSampler:
@@ -132,17 +104,29 @@ def make_sampler(search: SearchParams, number: int) -> BaseSampler:
         case "cmaes":
             return CmaEsSampler(seed=seed, warn_independent_sampling=False)
         case "nsga2":
-            return NSGAIISampler(population_size=POPULATION, seed=seed)
+            return _Nsga2(population_size=POPULATION, seed=seed)
         case "qmc":
             return _Sobol(search.seed % 2**31, number)
         case "random":
             return RandomSampler(seed=seed)
 
 
+class _Nsga2(NSGAIISampler):
+    """NSGA-II that has the parents of a generation in the same order each time.
+
+    Optuna has them in another order when it chooses them than when it reads them from the storage. So where a worker
+    was killed right after it chose them, the next one would draw other values.
+    """
+
+    def select_parent(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
+        return sorted(super().select_parent(study, generation), key=lambda trial: trial.number)
+
+
 class _Sobol(QMCSampler):
     """One Sobol sequence for the whole study, whose trials take the point of their number.
 
-    Optuna counts in the storage instead: two workers get the same point, and a killed trial's point is lost.
+    Optuna counts in the storage instead: two workers get the same point, and a killed trial's point is lost. No public
+    name lets one choose the point, so a private method is replaced; a test fails if Optuna no longer calls it.
     """
 
     def __init__(self, seed: int, number: int) -> None:
@@ -155,20 +139,18 @@ class _Sobol(QMCSampler):
         return self.number
 
 
-def make_pruner(search: SearchParams) -> BasePruner:
-    """The pruner, which lets every trial pass the first `UNPRUNED` of its steps."""
-    least = max(search.score_every, round(search.steps * UNPRUNED))
-    match search.pruner:
-        case "hyperband":
-            return HyperbandPruner(least, search.steps, reduction_factor=3)
-        case "median":
-            return MedianPruner(n_startup_trials=5, n_warmup_steps=least)
-        case "none":
-            return NopPruner()
+def hide_shared_values(ref: StudyRef, trial_id: int) -> None:
+    """Empty what GPSampler told other workers about a trial, of which not all values are stored.
+
+    It is there if the trial's worker was killed meanwhile. The sampler would take it for another running trial, from
+    which to keep away. Nothing public removes it; a test fails if Optuna renames it.
+    """
+    if SHARED in ref.storage.get_trial(trial_id).system_attrs:
+        ref.storage.set_trial_system_attr(trial_id, SHARED, "")
 
 
 def _settings(params: Params, model: str, data_sha256: str) -> dict[str, Any]:
-    """What two commands must agree on to work at one study."""
+    """What a study is made with, and what two commands must agree on to work at it, see `_difference`."""
     search = params.search
     space = {name: dim.model_dump(exclude_none=True) for name, dim in space_of(params, model).items()}
     chosen = search.model_dump(include={"sampler", "pruner", "against", "seed", "steps", "score_every", "samples"})
@@ -177,31 +159,52 @@ def _settings(params: Params, model: str, data_sha256: str) -> dict[str, Any]:
     return {"space": space, "model": model, "recipe": recipe, "data_sha256": data_sha256, **chosen, **measured}
 
 
-def _make(at: Place, settings: dict[str, Any], first: list[dict[str, Any]], count: int, objectives: int = 1) -> None:
-    with locked(at.url):
-        create(at.storage, at.name, [StudyDirection.MINIMIZE] * objectives)
-        study = at.load()
+def _make(
+    ref: StudyRef, settings: dict[str, Any], first: list[dict[str, Any]], count: int, objectives: int = 1
+) -> None:
+    with locked(ref.url):
+        create(ref.storage, ref.name, [StudyDirection.MINIMIZE] * objectives)
+        study = ref.load()
         if "settings" not in study.user_attrs:  # new, or its maker was killed at this very point
             if study.get_trials(deepcopy=False) or len(study.directions) != objectives:
                 raise PipelineError(
-                    f"{shown(at.url)} holds a study {at.name!r} that pipeline.search did not make: "
+                    f"{redacted(ref.url)} holds a study {ref.name!r} that pipeline.search did not make: "
                     "start another with --study NAME"
                 )
             study.set_user_attr("settings", json.dumps(settings))
-        there = json.loads(study.user_attrs["settings"])
-        wanted = json.loads(json.dumps(settings))
-        for key in sorted(there.keys() | wanted.keys()):
-            if there.get(key) != wanted.get(key):
-                raise PipelineError(
-                    f"{shown(at.url)} holds a study {at.name!r} with another {key}: {_difference(there, wanted, key)}; "
-                    "bring that back to continue it, or start another with --study NAME"
-                )
-        jobs.fill(study, first, count)
+        difference = _difference(json.loads(study.user_attrs["settings"]), json.loads(json.dumps(settings)))
+        if difference:
+            raise PipelineError(
+                f"{redacted(ref.url)} holds a study {ref.name!r} with another {difference}; "
+                "change that back to continue it, or start another with --study NAME"
+            )
+        jobs.enqueue(study, first, count)
 
 
-def _difference(there: dict[str, Any], here: dict[str, Any], key: str) -> str:
-    old, new = there.get(key), here.get(key)
-    if isinstance(old, dict) and isinstance(new, dict):
-        key = next(name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name))
-        return f"{key} is {old.get(key)} there, {new.get(key)} here"
-    return f"{old} there, {new} here"
+def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """Where the settings of a study that is there differ from those asked for, in words; "" if they agree.
+
+    Of the recipe the varied fields do not count, which `--apply` changes. Nor do fields at their neutral value, which
+    a later version of the code may have added.
+    """
+    varied = old.get("space", {}).keys() | new.get("space", {}).keys()
+    old, new = _without_neutral(old, varied), _without_neutral(new, varied)
+    for key in sorted(old.keys() | new.keys()):
+        before, now = old.get(key), new.get(key)
+        if before == now:
+            continue
+        if isinstance(before, dict) and isinstance(now, dict):
+            name = next(name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name))
+            return f"{key}: {name} is {before.get(name)} there, {now.get(name)} here"
+        return f"{key}: {before} there, {now} here"
+    return ""
+
+
+def _without_neutral(settings: Mapping[str, Any], varied: Collection[str]) -> dict[str, Any]:
+    """Settings whose recipe and training budget lack the fields that do nothing, and the recipe those in `varied`."""
+    shown = dict(settings)
+    for key, section, left_out in (("recipe", Recipe, varied), ("train", TrainParams, ())):
+        neutral = json.loads(json.dumps(section.neutral_values()))  # tuples as lists, as in `settings`
+        fields = settings.get(key, {}).items()
+        shown[key] = {name: value for name, value in fields if name not in left_out and neutral.get(name, ...) != value}
+    return shown

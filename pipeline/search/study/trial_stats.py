@@ -1,4 +1,4 @@
-"""How trials ended: their state, their distance and what they cost; and those that no other beats at both."""
+"""How trials ended: their state, distance, cost and curve; the Pareto front of a study of two objectives."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -18,16 +18,22 @@ def distance_of(trial: FrozenTrial) -> float | None:
     return trial.values[0] if trial.state == TrialState.COMPLETE and trial.values else None
 
 
+def last_distance_of(trial: FrozenTrial) -> float | None:
+    """A trial's distance, or of a pruned one the last of its curve; None if it diverged or is not over."""
+    points = curve_of(trial)
+    return points[max(points)] if state_of(trial) == "pruned" and points else distance_of(trial)
+
+
 def cost_of(trial: FrozenTrial) -> float | None:
     """What a complete trial of a study of two objectives cost, in `search.against`; None for all others."""
-    whole = trial.state == TrialState.COMPLETE and len(trial.values or ()) > 1
-    return trial.values[1] if whole else None
+    complete = trial.state == TrialState.COMPLETE and len(trial.values or ()) > 1
+    return trial.values[1] if complete else None
 
 
 def curve_of(trial: FrozenTrial) -> dict[int, float]:
     """The distance by steps. Optuna takes no reports of a trial with two objectives: its curve is an attribute."""
-    told = trial.intermediate_values or {int(step): value for step, value in trial.user_attrs.get("curve", ())}
-    return dict(sorted(told.items()))
+    points = trial.intermediate_values or {int(step): value for step, value in trial.user_attrs.get("curve", ())}
+    return dict(sorted(points.items()))
 
 
 def steps_of(trials: Iterable[FrozenTrial]) -> int:
@@ -40,12 +46,17 @@ def seconds_of(trials: Iterable[FrozenTrial]) -> float:
     return float(sum(trial.user_attrs.get("seconds", 0.0) for trial in trials))
 
 
+def wall_seconds_of(trial: FrozenTrial) -> float | None:
+    """From the claim to the end, measuring included; of a requeued trial only the last part."""
+    return trial.duration.total_seconds() if trial.duration else None
+
+
 def images_of(recipe: Mapping[str, Any], trial: FrozenTrial) -> int:
     """Real images that D was shown: with another n_critic or batch size the same steps are more or fewer of them."""
     return int(trial.user_attrs.get("steps", 0) * recipe["n_critic"] * recipe["batch_size"])
 
 
-def front(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+def pareto_front(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     """The Pareto front by rising cost: no other trial is as good at both distance and cost, and better at one.
 
     Trials that share both values share the front. Those without a cost are on none.
@@ -60,10 +71,10 @@ def front(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     return found
 
 
-def along(trials: Sequence[FrozenTrial], count: int) -> list[FrozenTrial]:
-    """At most `count` trials of a front: both ends, and evenly between by their order; of one, the best distance."""
-    if len(trials) <= count:
-        return list(trials)
+def select_evenly(front: Sequence[FrozenTrial], count: int) -> list[FrozenTrial]:
+    """At most `count` trials of a front, evenly spaced in its order with both ends; of one, the best distance."""
+    if len(front) <= count:
+        return list(front)
     if count == 1:
-        return [trials[-1]]
-    return [trials[round(index * (len(trials) - 1) / (count - 1))] for index in range(count)]
+        return [front[-1]]
+    return [front[round(index * (len(front) - 1) / (count - 1))] for index in range(count)]

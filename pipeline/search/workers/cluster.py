@@ -24,15 +24,15 @@ def run_on_ray(
     environment: Mapping[str, str],
     needs: Mapping[str, float],
     should_stop: Callable[[], bool],
-    tell: Callable[[], None],
+    report_progress: Callable[[], None],
 ) -> None:
     """Run `command` in `count` tasks at once until all end well.
 
     Args:
         address: ray://HOST:10001, a cluster's address, or "auto" on one of its nodes.
-        environment: what stands in theirs beside that of their node.
-        needs: what each task takes of a node: num_cpus, num_gpus.
-        tell: called about once a second.
+        environment: variables of theirs beside those of their node.
+        needs: what each task occupies of a node: num_cpus, num_gpus.
+        report_progress: called about once a second.
 
     Raises:
         PipelineError: Ray is not installed or not reachable, or a task failed again and again.
@@ -50,11 +50,11 @@ def run_on_ray(
         raise PipelineError(f"{address}: no Ray cluster answers there ({str(error).splitlines()[0]})") from None
     try:
         task = ray.remote(max_retries=RETRIES, retry_exceptions=True, **needs)(_make_task())
-        told = {"OMP_NUM_THREADS": str(max(1, int(needs["num_cpus"]))), **environment}
-        left = [task.remote(command, os.getcwd(), told) for _ in range(count)]
+        variables = {"OMP_NUM_THREADS": str(max(1, int(needs["num_cpus"]))), **environment}
+        left = [task.remote(command, os.getcwd(), variables) for _ in range(count)]
         while left and not should_stop():
             done, left = ray.wait(left, timeout=WAIT)
-            tell()
+            report_progress()
             for reference in done:
                 try:
                     ray.get(reference)
@@ -71,13 +71,13 @@ def run_on_ray(
 def _make_task() -> Callable[[list[str], str, dict[str, str]], None]:
     """What runs on a node. Its Ray process cannot import this package; a function in a function is sent as a whole."""
 
-    def task(command: list[str], folder: str, told: dict[str, str]) -> None:
+    def task(command: list[str], folder: str, variables: dict[str, str]) -> None:
         import os
         import subprocess
         import time
 
         parent = {"PIPELINE_PARENT": str(os.getpid())}
-        worker = subprocess.Popen(command, cwd=folder, env={**os.environ, **told, **parent})
+        worker = subprocess.Popen(command, cwd=folder, env={**os.environ, **variables, **parent})
         try:
             while (code := worker.poll()) is None:
                 time.sleep(0.2)  # Ray's interruption comes between two looks, not into a wait

@@ -1,4 +1,4 @@
-"""Workers of a study on this machine: processes with their share of the cores and a GPU, started anew if one dies."""
+"""Workers of a study on this machine: processes with their share of the cores and a GPU, restarted if they die."""
 
 import os
 import subprocess
@@ -20,16 +20,16 @@ def run_here(
     environment: Mapping[str, str],
     over: Callable[[], bool],
     should_stop: Callable[[], bool],
-    tell: Callable[[], None],
+    report_progress: Callable[[], None],
 ) -> None:
-    """Keep `count` processes of `command` at work until `over` or `should_stop` says so, then end them.
+    """Keep `count` processes of `command` running until `over` or `should_stop` says so, then end them.
 
     Args:
-        environment: what stands in theirs beside this process's own.
-        tell: called every half a second.
+        environment: variables of theirs beside this process's own.
+        report_progress: called every half a second.
 
     Raises:
-        PipelineError: a worker said so, or dies again and again.
+        PipelineError: a worker ended with an error of the user's, or workers died again and again.
     """
     workers: dict[int, subprocess.Popen[bytes]] = {}
     started, short = dict.fromkeys(range(count), 0.0), 0
@@ -40,15 +40,15 @@ def run_here(
                 if worker is not None and worker.poll() is None:
                     continue
                 if worker is not None and worker.returncode == 2:
-                    raise PipelineError("a worker cannot go on: see above")
+                    raise PipelineError("a worker stopped with an error: see its message above")
                 if worker is not None and worker.returncode != 0:
                     short = short + 1 if time.monotonic() - started[index] < SHORT_LIFE else 0
                     if short >= LIVES:
-                        raise PipelineError(f"workers died {LIVES} times in a row: see above what they say")
-                    warn(f"a worker died ({worker.returncode}); its trial goes on in another")
+                        raise PipelineError(f"workers died {LIVES} times in a row: see their messages above")
+                    warn(f"a worker died (exit status {worker.returncode}); another continues its trial")
                 workers[index] = subprocess.Popen(command, env={**_environment(index, count), **environment})
                 started[index] = time.monotonic()
-            tell()
+            report_progress()
             time.sleep(POLL)
     finally:
         _end(list(workers.values()))
@@ -68,12 +68,12 @@ def _end(workers: list[subprocess.Popen[bytes]]) -> None:
 
 
 def _environment(index: int, count: int) -> dict[str, str]:
-    """What a worker is told: its share of the cores, its GPU, and whose child it is."""
+    """A worker's environment: its share of the cores, its GPU, and the process that started it."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    told = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // count)))}
+    variables = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // count)))}
     if torch.cuda.device_count() > 1:
-        told["CUDA_VISIBLE_DEVICES"] = _gpus()[index % torch.cuda.device_count()]
-    return {**os.environ, **told, "PIPELINE_PARENT": str(os.getpid())}
+        variables["CUDA_VISIBLE_DEVICES"] = _gpus()[index % torch.cuda.device_count()]
+    return {**os.environ, **variables, "PIPELINE_PARENT": str(os.getpid())}
 
 
 def _gpus() -> list[str]:

@@ -18,6 +18,7 @@ from pipeline.gan.step import Diverged, TrainState
 from pipeline.metrics import Extractor, Reference, extract
 from pipeline.params import Params
 from pipeline.sampling.images import labels, sample
+from pipeline.search.study.pruner import should_prune
 from pipeline.search.study.space import with_values
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.monitor import TrainingMonitor
@@ -27,7 +28,7 @@ FINAL_SEED = stable_hash("final")  # of the latents that the finals are measured
 
 
 @dataclass(frozen=True)
-class Bench:
+class TrialContext:
     """What a worker holds for all its trials."""
 
     params: Params
@@ -44,16 +45,19 @@ class Bench:
 
 
 @dataclass
-class Watcher(TrainingMonitor):
-    """Keeps a trial's curve, tells it to Optuna and asks whether to go on; `trial` is None where nothing is pruned."""
+class PruningMonitor(TrainingMonitor):
+    """Keeps a trial's curve, reports it to Optuna and asks whether to go on; `trial` is None where nothing is pruned.
+
+    reported: the steps of the curve that Optuna had from earlier workers of this trial.
+    """
 
     trial: optuna.trial.Trial | None = None
     pruned: bool = False
     curve: dict[int, float] = field(default_factory=dict)
-    known: frozenset[int] = frozenset()  # steps that Optuna has heard of from an earlier worker
+    reported: frozenset[int] = frozenset()
 
     def score(self, state: TrainState) -> float:
-        """As an TrainingMonitor does, and told to Optuna; of a trial that is pruned here, the last grid is drawn."""
+        """As of a TrainingMonitor, and reported to Optuna; of a trial that is pruned here, the last grid is drawn."""
         value = super().score(state)
         self._report(state.step, value)
         if self.pruned:
@@ -70,14 +74,16 @@ class Watcher(TrainingMonitor):
         if step == 0:
             return
         self.curve[step] = value
-        if self.trial is not None:
-            if step not in self.known:
-                self.trial.report(value, step)
-            self.pruned = self.trial.should_prune()
+        if self.trial is None:
+            return
+        if step not in self.reported:
+            self.trial.report(value, step)
+        if step >= max(self.reported, default=0):  # at an earlier point the answer was to go on: it was gone on
+            self.pruned = self.pruned or should_prune(self.trial.study, self.trial.number, step)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialResult:
     """How a trial ended: `value` is None where it was pruned, or `fault` says why there is none; `curve` by steps."""
 
     value: float | None
@@ -101,8 +107,8 @@ def trial_params(params: Params, model: str, values: Mapping[str, Any]) -> Param
     return with_values(params, model, values).override(budget)
 
 
-def run(
-    bench: Bench,
+def run_trial(
+    context: TrialContext,
     params: Params,
     model: str,
     seed: int,
@@ -110,7 +116,7 @@ def run(
     open_tracker: Callable[[Experiment], Tracker],
     should_stop: Callable[[], bool],
     full: bool,
-) -> Outcome:
+) -> TrialResult:
     """Train and measure one experiment, from its checkpoint if there is one.
 
     Args:
@@ -121,46 +127,56 @@ def run(
         Interrupted: `should_stop` said so; the checkpoint is written.
     """
     try:
-        check.validate(params)
+        check.validate(params, model)
     except PipelineError as error:
-        return Outcome(None, 0, 0.0, str(error).splitlines()[0])
-    experiment = Experiment(params, model, seed, bench.description)
+        return TrialResult(None, 0, 0.0, str(error).splitlines()[0])
+    experiment = Experiment(params, model, seed, context.description)
     with open_tracker(experiment) as tracker:
         grids = experiment.work_folder() / "grids"
-        known = frozenset(trial.study.trials[trial.number].intermediate_values) if trial else frozenset()
-        watcher = Watcher(
-            experiment, bench.extractor, bench.reference, tracker, grids, trial, known=known, stopping=should_stop
+        reported = frozenset(trial.study.trials[trial.number].intermediate_values) if trial else frozenset()
+        monitor = PruningMonitor(
+            experiment,
+            context.extractor,
+            context.reference,
+            tracker,
+            grids,
+            trial,
+            reported=reported,
+            stopping=should_stop,
         )
         try:
             with memory_errors("leave larger batch_size, width_g and width_d out of search.space"):
-                state, progress = train_experiment(experiment, bench.images, watcher, lambda: watcher.pruned)
+                state, progress = train_experiment(experiment, context.images, monitor, lambda: monitor.pruned)
         except Interrupted as interrupted:
-            if not watcher.pruned:
+            if not monitor.pruned:
                 raise
             tracker.close("KILLED")
-            return Outcome(None, interrupted.step, interrupted.seconds)
+            pruned_at = max(monitor.curve)  # a resumed trial that is found to be pruned has trained one step more
+            return TrialResult(None, pruned_at, interrupted.seconds)
         except Diverged as error:
             tracker.tags({"diverged": str(error)})
             tracker.close("FAILED")
-            return Outcome(None, error.step, error.seconds, str(error), watcher.curve)
+            return TrialResult(None, error.step, error.seconds, str(error), monitor.curve)
         except OutOfMemory as error:
             tracker.close("FAILED")
-            return Outcome(None, max(watcher.curve, default=0), 0.0, str(error), watcher.curve)
-        value = _measure(bench, experiment, state) if full else progress.history[-1]["distance"]
-        tracker.metrics(state.step, {f"search/{bench.extractor.metric}": value})
-        return Outcome(value, state.step, progress.seconds, curve=watcher.curve)
+            return TrialResult(None, max(monitor.curve, default=0), 0.0, str(error), monitor.curve)
+        value = _measure(context, experiment, state) if full else progress.history[-1]["distance"]
+        tracker.metrics(state.step, {f"search/{context.extractor.metric}": value})
+        return TrialResult(value, state.step, progress.seconds, curve=monitor.curve)
 
 
-def _measure(bench: Bench, experiment: Experiment, state: TrainState) -> float:
+def _measure(context: TrialContext, experiment: Experiment, state: TrainState) -> float:
     """The distance of as many samples as the report measures."""
     params = experiment.params
     network = state.ema if state.ema is not None and params.generate.weights == "ema" else state.gan.generator
-    wanted = labels("data", bench.description["class_counts"], params.generate.samples or bench.description["train"])
+    wanted = labels(
+        "data", context.description["class_counts"], params.generate.samples or context.description["train"]
+    )
     images = sample(network, wanted, FINAL_SEED, params.generate.batch_size, experiment.recipe.latent_dim)
-    return bench.reference.distance(np.concatenate(list(extract(bench.extractor, images))))
+    return context.reference.distance(np.concatenate(list(extract(context.extractor, images))))
 
 
-def forget(experiment: Experiment) -> None:
-    """Remove the checkpoints of a trial that is over; its grids and its spool stay."""
+def remove_checkpoints(experiment: Experiment) -> None:
+    """Remove the checkpoints of a trial that is over; its grids and its outbox stay."""
     for path in experiment.work_folder().glob("step-*"):
         path.unlink(missing_ok=True)

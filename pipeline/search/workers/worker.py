@@ -1,8 +1,8 @@
-"""What each process of a study does: claim a trial, train it, tell how it ended, until none is left.
+"""What each process of a study does: claim a trial, train it, record how it ended, until none is left.
 
     PIPELINE_STORAGE=URL python -m pipeline.search.workers.worker --study NAME --model MODEL     (started by a search)
 
-Before it leaves, it waits for the trials of other workers: should one die, its trial is taken over.
+Before it ends, it waits for the trials of other workers: if one of those dies, its trial is taken over.
 """
 
 import argparse
@@ -28,20 +28,23 @@ from pipeline.data.prepared import load_description, load_images
 from pipeline.experiment import Experiment
 from pipeline.metrics import load_extractor, load_reference
 from pipeline.params import Params
+from pipeline.search.study import jobs
 from pipeline.search.study.mlflow_run import group_of, study_folder
-from pipeline.search.study.space import distributions, draw, with_values
-from pipeline.search.study.storage import PATIENCE, VARIABLE
-from pipeline.search.study.study import FINALS, Place, jobs, make_pruner, make_sampler, place
-from pipeline.search.workers.trial import Bench, Outcome, forget, run, trial_params
+from pipeline.search.study.outages import PATIENCE
+from pipeline.search.study.pruner import make_pruner
+from pipeline.search.study.space import distributions, suggest_values, with_values
+from pipeline.search.study.storage import FINALS, VARIABLE, StudyRef, open_study
+from pipeline.search.study.study import hide_shared_values, make_sampler
+from pipeline.search.workers.trial import TrialContext, TrialResult, remove_checkpoints, run_trial, trial_params
 from pipeline.stages import begin, stop_signals
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.trainer import Interrupted
 
 IDLE = 1.0  # seconds between two looks at a queue in which nothing waits
-DEATHS = 10  # a trial that so many workers died with is given up
+MOST_CRASHES = 10  # a trial whose workers died so often is given up
 
 
-def work(at: Place, bench: Bench, model: str, should_stop: Callable[[], bool]) -> None:
+def work(ref: StudyRef, context: TrialContext, model: str, should_stop: Callable[[], bool]) -> None:
     """Work at a study until all its trials are over.
 
     Raises:
@@ -50,16 +53,16 @@ def work(at: Place, bench: Bench, model: str, should_stop: Callable[[], bool]) -
     worker = jobs.Worker()
     with worker.alive():
         while not should_stop():
-            running = at.storage.get_all_trials(at.study_id, deepcopy=False, states=(TrialState.RUNNING,))
-            for trial in filter(worker.dead, running):
-                jobs.give_back(at.url, at.storage, trial._trial_id, trial.user_attrs.get("worker", ""), died=True)
-            trial_id = jobs.claim(at.url, at.storage, at.study_id)
+            running = ref.trials(TrialState.RUNNING)
+            for trial in filter(worker.is_dead, running):
+                jobs.requeue(ref, ref.trial_id(trial.number), trial.user_attrs.get("worker", ""), crashed=True)
+            trial_id = jobs.claim(ref)
             if trial_id is not None:
-                with worker.beating(at.storage, trial_id):
+                with worker.heartbeat(ref, trial_id):
                     try:
-                        _do(at, bench, model, trial_id, should_stop)
+                        _work_at_trial(ref, context, model, trial_id, should_stop)
                     except Interrupted:
-                        jobs.give_back(at.url, at.storage, trial_id, worker.name, died=False)
+                        jobs.requeue(ref, trial_id, worker.name, crashed=False)
                         raise
                     except UpdateFinishedTrialError:
                         pass  # another worker, which took this one for dead, has ended it
@@ -69,44 +72,55 @@ def work(at: Place, bench: Bench, model: str, should_stop: Callable[[], bool]) -
                 return
 
 
-def _do(at: Place, bench: Bench, model: str, trial_id: int, should_stop: Callable[[], bool]) -> None:
+def _work_at_trial(
+    ref: StudyRef, context: TrialContext, model: str, trial_id: int, should_stop: Callable[[], bool]
+) -> None:
     """Do one trial, of a study or of its finals, and tell Optuna how it ended."""
-    search, frozen, final = bench.params.search, at.storage.get_trial(trial_id), FINALS in at.name
-    space = {} if final else distributions(bench.params, model)
-    settled = final or space.keys() <= frozen.params.keys()  # of a trial that goes on, nothing is sampled
-    sampler = RandomSampler() if settled else make_sampler(search, frozen.number)
-    study = at.load(sampler, NopPruner())  # Hyperband would let the sampler see the trials of one bracket alone
+    search, frozen, final = context.params.search, ref.storage.get_trial(trial_id), FINALS in ref.name
+    space = {} if final else distributions(context.params, model)
+    sampled = final or space.keys() <= frozen.params.keys()  # of a requeued trial, nothing is sampled
+    sampler = RandomSampler() if sampled else make_sampler(search, frozen.number)
+    study = ref.load(sampler, NopPruner())  # with Hyperband the sampler would see the trials of one bracket only
     trial = optuna.trial.Trial(study, trial_id)
     if final:
-        finalists = json.loads(study.user_attrs["settings"])["finalists"]
-        finalist = finalists[trial.suggest_int("finalist", 0, len(finalists) - 1)]
-        seed = trial.suggest_categorical("seed", list(search.final_seeds))
-        params, title = with_values(bench.params, model, finalist["values"]), f"final {finalist['trial']}-{seed}"
+        params, seed, title = _final_params(trial, context.params, model)
     else:
-        values = draw(trial, space)
-        params, seed, title = trial_params(bench.params, model, values), search.seed, f"trial {frozen.number}"
-    experiment = Experiment(params, model, seed, bench.description)
+        if not sampled:
+            hide_shared_values(ref, trial_id)
+        values = suggest_values(trial, space)
+        params, seed, title = trial_params(context.params, model, values), search.seed, f"trial {frozen.number}"
+    experiment = Experiment(params, model, seed, context.description)
     trial.set_user_attr("work_folder", experiment.work_folder().name)
-    trial.set_user_attr("device", bench.device)
-    with _alone(experiment, should_stop):
-        if at.storage.get_trial(trial_id).state.is_finished():
+    trial.set_user_attr("device", context.device)
+    with _only_worker_of(experiment, should_stop):
+        if ref.storage.get_trial(trial_id).state.is_finished():
             return
-        if jobs.deaths(frozen) >= DEATHS:
-            outcome = Outcome(None, 0, 0.0, f"{DEATHS} workers died with it: is there enough memory for its values?")
+        if jobs.worker_crashes(frozen) >= MOST_CRASHES:
+            fault = f"{MOST_CRASHES} workers died while they trained it: do its values need more memory than there is?"
+            result = TrialResult(None, 0, 0.0, fault)
         else:
             pruning = not final and search.against is None  # Optuna takes no reports of two objectives
-            pruned = at.load(RandomSampler(), make_pruner(search))
-            reported = optuna.trial.Trial(pruned, trial_id) if pruning else None
-            outcome = run(bench, params, model, seed, reported, _tracker_of(at, title), should_stop, full=final)
+            pruned_study = ref.load(RandomSampler(), make_pruner(search))
+            reporting = optuna.trial.Trial(pruned_study, trial_id) if pruning else None
+            open_tracker = _tracker_of(ref, title)
+            result = run_trial(context, params, model, seed, reporting, open_tracker, should_stop, full=final)
         if search.against and not final:
-            trial.set_user_attr("curve", list(outcome.curve.items()))
-        costs = {"images": experiment.images_seen(outcome.steps), "seconds": outcome.seconds}
-        _tell(study, trial, outcome, [] if final or search.against is None else [costs[search.against]])
-        forget(experiment)
+            trial.set_user_attr("curve", list(result.curve.items()))
+        costs = {"images": experiment.images_seen(result.steps), "seconds": result.seconds}
+        _record(study, trial, result, [] if final or search.against is None else [costs[search.against]])
+        remove_checkpoints(experiment)
+
+
+def _final_params(trial: optuna.trial.Trial, params: Params, model: str) -> tuple[Params, int, str]:
+    """The params of one of the finals, its training seed, and how it is called."""
+    finalists = json.loads(trial.study.user_attrs["settings"])["finalists"]
+    finalist = finalists[trial.suggest_int("finalist", 0, len(finalists) - 1)]
+    seed = int(trial.suggest_categorical("seed", list(params.search.final_seeds)))
+    return with_values(params, model, finalist["values"]), seed, f"final {finalist['trial']}-{seed}"
 
 
 @contextlib.contextmanager
-def _alone(experiment: Experiment, should_stop: Callable[[], bool]) -> Iterator[None]:
+def _only_worker_of(experiment: Experiment, should_stop: Callable[[], bool]) -> Iterator[None]:
     """Hold the experiment's work folder; another trial with the same values, which holds it, is waited for."""
     with contextlib.ExitStack() as stack:
         while True:
@@ -120,40 +134,40 @@ def _alone(experiment: Experiment, should_stop: Callable[[], bool]) -> Iterator[
         yield
 
 
-def _tell(study: optuna.Study, trial: optuna.trial.Trial, outcome: Outcome, costs: list[float]) -> None:
-    """How the trial ended; `costs` are the objectives beside the distance."""
-    trial.set_user_attr("steps", outcome.steps)
-    trial.set_user_attr("seconds", outcome.seconds)
-    if outcome.fault:
-        trial.set_user_attr("fault", outcome.fault)
-    if outcome.value is None:
+def _record(study: optuna.Study, trial: optuna.trial.Trial, result: TrialResult, costs: list[float]) -> None:
+    """Tell Optuna how the trial ended; `costs` are the objectives beside the distance."""
+    trial.set_user_attr("steps", result.steps)
+    trial.set_user_attr("seconds", result.seconds)
+    if result.fault:
+        trial.set_user_attr("fault", result.fault)
+    if result.value is None:
         study.tell(trial, None, TrialState.PRUNED, skip_if_finished=True)
     else:
-        study.tell(trial, [outcome.value, *costs], TrialState.COMPLETE, skip_if_finished=True)
+        study.tell(trial, [result.value, *costs], TrialState.COMPLETE, skip_if_finished=True)
 
 
-def _tracker_of(at: Place, title: str) -> Callable[[Experiment], Tracker]:
+def _tracker_of(ref: StudyRef, title: str) -> Callable[[Experiment], Tracker]:
     """How the tracker of a trial is opened: a run below the study's."""
 
     def open_tracker(experiment: Experiment) -> Tracker:
         group = group_of(experiment.description)
-        enabled, folder = experiment.params.runtime.tracking, experiment.work_folder() / at.name.replace(" ", "-")
-        tracker = Tracker(folder, group, f"{at.name} {title}", enabled, parent=study_folder(at))
+        enabled, folder = experiment.params.runtime.tracking, experiment.work_folder() / ref.name.replace(" ", "-")
+        tracker = Tracker(folder, group, f"{ref.name} {title}", enabled, parent=study_folder(ref))
         tracker.params({**experiment.recipe.model_dump(), "seed": experiment.seed})
-        tracker.tags(experiment.tags() | {"study": at.name})
+        tracker.tags(experiment.tags() | {"study": ref.name})
         return tracker
 
     return open_tracker
 
 
-def load_bench(params: Params) -> Bench:
+def load_context(params: Params) -> TrialContext:
     """The prepared images, the extractor and the reference, on the device."""
     verify_checksums(paths.PREPARED)
     verify_checksums(paths.REFERENCE)
     device = choose_device(params.runtime.device)
     extractor = load_extractor(params.metrics, device)
     reference = load_reference(paths.REFERENCE, extractor)
-    return Bench(
+    return TrialContext(
         params, load_description(paths.PREPARED), load_images(paths.PREPARED, "train", device), extractor, reference
     )
 
@@ -172,8 +186,8 @@ def main(arguments: list[str] | None = None) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     received = stop_signals()
     with contextlib.suppress(Interrupted):
-        at = place(url, options.study, PATIENCE)
-        work(at, load_bench(params), options.model, lambda: bool(received))
+        ref = open_study(url, options.study, PATIENCE)
+        work(ref, load_context(params), options.model, lambda: bool(received))
     if received:
         sys.exit(128 + received[0])
 
