@@ -16,13 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from test_fuzz import assert_clear, fuzz
 
 from pipeline.core.errors import PipelineError
 from pipeline.data.prepared import prepare
 from pipeline.evaluate.images import open_images
 from pipeline.evaluate.statistics import is_statistics, read_statistics
 from pipeline.params import DataParams
+from tests.test_fuzz import assert_clear, fuzz
 
 DIM = 4
 
@@ -126,7 +126,7 @@ def test_a_damaged_image_is_read_refused_or_skipped(images: Path, content: bytes
         assert description["train"] + description["test"] == 8 + (suffix in (".png", ".jpg", ".webp") and not bad)
         source = open_images(root, 0.05, "skip", None)
         read = [image for batch in source.batches(4, 1) for image in batch]
-        assert len(read) == source.tally.images == 9 - sum(source.tally.reasons.values())
+        assert len(read) == source.stats.images == 9 - sum(source.stats.reasons.values())
         assert refused(lambda: [*open_images(root, 0.05, "refuse", None).batches(4, 1)]) == (len(read) == 8)
 
 

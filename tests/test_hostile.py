@@ -22,7 +22,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_fuzz import assert_clear
 
 from pipeline.core import paths as layout
 from pipeline.core.errors import PipelineError
@@ -31,12 +30,13 @@ from pipeline.evaluate import arrays as arrays_module
 from pipeline.evaluate import images as images_module
 from pipeline.evaluate.images import open_images
 from pipeline.evaluate.statistics import read_statistics
-from pipeline.gan.checkpoint import Progress, load_checkpoint, load_generator
+from pipeline.gan.checkpoint import RunHistory, load_checkpoint, load_generator
 from pipeline.gan.step import create_state
 from pipeline.gan.warm_start import origin, warm_start
 from pipeline.metrics import load_extractor
 from pipeline.metrics.gaussian_file import load_gaussian
 from pipeline.params import DataParams, MetricsParams, load
+from tests.test_fuzz import assert_clear
 
 ROOT = Path(__file__).resolve().parent.parent
 DIM = 4
@@ -150,7 +150,7 @@ def test_a_checkpoint_unpickles_nothing(here: Path, capsys: pytest.CaptureFixtur
     for step, held in enumerate([content, pickle.dumps(Trap()), *ABSURD.values()]):
         digest = hashlib.sha256(held).hexdigest()[:16]
         (here / f"step-{step:08d}-{digest}.safetensors").write_bytes(held)
-    assert load_checkpoint(here, state) == Progress() and state.step == 0
+    assert load_checkpoint(here, state) == RunHistory() and state.step == 0
     assert capsys.readouterr().err.count("is damaged and passed over") == 2 + len(ABSURD)
 
 
@@ -229,7 +229,7 @@ def both(root: Path, out: Path, bad_images: str = "skip") -> tuple[dict[str, Any
     description = prepare(data_params(root, bad_images=bad_images), out)
     source = open_images(root, 100.0, bad_images, None)  # type: ignore[arg-type]
     source.content_sha256()
-    assert sum(len(batch) for batch in source.batches(4, 2)) == source.tally.images
+    assert sum(len(batch) for batch in source.batches(4, 2)) == source.stats.images
     return description, source.record()
 
 
@@ -304,7 +304,7 @@ def test_folders_without_end(tmp_path: Path) -> None:
 def test_a_class_is_named_in_utf8(tmp_path: Path, name: bytes) -> None:
     for folder in (b"whole", name):
         pictures(tmp_path / "images" / os.fsdecode(folder))
-    assert "no UTF-8: rename it" in refused(lambda: prepare(data_params(tmp_path / "images"), tmp_path / "out"))
+    assert "is not UTF-8: rename it" in refused(lambda: prepare(data_params(tmp_path / "images"), tmp_path / "out"))
 
 
 @pytest.mark.parametrize(

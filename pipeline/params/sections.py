@@ -229,7 +229,11 @@ class Params(Section):
     def _complete(cls, tree: Any) -> Any:
         if not isinstance(tree, Mapping) or not isinstance(tree.get("models"), Mapping):
             return tree
-        return {**tree, "models": completed(tree.get("recipe"), tree["models"])}
+        try:
+            shared = Recipe.model_validate(tree.get("recipe")).model_dump()
+        except ValidationError:
+            shared = {}  # its faults are found once, not in each model: a small file could have millions
+        return {**tree, "models": completed(shared, tree["models"])}
 
     def differences(self, model: str) -> dict[str, Any]:
         """The fields of a recipe that are not as in `recipe`, as plain values."""

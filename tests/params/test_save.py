@@ -1,15 +1,20 @@
 """Values are changed in memory and in the file: what was not named stays, comments and layout too."""
 
 import difflib
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pipeline.core.errors import PipelineError
 from pipeline.params import load, parse, save
+from pipeline.params.schema import parse_yaml
+from pipeline.params.sections import find
 from tests.params.trees import PRESETS, ROOT, TEXT, TREE, changed, value_of
 
 CANDIDATES = [7, 12, 0.25, True, False, 3, "other", "allow", "skip", "bf16", "batch", "xavier", "orthogonal", "linear",
@@ -269,6 +274,43 @@ def test_a_difference_comes_and_goes_without_a_trace(models: str) -> None:
         assert load().differences(model).get(field) is None
     old, new = (re.sub(" +#", " #", whole) for whole in (models, text()))  # ruamel moves the comment beside a {...}
     assert old == new
+
+
+VALUES = {"n_critic": [1, 2, 3], "lr_g": [4e-4, 1e-3, 0.5], "clip": [None, 0.1, 0.2], "augment": [[], ["colour"]],
+          "loss": ["hinge", "bce"], "flip": [False, True], "lr_d": [4e-4, 2e-3, 0.25]}  # fmt: skip
+PLACES = ["recipe", *(f"models.{name}" for name in ("block", "line", "empty", "nothing", "single", "last"))]
+CHANGES = st.dictionaries(
+    st.sampled_from([f"{place}.{field}" for place in PLACES for field in VALUES]),
+    st.integers(0, 2),
+    min_size=1,
+    max_size=6,
+)
+
+
+@pytest.mark.slow
+@settings(max_examples=int(os.environ.get("FUZZ_CASES", "40")), deadline=None, derandomize=True, database=None,
+          suppress_health_check=list(HealthCheck))  # fmt: skip
+@given(steps=st.lists(CHANGES, min_size=1, max_size=3))
+def test_any_changes_in_any_order(models: str, steps: list[dict[str, int]]) -> None:
+    """The file means what its values were changed to; comments above stay, and every line is short and in its place."""
+    Path("params.yaml").write_text(models, encoding="utf-8")
+    tree: dict[str, Any] = parse_yaml(models, Path("params.yaml"))
+    for step in steps:
+        changes = {name: (own := VALUES[name.split(".")[-1]])[index % len(own)] for name, index in step.items()}
+        for name, value in changes.items():
+            section, key = find(tree, name)
+            section[key] = value
+        for name, value in changes.items():
+            section, key = find(tree, name)
+            if section is not tree["recipe"] and value == tree["recipe"][key]:
+                del section[key]  # what is as the shared value is no difference
+        assert save(changes) == load() == parse(tree, "tree")
+    for comment in re.findall(r"# about \S+", models):
+        assert text().count(f"  {comment}\n") == 1
+    assert text().index("  block:") < text().index("  # about line") < text().index("  line:") < text().index("  last:")
+    assert [line for line in text().splitlines() if line.strip().startswith("#")] == [
+        line for line in models.splitlines() if line.strip().startswith("#")
+    ]
 
 
 def test_a_new_shared_value_leaves_what_models_say(models: str) -> None:
