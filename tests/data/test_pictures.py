@@ -5,6 +5,7 @@ import io
 import itertools
 import struct
 import time
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data.pictures import MOST_SCANS, BadImage, eight_bit, own_limits, read_picture, to_row
+from pipeline.data import pictures
+from pipeline.data.pictures import MOST_SCANS, BadImage, decode, eight_bit, own_limits, read_picture, to_row
 
 RNG = np.random.default_rng(0)
 
@@ -26,6 +28,9 @@ def png(values: np.ndarray, depth: int, colour: int, *extra: bytes) -> bytes:
     height, width, _ = values.shape
     rows = []
     for row in values.reshape(height, -1):
+        if depth == 16:
+            rows.append(b"\0" + row.astype(">u2").tobytes())
+            continue
         bits = "".join(format(int(value), f"0{depth}b") for value in row)
         bits += "0" * (-len(bits) % 8)
         rows.append(b"\0" + int(bits, 2).to_bytes(len(bits) // 8, "big"))
@@ -145,6 +150,7 @@ def test_a_thumbnail_in_the_metadata_is_no_scan(tmp_path: Path) -> None:
     assert decoded(picture.getvalue(), tmp_path).shape == (16, 24, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["GIF", "WEBP"])
 def test_only_the_first_of_many_frames_is_decoded(tmp_path: Path, kind: str) -> None:
     frames = [Image.new("RGB", (400, 400), (level % 256, 0, 0)) for level in range(400)]
@@ -167,3 +173,63 @@ def test_garbage_within_a_jpeg_ends(tmp_path: Path) -> None:
         spoilt[place] = value
         with contextlib.suppress(BadImage):
             decoded(bytes(spoilt), tmp_path)
+
+
+TINY_PNG = png(np.full((8, 8, 1), 7, np.uint8), 8, 0)
+HEAD = len(b"\x89PNG\r\n\x1a\n") + 25  # the signature and IHDR
+
+
+def saved(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("P" if kind == "GIF" else "L", (8, 8), 7).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def many_pieces(kind: str) -> bytes:
+    """A picture of 8 x 8 with 4 MB of tiny pieces of metadata."""
+    if kind == "profiles":
+        profile = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**20 - 100)))
+        return TINY_PNG[:HEAD] + profile * (2**22 // len(profile)) + TINY_PNG[HEAD:]
+    if kind == "segments":
+        jpeg = saved("JPEG")
+        return jpeg[:2] + b"\xff\xe5\0\2" * 2**20 + jpeg[2:]
+    gif = saved("GIF")
+    image = gif.index(b",")  # the first block after the colour table, or the extension before it
+    return gif[:image] + b"\x21\xfe" + b"\1a" * 2**21 + b"\0" + gif[image:]
+
+
+@pytest.mark.parametrize("kind", ["profiles", "segments", "comments"])
+def test_millions_of_pieces_of_metadata_end_in_time(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / kind
+    path.write_bytes(many_pieces(kind))
+    monkeypatch.setattr(pictures, "SECONDS", 0.3)
+    started = time.process_time()
+    with own_limits(), pytest.raises(BadImage, match="takes too long to decode: save it again") as caught:
+        decode(path, 100, ("PNG", "JPEG", "WEBP", "GIF"), "")
+    assert time.process_time() - started < 1.5 and caught.value.kind == "broken"
+
+
+def test_time_is_allowed_for_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(RNG.integers(0, 256, (1500, 2000), dtype=np.uint8)).save(tmp_path / "a.png")
+    monkeypatch.setattr(pictures, "SECONDS", 0.02)
+    assert read_picture(tmp_path / "a.png", 100).size == (2000, 1500)
+    monkeypatch.setattr(pictures, "SECONDS_PER_MEGAPIXEL", 0.0)
+    monkeypatch.setattr(pictures, "SECONDS", -1.0)
+    with pytest.raises(BadImage, match="takes too long"):
+        read_picture(tmp_path / "a.png", 100)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_sixteen_bits_of_a_large_picture_need_little_memory(mode: str, tmp_path: Path) -> None:
+    """Of float64, the 3 megapixels would be 72 or 96 MB, several times over."""
+    channels = len(mode)
+    values = RNG.integers(0, 65536, (1000, 3000, channels), dtype=np.uint16)
+    (tmp_path / "a.png").write_bytes(png(values, 16, 2 if mode == "RGB" else 6))
+    tracemalloc.start()
+    picture = read_picture(tmp_path / "a.png", 100)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    content = 1000 * 3000 * channels * 2
+    assert peak < 7 * content and picture.size == (3000, 1000)
+    if mode == "RGB":
+        assert (np.asarray(picture)[::100] == np.rint(values[::100] / 257)).all()
