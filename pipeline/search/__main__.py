@@ -15,12 +15,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import optuna
 from optuna.trial import TrialState
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from pipeline import check
 from pipeline.core import paths
+from pipeline.core.checksums import verify_checksums
 from pipeline.core.errors import PipelineError, exit_cleanly, log_line
 from pipeline.data.prepared import load_description
 from pipeline.params import PARAMS_FILE, Params, load, save
@@ -36,6 +40,8 @@ from pipeline.search.workers.processes import run_here
 from pipeline.stages import stop_by_exception, stop_signals
 from pipeline.tracking.tracker import Tracker
 
+SECTIONS = {"prepare": "data", "reference": "metrics"}  # what the two stages read of params.yaml
+
 
 @exit_cleanly
 def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.search") -> None:
@@ -48,7 +54,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.sea
     if applied and len(models) > 1:
         raise PipelineError("--apply and --apply-trial write one recipe: give them with --model")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    _prepare()
+    _prepare(params)
     received = stop_signals()
     found = [_tune(model, params, options, received) for model in models]
     if len(found) > 1:
@@ -135,12 +141,35 @@ def _share(text: str) -> float:
     return value
 
 
-def _prepare() -> None:
-    """Bring the prepared data and their reference up to date."""
+def _prepare(params: Params) -> None:
+    """Bring the prepared data and their reference up to date.
+
+    DVC refuses to while another command of it is at work, such as a comparison that trains. What is there is then used
+    if it was made with the present params.
+    """
     with locked(str(paths.root() / ".work" / "search" / "prepare")):  # DVC refuses to run twice at once
-        done = subprocess.run([sys.executable, "-m", "dvc", "repro", "--quiet", "reference"])
-    if done.returncode:
-        raise PipelineError("the reference could not be made: see what `dvc repro reference` says above")
+        done = subprocess.run([sys.executable, "-m", "dvc", "repro", "reference"], stdout=subprocess.DEVNULL)
+    if not done.returncode:
+        return
+    if not _is_prepared(params):
+        raise PipelineError(
+            "data/reference is not up to date, and DVC could not make it (see above): if another `dvc repro` runs, "
+            "wait for it, then run the same command again"
+        )
+    log_line("data/reference was made with the params of now and is used as it is, though DVC could not look at it")
+
+
+def _is_prepared(params: Params) -> bool:
+    """Whether dvc.lock says that both folders were made with these params, and the folders are whole."""
+    try:
+        stages = YAML(typ="safe", pure=True).load(Path("dvc.lock").read_bytes())["stages"]
+        made = {stage: stages[stage]["params"][str(PARAMS_FILE)] for stage in ("prepare", "reference")}
+        verify_checksums(paths.PREPARED)
+        verify_checksums(paths.REFERENCE)
+    except (OSError, LookupError, TypeError, YAMLError, PipelineError):
+        return False
+    whole = params.model_dump(mode="json")
+    return all(made[stage] == {section: whole[section]} for stage, section in SECTIONS.items())
 
 
 def _work(
