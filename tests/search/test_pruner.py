@@ -8,7 +8,7 @@ import pytest
 from optuna.pruners import BasePruner, HyperbandPruner
 from optuna.samplers import RandomSampler
 
-from pipeline.search.study.pruner import Hyperband, make_pruner, should_prune
+from pipeline.search.study.pruner import Hyperband, make_pruner
 from tests.studies import study_params
 
 
@@ -36,9 +36,7 @@ def stopped_at(study: optuna.Study, curves: list[dict[int, float]], asks: int = 
         for number, trial, points in list(running):
             step, value = next(points)
             trial.report(value, step)
-            stops = False
-            for _ in range(asks):
-                stops = should_prune(study, trial.number, step) if asks > 1 else trial.should_prune()
+            stops = [trial.should_prune() for _ in range(asks)][-1]
             if stops or step == max(curves[number]):
                 found[number] = step if stops else None
                 study.tell(
@@ -79,16 +77,6 @@ def test_optunas_hyperband_answers_otherwise_the_second_time() -> None:
         trial.report(value, 10)
         answers.append([trial.should_prune() for _ in range(2)])
     assert answers == [[False, False], [True, False]]
-
-
-def test_later_points_do_not_count() -> None:
-    study = study_of(Hyperband(10, 20))
-    for values in ({10: 1.0, 20: 1.0}, {10: 2.0, 20: 0.5}):
-        trial = study.ask()
-        for step, value in values.items():
-            trial.report(value, step)
-    assert should_prune(study, 1, 10) and not should_prune(study, 0, 10)
-    assert not should_prune(study, 1, 5), "before its first rung"
 
 
 def test_hyperband_by_hand() -> None:

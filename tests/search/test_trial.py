@@ -17,7 +17,6 @@ from pipeline.gan.step import Diverged
 from pipeline.params import Params
 from pipeline.search.study.study import make_study
 from pipeline.search.study.trial_stats import curve_of
-from pipeline.search.workers import trial as workers_trial
 from pipeline.search.workers import worker
 from pipeline.search.workers.trial import TrialContext, TrialResult, run_trial, trial_params
 from pipeline.tracking.tracker import Tracker
@@ -163,8 +162,8 @@ def once(method: Callable[..., Any], when: Callable[..., bool]) -> Callable[...,
 
 
 KILLS = {
-    "reported, not asked": (optuna.trial.Trial, "report", lambda _, trial, value, step: step == 4 and trial.number > 6),
-    "asked, no checkpoint": (workers_trial, "should_prune", lambda answer, *_: answer),
+    "reported, not asked": (optuna.trial.Trial, "report", lambda _, trial, value, step: step == 6 and trial.number > 6),
+    "asked, no checkpoint": (optuna.trial.Trial, "should_prune", lambda answer, *_: answer),
     "checkpoint, not told": (Tracker, "close", lambda _, tracker, status="FINISHED": status == "KILLED"),
 }
 
@@ -174,9 +173,11 @@ def test_a_trial_that_is_killed_when_it_is_pruned_ends_as_it_would_have(
     pruner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params = PARAMS.override({"search.pruner": pruner, "search.score_every": 2, "runtime.checkpoint_every": 3})
-    monkeypatch.setattr(
-        TrainingMonitor, "score", lambda monitor, state: 1e5 * monitor.experiment.recipe.lr_g / (state.step + 1)
-    )
+
+    def score(monitor: TrainingMonitor, state: Any) -> float:  # from step 6 on the trials differ, and some are pruned
+        return 1e5 * monitor.experiment.recipe.lr_g if state.step >= 6 else 1000.0 - state.step
+
+    monkeypatch.setattr(TrainingMonitor, "score", score)
     found = []
     for kill in (None, *KILLS):
         ref = in_memory()
@@ -195,4 +196,5 @@ def test_a_trial_that_is_killed_when_it_is_pruned_ends_as_it_would_have(
         found.append([(t.state, t.params, t.values, t.intermediate_values, t.user_attrs["steps"]) for t in trials])
     states = [state.name for state, *_ in found[0]]
     assert states.count("PRUNED") >= 2 and states.count("COMPLETE") >= 2
+    assert {steps for *_, steps in found[0]} == {6, 8}
     assert all(one == found[0] for one in found[1:])

@@ -29,13 +29,6 @@ def make_pruner(search: SearchParams) -> BasePruner:
             return NopPruner()
 
 
-def should_prune(study: optuna.Study, number: int, step: int) -> bool:
-    """Whether the study's pruner stops the trial `number` at `step`: later points of its curve do not count."""
-    trial = study.get_trials()[number]
-    trial.intermediate_values = {at: value for at, value in trial.intermediate_values.items() if at <= step}
-    return study.pruner.prune(study, trial)
-
-
 class Hyperband(BasePruner):
     """Asynchronous Hyperband, with the decisions of Optuna's HyperbandPruner.
 

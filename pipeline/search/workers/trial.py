@@ -18,7 +18,6 @@ from pipeline.gan.step import Diverged, TrainState
 from pipeline.metrics import Extractor, Reference, extract
 from pipeline.params import Params
 from pipeline.sampling.images import labels, sample
-from pipeline.search.study.pruner import should_prune
 from pipeline.search.study.space import with_values
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.monitor import TrainingMonitor
@@ -78,8 +77,8 @@ class PruningMonitor(TrainingMonitor):
             return
         if step not in self.reported:
             self.trial.report(value, step)
-        if step >= max(self.reported, default=0):  # at an earlier point the answer was to go on: it was gone on
-            self.pruned = self.pruned or should_prune(self.trial.study, self.trial.number, step)
+        if step >= max(self.reported, default=0):  # at an earlier point the answer was to go on
+            self.pruned = self.pruned or self.trial.should_prune()
 
 
 @dataclass(frozen=True)
