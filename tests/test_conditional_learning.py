@@ -59,12 +59,14 @@ def agreement(images: ImageSet, judge: SVC) -> np.ndarray:
     return (judge.predict(flat(shown)) == asked.numpy()).reshape(10, COLUMNS).mean(axis=1)
 
 
+@pytest.mark.slow
 def test_each_row_shows_the_digit_that_was_asked_for(digits: ImageSet, judge: SVC) -> None:
     rows = agreement(digits, judge)
     assert rows.mean() > 0.8
     assert rows.min() > 0.4
 
 
+@pytest.mark.slow
 def test_without_meaning_in_the_labels_the_agreement_is_chance(digits: ImageSet, judge: SVC) -> None:
     order = torch.randperm(len(digits.labels), generator=torch.Generator().manual_seed(0))
     rows = agreement(ImageSet(digits.images, digits.labels[order], digits.n_classes), judge)

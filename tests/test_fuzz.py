@@ -116,6 +116,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.chdir(before)
 
 
+@pytest.mark.slow
 @fuzz(200)
 @given(content=mutated())
 def test_a_mutated_preset(place: Path, content: bytes) -> None:
@@ -161,6 +162,7 @@ def _aliased(line: str, count: int) -> bytes:
     return text.replace("\ncompare:", f"\n{more}compare:", 1).replace(first, first, 1).encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HUGE)
 def test_huge_files_are_refused_within_seconds(place: Path, name: str) -> None:
     path = place / "params.yaml"
@@ -181,6 +183,7 @@ KEYS = st.sampled_from(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @fuzz(60)
 @given(pairs=st.lists(st.tuples(KEYS, st.sampled_from(VALUES) | st.text(max_size=12)), min_size=1, max_size=3))
 def test_set_writes_sound_params_or_nothing(place: Path, pairs: list[tuple[str, str]]) -> None:

@@ -113,6 +113,7 @@ def refused(call: Any, *arguments: Any) -> bool:
     return False
 
 
+@pytest.mark.slow
 @fuzz(100)
 @given(content=damaged(WHOLE), suffix=st.sampled_from([".png", ".jpg", ".webp", ".gif", ".bmp"]))
 def test_a_damaged_image_is_read_refused_or_skipped(images: Path, content: bytes, suffix: str) -> None:
@@ -214,6 +215,7 @@ SOUND = [npy(np.zeros(DIM)), npy(np.eye(DIM))]
 NAMES = ["mu.npy", "sigma.npy", "factor.npy", "count.npy", "protocol.npy", "arr_0.npy", "../../x.npy", "\x1b[2J.npy"]
 
 
+@pytest.mark.slow
 @fuzz(250)
 @given(
     held=st.lists(

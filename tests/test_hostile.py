@@ -142,6 +142,7 @@ def test_weights_unpickle_nothing(here: Path, name: str, unknown: str, legacy: b
     assert ("cannot be read" if unknown == "allow" else "are not the known ones") in sentence
 
 
+@pytest.mark.slow
 def test_a_checkpoint_unpickles_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     params = load(ROOT / "params.yaml")
     recipe = params.models["gan"].model_copy(update={"width_g": 8, "width_d": 8, "latent_dim": 2})
@@ -393,6 +394,7 @@ def _packed(path: Path, shape: tuple[int, ...], dtype: str, names: list[str], si
     return path
 
 
+@pytest.mark.slow
 def test_bombs_take_no_memory(tmp_path: Path) -> None:
     signal.alarm(90)  # a process of its own, and all bombs at once
     _bombs(pictures(tmp_path / "images"))

@@ -154,6 +154,7 @@ FORMS = st.sampled_from(["{kind}://me:{secret}@host.example:99x/s", "{kind}://me
                          "{kind}://h/s?passwd={secret}&x=1"])  # fmt: skip
 
 
+@pytest.mark.slow
 @fuzz(200)
 @given(secret=SECRETS, form=FORMS, kind=st.sampled_from(["nodb", "postgresql+nodriver", "grpc", "redis"]))
 def test_no_password_of_a_storage_is_shown(secret: str, form: str, kind: str) -> None:
@@ -242,9 +243,11 @@ def test_an_archive_cannot_write_outside_its_place(workplace: Path, name: str) -
     assert not (workplace / "out").exists() and not Path("/tmp/hostile-out").exists()
 
 
+@pytest.mark.slow
 def test_servers_are_for_this_machine() -> None:
     """Every address in commands and code is 127.0.0.1, but for the proxy of a cluster, which the text introduces."""
     files = [ROOT / "Makefile", ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.rglob("pipeline/**/*.py")]
     open_to_all = [(path.name, line) for path in files for line in path.read_text().splitlines() if "0.0.0.0" in line]
     assert [name for name, _ in open_to_all] == ["studies.md"] and "run_grpc_proxy_server" in open_to_all[0][1]
-    assert "mlflow server --host 127.0.0.1" in (ROOT / "Makefile").read_text()
+    ui = (ROOT / "pipeline" / "tracking" / "ui.py").read_text()
+    assert 'HOST = "127.0.0.1"' in ui and '"--host", HOST' in ui
