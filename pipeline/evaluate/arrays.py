@@ -20,6 +20,7 @@ from pipeline.core.files import sha256
 from pipeline.metrics.npz import damage_named, members, open_member, read_header
 
 CHANNELS = (1, 3)
+ROUNDING = 0.5  # of a level: floats beyond their range by less, as rounding leaves them, are the first or last level
 
 
 class ArrayImages:
@@ -84,13 +85,14 @@ class ArrayImages:
         low, high = self.value_range
         if not np.isfinite(row).all():
             raise PipelineError(f"{self.path}: image {index} holds NaN or infinite values: repair or remove it")
-        least, most = row.min(), row.max()
-        if least < low or most > high:
+        levels: np.ndarray = (row.astype(np.float64) - low) * (255 / (high - low))
+        if levels.min() < -ROUNDING or levels.max() > 255 + ROUNDING:
             raise PipelineError(
-                f"{self.path}: image {index} has values from {least:g} to {most:g}, outside {low:g}..{high:g}: "
-                "declare their range with --value-range LOW,HIGH"
+                f"{self.path}: image {index} has values from {row.min()!s} to {row.max()!s}, outside "
+                f"{low:g}..{high:g}: declare their range with --value-range LOW,HIGH"
             )
-        return np.rint((row.astype(np.float64) - low) * (255 / (high - low))).astype(np.uint8)
+        quantised: np.ndarray = np.rint(levels.clip(0, 255)).astype(np.uint8)
+        return quantised
 
 
 def open_array(path: Path, value_range: tuple[float, float] | None, max_megapixels: float) -> ArrayImages:

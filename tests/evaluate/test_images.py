@@ -426,14 +426,27 @@ def test_floats_are_rounded_to_the_nearest_level(tmp_path: Path) -> None:
     [
         (np.nan, "image 3 holds NaN"),
         (np.inf, "image 3 holds NaN or infinite"),
-        (1.5, "image 3 has values from 0 to 1.5, outside 0..1: declare their range with --value-range"),
-        (-0.01, "image 3 has values from -0.01 to 0, outside 0..1"),
+        (1.5, "image 3 has values from 0.0 to 1.5, outside 0..1: declare their range with --value-range"),
+        (-0.01, "image 3 has values from -0.01 to 0.0, outside 0..1"),
+        (1.00197, "image 3 has values from 0.0 to 1.00197, outside 0..1"),  # 0.502 levels too much
     ],
 )
 def test_float_values_that_are_refused(tmp_path: Path, value: float, text: str, bad_images: str) -> None:
     floats = np.zeros((6, 8, 8), np.float32)
     floats[3, 2, 2] = value
     assert text in refused(saved(tmp_path / "a.npy", floats), bad_images=bad_images)
+
+
+@pytest.mark.parametrize("value_range", [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)])
+def test_floats_that_rounding_took_beyond_their_range_are_clipped(
+    tmp_path: Path, value_range: tuple[float, float]
+) -> None:
+    low, high = value_range
+    beyond = np.array([-0.499, -1e-6, 0.0, 255.0, 255 + 1e-6, 255.499])  # in levels
+    floats = np.full((2, 6, 6), low)
+    floats[0, 0] = low + beyond / 255 * (high - low)
+    found = read(source(saved(tmp_path / "a.npy", floats), value_range=value_range))
+    assert found[0][0, 0].tolist() == [0, 0, 0, 255, 255, 255]
 
 
 def test_a_value_range_that_is_too_wide_is_warned_of(tmp_path: Path) -> None:
