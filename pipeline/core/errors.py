@@ -16,7 +16,7 @@ class PipelineError(Exception):
     The message is one clear sentence that names the thing and the remedy. It is printed as it stands, without a
     traceback; any other exception is a bug of ours and keeps its traceback.
 
-    Code that tells the fault in other words, or acts on it, reads these parts, never the message; "" = not told.
+    Code that rewords the error, or acts on it, reads these parts, never the message; "" = not given.
 
     field: the parameter at fault, by its dotted name in params.yaml, such as "metrics.weights".
     problem: what is wrong with it, without the field's name and the remedy.
