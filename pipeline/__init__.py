@@ -27,7 +27,10 @@ LACKING = ("failed to map segment", "cannot allocate memory", "can't start new t
 
 
 def _tell_what_lacks(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """The last word on an error while a command imports: memory or threads that the system refuses are no bug."""
+    """The last word on an error while a command imports: what the machine lacks is no bug."""
+    if isinstance(error, ModuleNotFoundError) and not f"{error.name}.".startswith("pipeline."):
+        print(f"error: {error.name} is not installed: run `make setup`, then `. .venv/bin/activate`", file=sys.stderr)
+        sys.exit(2)
     if not isinstance(error, MemoryError) and not any(sign in str(error).lower() for sign in LACKING):
         sys.__excepthook__(kind, error, trace)
         return
@@ -37,7 +40,7 @@ def _tell_what_lacks(kind: type[BaseException], error: BaseException, trace: Tra
 
 
 # What a command meets while it imports, for seconds, before its own `main` can tell it. Ctrl-C ends it without a word.
-if sys.argv[:1] == ["-m"]:
+if sys.argv[:1] == ["-m"] or "".join(sys.argv[:1]).endswith("/gan"):
     sys.excepthook = _tell_what_lacks
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
