@@ -19,7 +19,7 @@ def version(*programs: str) -> str:
 
 def program_of(files: Iterable[Path | str]) -> str:
     """What these Python files do, whatever comments and docstrings say, in the order of their paths."""
-    return "\0".join(_program(Path(file)) for file in sorted(map(str, files)))
+    return "\0".join(_program(_tree(Path(file))) for file in sorted(map(str, files)))
 
 
 def program_of_function(function: Callable[..., object], without: Collection[str] = ()) -> str:
@@ -56,8 +56,8 @@ def program_of_entry(entry: object) -> str:
 
 
 @functools.cache
-def _program(file: Path) -> str:
-    return ast.unparse(_tree(file))
+def _program(tree: ast.Module) -> str:
+    return ast.unparse(tree)
 
 
 @functools.cache
