@@ -16,6 +16,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.search.workers.cluster import run_on_ray
 
 pytest.importorskip("ray", reason="Ray is an extra: requirements-cluster.txt")
+pytestmark = pytest.mark.slow
 NEEDS = {"num_cpus": 1.0, "num_gpus": 0.0}
 
 

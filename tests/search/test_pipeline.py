@@ -18,6 +18,7 @@ from pipeline import params
 from pipeline.search.study.storage import open_study
 from tests.clones import environment, make_clone, run
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {
     "data.limit": 96, "train.steps": 6, "train.report_every": 2, "train.grid_every": 3, "train.score_every": 3,

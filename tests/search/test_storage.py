@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import inspect
 import json
 import multiprocessing
 import os
@@ -24,7 +25,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from pipeline.core.errors import PipelineError
+from pipeline.core.errors import PipelineError, exit_cleanly
 from pipeline.search.study import jobs, outages, storage
 from pipeline.search.study.outages import PatientStorage
 from pipeline.search.study.storage import _cut_torn_line, locked, open_storage, open_study, redacted
@@ -98,6 +99,7 @@ def race(url: str, folder: Path, trials: int = 24, processes: int = 10) -> None:
     assert kept[0].system_attrs["fixed_params"] == {"x": 0.5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["journal", "sqlite"])
 def test_ten_make_the_same_study_at_the_same_instant(kind: str, tmp_path: Path) -> None:
     race(f"sqlite:///{tmp_path}/s.db" if kind == "sqlite" else f"{tmp_path}/s.journal", tmp_path)
@@ -153,17 +155,12 @@ def test_what_cannot_be_opened_is_one_sentence(
     assert (tmp_path / "notes.yaml").read_text() == notes
 
 
-def test_the_command_says_it_without_a_traceback(tmp_path: Path) -> None:
-    code = """
-        import sys
-        from pipeline.core.errors import exit_cleanly
-        from pipeline.search.study.storage import open_study
-        exit_cleanly(lambda: open_study(sys.argv[1], "s"))()
-    """
-    process = start(code, f"postgresql://me:secret@127.0.0.1:{free_port()}/s")
-    said = process.communicate(timeout=120)[1]
-    assert process.returncode == 2
-    assert said.startswith("error: postgresql://me:***@127.0.0.1:") and said.count("\n") == 1, said
+def test_a_command_says_it_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        exit_cleanly(lambda: open_study(f"postgresql://me:secret@127.0.0.1:{free_port()}/s", "s"))()
+    printed = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert printed.startswith("error: postgresql://me:***@127.0.0.1:") and printed.count("\n") == 1, printed
 
 
 def test_a_password_is_not_shown() -> None:
@@ -274,6 +271,25 @@ def test_optuna_itself_reads_the_journal(tmp_path: Path) -> None:
 # Outages.
 
 
+def test_every_call_is_passed_on_with_all_that_it_was_given() -> None:
+    calls = []
+
+    class Inner:
+        def __getattr__(self, name: str) -> Any:
+            def method(*given: Any) -> str:
+                calls.append((name, given))
+                return "answer"
+
+            return method
+
+    patient: Any = PatientStorage(Inner())  # type: ignore[arg-type]
+    for name in {"get_trial_id_from_study_id_trial_number", *optuna.storages.BaseStorage.__abstractmethods__}:
+        signature = inspect.signature(getattr(optuna.storages.BaseStorage, name))
+        given = tuple(f"its {parameter}" for parameter in list(signature.parameters)[1:])
+        assert getattr(patient, name)(*given) == (None if signature.return_annotation == "None" else "answer")
+        assert calls.pop() == (name, given) and not calls
+
+
 def test_an_outage_is_waited_for_and_a_long_one_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -381,6 +397,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     running.process.wait(timeout=60)
 
 
+@pytest.mark.slow
 def test_ten_make_the_same_study_on_postgresql(server: Server, tmp_path: Path) -> None:
     race(server.url, tmp_path)
     assert states(server.url) == ["COMPLETE"] * 24
@@ -404,6 +421,7 @@ def work(url: str, name: str) -> None:
         ref.load().tell(trial, float(trial.number), skip_if_finished=True)
 
 
+@pytest.mark.slow
 def test_a_study_outlives_kills_of_postgresql(server: Server, tmp_path: Path) -> None:
     workers = [PROCESSES.Process(target=work, args=(server.url, "killed")) for _ in range(3)]
     for worker in workers:
@@ -459,6 +477,7 @@ def proxy(tmp_path: Path) -> Iterator[str]:
         server.communicate()
 
 
+@pytest.mark.slow
 def test_ten_make_the_same_study_through_a_grpc_proxy(proxy: str, tmp_path: Path) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:

@@ -168,6 +168,7 @@ KILLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pruner", ["hyperband", "median"])
 def test_a_trial_that_is_killed_when_it_is_pruned_ends_as_it_would_have(
     pruner: str, monkeypatch: pytest.MonkeyPatch
