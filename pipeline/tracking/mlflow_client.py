@@ -1,8 +1,10 @@
 """MLflow's client, opened so that it fails early and prints little, and our local sqlite store."""
 
+import contextlib
 import logging
 import os
 import shutil
+import sqlite3
 import tempfile
 import warnings
 from pathlib import Path
@@ -15,6 +17,10 @@ SETTINGS = {"HTTP_REQUEST_MAX_RETRIES": "1", "HTTP_REQUEST_TIMEOUT": "10", "DISA
 # MLflow logs the traceback of a database error before it raises the error; we report it ourselves.
 LOG_LEVELS = {"mlflow": "WARNING", "alembic": "WARNING", "urllib3.connectionpool": "ERROR",
           "mlflow.store.db.utils": "CRITICAL"}  # fmt: skip
+
+RUN_TAG = "pipeline.tracking.outbox"  # finds our run again if the answer to its creation was lost
+# Where MLflow's tables hold paths; private to MLflow: a test with a moved store fails if they change.
+LOCATIONS = (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"))
 
 
 def active_run(client: Any, run_id: str) -> Any:
@@ -56,3 +62,31 @@ def make_store(path: Path) -> None:
         open_client(f"sqlite:///{store}").search_experiments(max_results=1)
         with atomic_path(path) as temporary:
             shutil.copyfile(store, temporary)
+
+
+def store_uri(path: Path) -> str:
+    """The tracking URI of a sqlite file: absolute, or relative where a ?, # or % in the path would end the URI early."""
+    plain = not any(letter in str(path) for letter in "?#%")
+    return f"sqlite:///{path if plain else os.path.relpath(path)}"
+
+
+def relocate(store: Path, artifacts: str) -> None:
+    """Point a sqlite store to the folder `artifacts`, a URI, if its project was moved or copied from elsewhere.
+
+    MLflow records absolute paths of files and has no command to change them; so its tables are. Only those below the
+    folder mlruns of an experiment of ours are touched.
+    """
+    with contextlib.closing(sqlite3.connect(store)) as database, database:
+        tagged = "SELECT DISTINCT experiment_id FROM runs JOIN tags USING (run_uuid) WHERE key = ?"
+        ours = database.execute(tagged, (RUN_TAG,))
+        for (experiment,) in ours.fetchall():
+            found = database.execute("SELECT artifact_location FROM experiments WHERE experiment_id = ?", (experiment,))
+            former = str(found.fetchone()[0])
+            if former == artifacts or not former.endswith("/mlruns"):
+                continue
+            for table, column in LOCATIONS:
+                below = f"{column} = ? OR substr({column}, 1, ?) = ?"
+                database.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {below}",
+                    (artifacts, len(former) + 1, former, len(former) + 1, f"{former}/"),
+                )

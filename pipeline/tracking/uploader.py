@@ -9,6 +9,7 @@ but only the parent's own uploader sends the parent's entries.
 import contextlib
 import errno
 import hashlib
+import itertools
 import logging
 import os
 import re
@@ -22,7 +23,7 @@ from typing import Any
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import fsync, read_json, write_json
 from pipeline.core.paths import root
-from pipeline.tracking.mlflow_client import active_run, make_store, open_client
+from pipeline.tracking.mlflow_client import RUN_TAG, active_run, make_store, open_client, relocate, store_uri
 from pipeline.tracking.mlflow_model import export
 from pipeline.tracking.outbox import BATCH, ends_a_line, lock, read_header, requests
 
@@ -31,7 +32,6 @@ STREAMS = {"sent": {"run", *BATCH, "status"}, "sent_files": {"image", "artifact"
 REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "NOT_FOUND", "ENDPOINT_NOT_FOUND", "RESOURCE_DOES_NOT_EXIST"}
 CREDENTIALS = re.compile(r"([\w+.-]+://)?(.*)@")  # of a URI, after its scheme
 EXPERIMENT_KIND = "custom_model_development"  # makes the UI open on training runs, not on traces of agents
-RUN_TAG = "pipeline.tracking.outbox"  # finds our run again if the answer to its creation was lost
 PARENT_TAG = "mlflow.parentRunId"  # MLflow's UI nests runs by this tag
 THUMBNAIL = (256, 256)  # pixels; what MlflowClient.log_image stores beside an image
 
@@ -48,7 +48,8 @@ class Uploader:
     def __init__(self, folder: Path, uri: str = "") -> None:
         self.folder = folder
         self.dropped = 0
-        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root().resolve() / 'mlflow.db'}"
+        self._store = root().resolve() / "mlflow.db"
+        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or store_uri(self._store)
         self._server = hashlib.sha256(self.uri.encode()).hexdigest()  # the URI itself may hold a password
         self._state_file = self.folder / "mlflow.json"
         self._client: Any = None
@@ -157,21 +158,33 @@ class Uploader:
         self._run_id = run.info.run_id
 
     def _open_experiment(self, name: str) -> tuple[Any, str]:
-        """A client, and the id of the MLflow experiment `name`, which is created if it does not exist."""
+        """A client, and the id of the MLflow experiment `name`, which is created if it does not exist.
+
+        If somebody has deleted it, it stays deleted, and `name-2` and so on is taken.
+        """
         local = self.uri.startswith("sqlite:///")
         artifacts = (root() / "mlruns").resolve().as_uri() if local else None
         # Two processes that create a sqlite store at once break it.
         with lock(root() / ".work" / "mlflow.lock", wait=True) if local else contextlib.nullcontext():
-            if local:
+            if self.uri == store_uri(self._store) and artifacts:
+                make_store(self._store)
+                relocate(self._store, artifacts)
+            elif local:
                 make_store(Path(self.uri.removeprefix("sqlite:///").partition("?")[0]))
             client = open_client(self.uri)
-            if client.get_experiment_by_name(name) is None:
-                try:
-                    client.create_experiment(name, artifacts, {"mlflow.experimentKind": EXPERIMENT_KIND})
-                except Exception:  # another process may have created it in the meantime
-                    if client.get_experiment_by_name(name) is None:
-                        raise
-            return client, client.get_experiment_by_name(name).experiment_id
+            for number in itertools.count(1):
+                wanted = name if number == 1 else f"{name}-{number}"
+                experiment = client.get_experiment_by_name(wanted)
+                if experiment is None:
+                    try:
+                        client.create_experiment(wanted, artifacts, {"mlflow.experimentKind": EXPERIMENT_KIND})
+                    except Exception:  # another process may have created it in the meantime
+                        if client.get_experiment_by_name(wanted) is None:
+                            raise
+                    experiment = client.get_experiment_by_name(wanted)
+                if experiment.lifecycle_stage == "active":
+                    return client, experiment.experiment_id
+        raise AssertionError("unreachable")
 
     def _parent_run(self, header: dict[str, Any], client: Any) -> str:
         """The id of the parent's run on this server; "" if there is no parent or it has no outbox."""
