@@ -5,10 +5,10 @@
 workers: the same 24 trials of sn_dcgan (random, none pruned), by one worker and by two, each on one thread: wall
 time of the whole command, and whether exactly 24 trials were finished.
 pruning: 24 random settings of sn_dcgan without pruning, for each of `SEEDS`; then their curves are replayed through
-Hyperband, in their own order and in 100 others: random, because the pruner is then the only difference, and what it
-finds depends on the order in which it meets the trials.
-tuned: gan by tpe, without pruning and with Hyperband; the latter with real finals: its best trials and the recipe as it
-was, with fresh seeds.
+Hyperband, in their own order and in 100 others. The sampler is random, so that the pruner is the only difference; what
+it finds depends on the order in which it meets the trials.
+tuned: gan by tpe, without pruning and with Hyperband; the latter with real finals: its best trials and the baseline,
+with fresh seeds.
 
 Everything runs in a clone of the commit, in .work/studies-benchmark, by the commands that users type. It prints the
 tables of docs/studies.md and writes docs/studies.csv. A killed run continues when it is started again.
@@ -31,7 +31,7 @@ import pandas as pd
 from pipeline.core.errors import exit_cleanly
 from pipeline.core.files import read_json, write_bytes, write_json
 from pipeline.params import SearchParams, load
-from pipeline.search.study.study import make_pruner
+from pipeline.search.study.pruner import make_pruner
 
 TRIALS, SEEDS = 24, (100, 200, 300)
 BOUND_BY_COMPUTE, QUICK = "sn_dcgan", "gan"
@@ -73,9 +73,9 @@ def measure(model: str, name: str, workers: int, changes: dict[str, Any]) -> dic
         return read_json(done)
     clone, study = WORK / "clone", f"{model}-{name}"
     subprocess.run(["git", "checkout", "--quiet", "params.yaml"], cwd=clone, check=True)
-    told = [f"{key}={json.dumps(value)}" for key, value in {"runtime.tracking": False, **changes}.items()]
+    assignments = [f"{key}={json.dumps(value)}" for key, value in {"runtime.tracking": False, **changes}.items()]
     python = [sys.executable, "-m"]
-    subprocess.run([*python, "pipeline.params", "set", *told], cwd=clone, check=True)
+    subprocess.run([*python, "pipeline.params", "set", *assignments], cwd=clone, check=True)
     subprocess.run([*python, "dvc", "repro", "--quiet", "reference"], cwd=clone, check=True)
     command = [*python, "pipeline.search", "--model", model, "--study", study]
     command += ["--trials", str(TRIALS), "--workers", str(workers)]
@@ -102,7 +102,7 @@ def measure(model: str, name: str, workers: int, changes: dict[str, Any]) -> dic
 
 
 def replayed(name: str) -> dict[str, Any]:
-    """What Hyperband would have found and cost, had it met the trials of an unpruned study: two at a time."""
+    """What Hyperband would have found and cost on the trials of an unpruned study, two at a time."""
     folder = WORK / "clone" / "reports" / "studies" / f"{BOUND_BY_COMPUTE}-{name}"
     table = pd.read_csv(folder / "curves.csv").pivot(index="number", columns="step", values="distance").dropna()
     curves = {int(number): {int(step): value for step, value in row.items()} for number, row in table.iterrows()}
