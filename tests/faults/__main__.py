@@ -10,22 +10,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.clones import hear_signals
-from tests.faults import __doc__ as told
-from tests.faults.bits import damage
-from tests.faults.chance import Chance
+from tests.faults import __doc__ as description
 from tests.faults.commands import damage_journal, disturb
+from tests.faults.corruption import damage
 from tests.faults.disk import can_mount, refuse
 from tests.faults.folders import take_away
 from tests.faults.mutants import MUTANTS
 from tests.faults.processes import adopt_orphans
+from tests.faults.random_faults import RandomFaults
 from tests.faults.records import damage_records
-from tests.faults.server import damage_spool, offend
+from tests.faults.report import Trial, table
+from tests.faults.sandbox import Sandbox
+from tests.faults.server import damage_outbox, offend
 from tests.faults.stages import kill
-from tests.faults.table import Trial, table
 from tests.faults.tracked import fill_store, kill_tracked
-from tests.faults.world import World
 
-Try = Callable[[World, Chance], Trial]
+Try = Callable[[Sandbox, RandomFaults], Trial]
 
 
 def main() -> None:
@@ -35,23 +35,23 @@ def main() -> None:
     adopt_orphans()
     with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as folder:
         began = time.monotonic()
-        world = World(Path(folder).resolve(), options.mutant)
-        stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in world.seconds.items())
+        sandbox = Sandbox(Path(folder).resolve(), options.mutant)
+        stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in sandbox.seconds.items())
         print(f"the undisturbed run is made in {time.monotonic() - began:.0f} s: {stages}", flush=True)
         try:
-            trials = list(_tried(world, options))
+            trials = list(_tried(sandbox, options))
         finally:
-            world.close()
+            sandbox.close()
     failed = [trial for trial in trials if trial.problems]
     print(f"\n{table(trials)}\n\nseed {options.seed}, {time.monotonic() - began:.0f} s, {len(failed)} attempts failed")
     sys.exit(bool(failed))
 
 
-def _tried(world: World, options: argparse.Namespace) -> Iterator[Trial]:
+def _tried(sandbox: Sandbox, options: argparse.Namespace) -> Iterator[Trial]:
     """Attempt after attempt, each a function of the seed, its group and its number; in some no fault takes place."""
     kills, others = options.kills, options.others
     counts = {"stages": kills, "commands": kills // 20, "tracked": kills // 20, "disk": others, "folders": others // 2,
-              "bits": others, "records": others // 4 or 1, "spools": others // 2, "server": others // 2,
+              "corruption": others, "records": others // 4 or 1, "outbox": others // 2, "server": others // 2,
               "journal": others // 10 or 1, "stores": others // 10 or 1}  # fmt: skip
     for group in options.only or GROUPS:
         if group == "stores" and not can_mount():
@@ -61,7 +61,7 @@ def _tried(world: World, options: argparse.Namespace) -> Iterator[Trial]:
             if done >= counts[group] and options.instance is None:
                 break
             began = time.monotonic()
-            trial = GROUPS[group](world, Chance(options.seed, group, number))
+            trial = GROUPS[group](sandbox, RandomFaults(options.seed, group, number))
             done += trial.tried
             line = f"{group} {number}: {trial.kind}, {trial.about} [{time.monotonic() - began:.1f} s]"
             print(line + "".join(f"\n    FAILED: {problem}" for problem in trial.problems), flush=True)
@@ -71,15 +71,15 @@ def _tried(world: World, options: argparse.Namespace) -> Iterator[Trial]:
 
 
 GROUPS: dict[str, Try] = {
-    "stages": kill, "commands": disturb, "tracked": kill_tracked, "disk": refuse, "folders": take_away, "bits": damage,
-    "records": damage_records, "spools": damage_spool, "server": offend, "journal": damage_journal,
-    "stores": fill_store,
+    "stages": kill, "commands": disturb, "tracked": kill_tracked, "disk": refuse, "folders": take_away,
+    "corruption": damage, "records": damage_records, "outbox": damage_outbox, "server": offend,
+    "journal": damage_journal, "stores": fill_store,
 }  # fmt: skip
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        "python -m tests.faults", description=told, formatter_class=argparse.RawTextHelpFormatter
+        "python -m tests.faults", description=description, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (0)")
     parser.add_argument("--kills", type=int, default=200, help="kills of single stages (200); of commands a 20th")

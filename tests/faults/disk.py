@@ -7,9 +7,9 @@ import subprocess
 from pathlib import Path
 
 from tests.faults.processes import Job
+from tests.faults.report import Trial
+from tests.faults.sandbox import STAGES, Sandbox, Stage
 from tests.faults.stages import finish
-from tests.faults.table import Trial
-from tests.faults.world import STAGES, Stage, World
 
 FILLER = "filler"
 ROOM = 64 << 20  # bytes of a disk on which there is enough
@@ -21,43 +21,43 @@ def can_mount() -> bool:
     return "FAULTS_OWN_MOUNTS" in os.environ
 
 
-def refuse(world: World, chance: random.Random) -> Trial:
+def refuse(sandbox: Sandbox, draws: random.Random) -> Trial:
     """Let a stage meet a disk that refuses, and then one that does not."""
-    kind = chance.choice(list(REASONS)) if can_mount() else LIMITED
-    stage = chance.choices(STAGES, [3 if "train" in stage.name else 1 for stage in STAGES])[0]
-    place, with_its_own = world.repo / chance.choice(stage.places), chance.random() < 0.5
-    size = chance.randint(4096, 1 + _needed(world, stage))
-    trial = Trial(kind, f"{stage.name}, {place.relative_to(world.repo)}")
+    kind = draws.choice(list(REASONS)) if can_mount() else LIMITED
+    stage = draws.choices(STAGES, [3 if "train" in stage.name else 1 for stage in STAGES])[0]
+    place, with_its_own = sandbox.repo / draws.choice(stage.places), draws.random() < 0.5
+    size = draws.randint(4096, 1 + _needed(sandbox, stage))
+    trial = Trial(kind, f"{stage.name}, {place.relative_to(sandbox.repo)}")
     trial.about += f", {size} bytes" if kind in (FULL, LIMITED) else ""
     with mounted(place, kind != LIMITED):
-        world.restore(stage, with_its_own)
+        sandbox.restore(stage, with_its_own)
         if kind == FULL:
             remount(place, f"size={(used(place) + size + 4095) // 4096 * 4096}")
         elif kind == READ_ONLY:
             remount(place, "ro")
-        job = world.start(stage, file_limit=size if kind == LIMITED else None)
+        job = sandbox.start(stage, file_limit=size if kind == LIMITED else None)
         if kind == FILLED:
-            job.wait(chance.uniform(0, world.seconds[stage.name]))
+            job.wait(draws.uniform(0, sandbox.seconds[stage.name]))
             _fill(place)
         if job.wait() != 0:
             trial.tried = 1
             check_refusal(trial, job, REASONS[kind])
         if kind == FILLED:
             (place / FILLER).unlink(missing_ok=True)
-        trial.differ(world.halves(stage), f"after the {kind}")
+        trial.differ(sandbox.halves(stage), f"after the {kind}")
         if kind != LIMITED:
             remount(place, f"rw,size={ROOM}")
-        finish(world, stage, trial)
+        finish(sandbox, stage, trial)
     return trial
 
 
 def check_refusal(trial: Trial, job: Job, *words: str) -> None:
     """See that a command ended with 2 and one sentence that holds `words`, and without a traceback."""
-    told = [line for line in job.errors.splitlines() if line.startswith("error: ")]
-    if job.code != 2 or len(told) != 1 or "Traceback" in job.errors:
+    sentences = [line for line in job.errors.splitlines() if line.startswith("error: ")]
+    if job.code != 2 or len(sentences) != 1 or "Traceback" in job.errors:
         trial.problems.append(f"no clear end but code {job.code}: {job.errors[-400:]}")
-    elif not all(word in told[0] for word in words):
-        trial.problems.append(f"it does not say {' and '.join(words)}: {told[0]}")
+    elif not all(word in sentences[0] for word in words):
+        trial.problems.append(f"it does not say {' and '.join(words)}: {sentences[0]}")
 
 
 class mounted:
@@ -98,6 +98,6 @@ def used(place: Path) -> int:
     return (room.f_blocks - room.f_bfree) * room.f_frsize
 
 
-def _needed(world: World, stage: Stage) -> int:
+def _needed(sandbox: Sandbox, stage: Stage) -> int:
     """The bytes of what a stage makes."""
-    return sum(path.stat().st_size for path in (world.whole / stage.output).rglob("*") if path.is_file())
+    return sum(path.stat().st_size for path in (sandbox.whole / stage.output).rglob("*") if path.is_file())

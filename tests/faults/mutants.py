@@ -36,7 +36,11 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "checksums unchecked": ("pipeline/core/checksums.py", "if found != known[name]:", "if False:"),
     "pictures not fsynced": ("pipeline/tracking/tracker.py", 'fsync(self._folder / "outbox.jsonl")', "pass"),
-    "stores made in place": ("pipeline/tracking/uploader.py", "            if local:\n", "            if False:\n"),
+    "stores made in place": (
+        "pipeline/tracking/mlflow_client.py",
+        "    if path.exists():\n        return\n    with tempfile",
+        "    if True:\n        return\n    with tempfile",
+    ),
     "refusals of disks raised": ("pipeline/core/files.py", "if error.errno not in full | forbidden:", "if True:"),
     "the cache unchecked": ("pipeline/check.py", "if path.is_file() and _md5(path) == name:", "if path.is_file():"),
 }

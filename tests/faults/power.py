@@ -16,7 +16,7 @@ class PowerCut:
     """
 
     def __init__(self, folders: list[str], at: int | None, seed: int) -> None:
-        self.folders, self.at, self.chance = [os.path.realpath(folder) + os.sep for folder in folders], at, seed
+        self.folders, self.at, self.draws = [os.path.realpath(folder) + os.sep for folder in folders], at, seed
         self.acts: list[tuple[str, str]] = []
         self._safe: dict[str, int] = {}  # of each file that is not fsynced, the bytes that a cut leaves
         self._busy = False
@@ -50,10 +50,10 @@ class PowerCut:
         self._safe.pop(os.readlink(f"/proc/self/fd/{descriptor}"), None)
 
     def _cut(self) -> None:
-        chance = random.Random(self.chance)
+        draws = random.Random(self.draws)
         for path, safe in sorted(self._safe.items()):
             if os.path.isfile(path) and os.path.getsize(path) > safe:
-                os.truncate(path, chance.randint(safe, os.path.getsize(path)))
+                os.truncate(path, draws.randint(safe, os.path.getsize(path)))
         os.kill(os.getpid(), signal.SIGKILL)
 
 

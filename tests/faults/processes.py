@@ -1,4 +1,4 @@
-"""Processes as the suite sees them: started through a nursery, timed, killed, and counted when they should be gone."""
+"""Processes as the suite sees them: started by the fork server, timed, killed, counted when they should be gone."""
 
 import contextlib
 import ctypes
@@ -22,7 +22,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 def adopt_orphans() -> None:
-    """Become the parent of what those that this process starts leave behind, and so of what a nursery forks."""
+    """Become the parent of what those that this process starts leave behind, and so of what a fork server forks."""
     pr_set_child_subreaper = 36
     assert ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1) == 0
 
@@ -63,13 +63,13 @@ class Job:
         return self._errors.read_text(errors="replace")
 
 
-class Nursery:
+class ForkServer:
     """Starts commands in clones whose code is that of the clone `folder`."""
 
     def __init__(self, folder: Path, logs: Path) -> None:
         self._logs = logs
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.nursery"],
+            [sys.executable, "-m", "tests.faults.fork_server"],
             cwd=folder,
             env=variables(),
             stdin=subprocess.PIPE,
@@ -102,14 +102,14 @@ class Nursery:
     def _answer(self) -> str:
         assert self._process.stdout
         line = self._process.stdout.readline()
-        assert line, "the nursery has died: see above"
+        assert line, "the fork server has died: see above"
         return line
 
 
 def variables() -> dict[str, str]:
     """The environment of every command: one thread, no MLflow server, nothing of DVC's."""
-    told = {**environment(), "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "COLUMNS": "120"}
-    return {name: value for name, value in told.items() if not name.startswith(("DVC_STAGE", "DVC_ROOT", "PIPELINE_"))}
+    whole = {**environment(), "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "COLUMNS": "120"}
+    return {name: value for name, value in whole.items() if not name.startswith(("DVC_STAGE", "DVC_ROOT", "PIPELINE_"))}
 
 
 def left_over(folder: Path, but: set[int], seconds: float) -> list[str]:

@@ -9,12 +9,12 @@ import socketserver
 import threading
 import time
 
-from tests.faults.bits import DAMAGES, spoil
-from tests.faults.chance import Chance
+from tests.faults.corruption import DAMAGES, corrupt
+from tests.faults.mlflow_checks import check_mlflow_has_all, check_one_warning, store, sync
+from tests.faults.random_faults import RandomFaults
+from tests.faults.report import Trial
+from tests.faults.sandbox import TRAIN, Sandbox
 from tests.faults.stages import finish
-from tests.faults.table import Trial
-from tests.faults.told import check_one_warning, check_told, store, sync
-from tests.faults.world import TRAIN, World
 
 MOODS = ("refuses", "500", "slow", "closes", "forgets to answer", "HTML", "dies", "any of these")
 LATE = 60.0  # seconds that a broken server may cost the end of a training, see CLOSE_WAIT
@@ -25,8 +25,8 @@ class Proxy(socketserver.ThreadingMixIn, http.server.HTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, port: int, chance: random.Random) -> None:
-        self.mood, self.sound, self.chance, self.requests = "", port, chance, 0
+    def __init__(self, port: int, draws: random.Random) -> None:
+        self.mood, self.sound, self.draws, self.requests = "", port, draws, 0
         super().__init__(("127.0.0.1", 0), _Handler)
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -40,7 +40,7 @@ class Proxy(socketserver.ThreadingMixIn, http.server.HTTPServer):
     def mood_now(self) -> str:
         self.requests += 1
         if self.mood == "any of these":
-            return self.chance.choice(["", *MOODS[:-2]])
+            return self.draws.choice(["", *MOODS[:-2]])
         if self.mood.startswith("dies"):
             return "" if self.requests <= int(self.mood.split()[-1]) else "closes"
         return self.mood
@@ -85,68 +85,68 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Nothing."""
 
 
-def offend(world: World, chance: Chance) -> Trial:
-    """Train beside a broken server, perhaps killed half-way, or with a damaged spool; then send what is left."""
-    mood = chance.in_turn(MOODS)
+def offend(sandbox: Sandbox, draws: RandomFaults) -> Trial:
+    """Train beside a broken server, perhaps killed half-way, or with a damaged outbox; then send what is left."""
+    mood = draws.in_turn(MOODS)
     trial = Trial(f"server {mood}", TRAIN.name, tried=1)
-    proxy = Proxy(store(world), chance)
+    proxy = Proxy(store(sandbox), draws)
     try:
-        proxy.mood = f"dies after {chance.randint(1, 25)}" if mood == "dies" else mood
+        proxy.mood = f"dies after {draws.randint(1, 25)}" if mood == "dies" else mood
         uri = "http://127.0.0.1:9" if mood == "refuses" else proxy.uri
-        world.set(runtime__tracking=True)
-        world.restore(TRAIN)
-        if chance.random() < 0.4:
-            job = world.start(TRAIN, extra={"MLFLOW_TRACKING_URI": uri})
-            job.wait(chance.uniform(0, world.seconds[TRAIN.name]))
+        sandbox.set(runtime__tracking=True)
+        sandbox.restore(TRAIN)
+        if draws.random() < 0.4:
+            job = sandbox.start(TRAIN, extra={"MLFLOW_TRACKING_URI": uri})
+            job.wait(draws.uniform(0, sandbox.seconds[TRAIN.name]))
             job.signal(signal.SIGKILL)
             job.wait()
             trial.about += f", killed after {job.seconds:.2f} s"
-        job = world.start(TRAIN, extra={"MLFLOW_TRACKING_URI": uri})
-        if job.wait(world.seconds[TRAIN.name] * 3 + LATE) != 0:
+        job = sandbox.start(TRAIN, extra={"MLFLOW_TRACKING_URI": uri})
+        if job.wait(sandbox.seconds[TRAIN.name] * 3 + LATE) != 0:
             job.signal(signal.SIGKILL)
             trial.problems.append(f"training did not go on: {job.wait()}: {job.errors[-300:]}")
         check_one_warning(trial, job)
-        trial.differ(world.differences(TRAIN), "at the end")
+        trial.differ(sandbox.differences(TRAIN), "at the end")
         proxy.mood = ""
         for _ in range(2):  # the second finds nothing to send
-            sync(world, trial, proxy.uri if chance.random() < 0.5 else f"http://127.0.0.1:{proxy.sound}")
-        check_told(world, trial)
+            sync(sandbox, trial, proxy.uri if draws.random() < 0.5 else f"http://127.0.0.1:{proxy.sound}")
+        check_mlflow_has_all(sandbox, trial)
     finally:
-        world.set(runtime__tracking=False)
+        sandbox.set(runtime__tracking=False)
         proxy.shutdown()
         proxy.server_close()
     return trial
 
 
-def damage_spool(world: World, chance: Chance) -> Trial:
+def damage_outbox(sandbox: Sandbox, draws: RandomFaults) -> Trial:
     """Damage what was to be sent, or the note of what is sent, and go on with the training: it ends all the same.
 
-    Points that are lost from a spool are lost to MLflow, and may come twice where training makes them anew; a note that
-    is lost costs nothing. (history.csv has all points.)
+    Points that are lost from an outbox are lost to MLflow, and may come twice where training makes them anew; a lost
+    note costs nothing. (history.csv has all points.)
     """
-    name, kind = chance.in_turn([(name, kind) for kind in DAMAGES for name in ("mlflow.json", "outbox.jsonl")])
+    name, kind = draws.in_turn([(name, kind) for kind in DAMAGES for name in ("mlflow.json", "outbox.jsonl")])
     trial = Trial(f"{kind}, of {name}", TRAIN.name, tried=1)
-    proxy = Proxy(store(world), chance)
+    proxy = Proxy(store(sandbox), draws)
     try:
-        world.set(runtime__tracking=True)
-        world.restore(TRAIN)
-        job = world.start(TRAIN, extra={"MLFLOW_TRACKING_URI": proxy.uri})
-        while not list((world.repo / ".work").glob("*/step-*.safetensors")) and job.wait(0) is None:
+        sandbox.set(runtime__tracking=True)
+        sandbox.restore(TRAIN)
+        job = sandbox.start(TRAIN, extra={"MLFLOW_TRACKING_URI": proxy.uri})
+        while not list((sandbox.repo / ".work").glob("*/step-*.safetensors")) and job.wait(0) is None:
             time.sleep(0.01)
         job.signal(signal.SIGTERM)
         job.wait()
-        found = list((world.repo / ".work").glob(f"*/{name}"))
+        found = list((sandbox.repo / ".work").glob(f"*/{name}"))
         assert len(found) == 1, f"nothing was sent: {job.errors}"
         chosen = found[0]
-        spoil(chosen, kind, chance)
-        finish(world, TRAIN, trial)
+        corrupt(chosen, kind, draws)
+        finish(sandbox, TRAIN, trial)
         if chosen.is_dir():
             chosen.rmdir()
         elif chosen.name == "mlflow.json":
-            sync(world, trial, proxy.uri)
-            check_told(world, trial)
+            sync(sandbox, trial, proxy.uri)
+            check_mlflow_has_all(sandbox, trial)
     finally:
-        world.set(runtime__tracking=False)
+        sandbox.set(runtime__tracking=False)
         proxy.shutdown()
         proxy.server_close()
     return trial

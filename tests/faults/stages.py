@@ -10,57 +10,57 @@ from typing import Any
 
 from pipeline.core.errors import STOP_SIGNALS
 from tests.faults.processes import Job
-from tests.faults.table import Trial
-from tests.faults.world import STAGES, Stage, World
+from tests.faults.report import Trial
+from tests.faults.sandbox import STAGES, Sandbox, Stage
 
 SIGNALS = (signal.SIGKILL, *STOP_SIGNALS)
 CUT, TORN = "power cut", "torn write"
 EXIT = 10.0  # seconds in which a signal must end a stage
 
 
-def kill(world: World, chance: random.Random) -> Trial:
+def kill(sandbox: Sandbox, draws: random.Random) -> Trial:
     """Kill one stage, and see whether it ends as if it had not been killed."""
-    stage = chance.choices(STAGES, [4 if "train" in stage.name else 1 for stage in STAGES])[0]
-    kind = chance.choice([*(number.name for number in SIGNALS), CUT, TORN])
-    with_its_own = chance.random() < 0.3  # what an earlier run left, whole, is there already
+    stage = draws.choices(STAGES, [4 if "train" in stage.name else 1 for stage in STAGES])[0]
+    kind = draws.choice([*(number.name for number in SIGNALS), CUT, TORN])
+    with_its_own = draws.random() < 0.3  # what an earlier run left, whole, is there already
     trial = Trial(kind, f"{stage.name}{' over its own output' if with_its_own else ''}")
-    world.restore(stage, with_its_own)
-    for _ in range(chance.randint(1, 3)):
-        job = _disturbed(world, stage, kind, chance, trial)
+    sandbox.restore(stage, with_its_own)
+    for _ in range(draws.randint(1, 3)):
+        job = _disturbed(sandbox, stage, kind, draws, trial)
         check_ended(trial, job, kind)
-        trial.differ(world.halves(stage), "right after the kill")
-    finish(world, stage, trial)
+        trial.differ(sandbox.halves(stage), "right after the kill")
+    finish(sandbox, stage, trial)
     return trial
 
 
-def finish(world: World, stage: Stage, trial: Trial, **options: Any) -> None:
+def finish(sandbox: Sandbox, stage: Stage, trial: Trial, **options: Any) -> None:
     """Let the command run to its end, and compare all bytes; nothing else may be left."""
-    job = world.start(stage, **options)
+    job = sandbox.start(stage, **options)
     if job.wait() != 0:
         job.kill_group(signal.SIGKILL)
         trial.problems.append(f"the command run again ended with {job.wait()}: {job.errors[-300:]}")
-    trial.differ(world.differences(stage), "at the end")
-    trial.problems += [f"{path} is left" for path in world.temporaries()]
-    trial.problems += [f"still runs: {command}" for command in world.left_over()]
+    trial.differ(sandbox.differences(stage), "at the end")
+    trial.problems += [f"{path} is left" for path in sandbox.temporaries()]
+    trial.problems += [f"still runs: {command}" for command in sandbox.left_over()]
 
 
-def _disturbed(world: World, stage: Stage, kind: str, chance: random.Random, trial: Trial) -> Job:
+def _disturbed(sandbox: Sandbox, stage: Stage, kind: str, draws: random.Random, trial: Trial) -> Job:
     """Start a stage and do the fault to it; it is over then."""
     if kind == CUT:
-        acts = world.acts[stage.name]
+        acts = sandbox.acts[stage.name]
         renames = [place for place, (act, _) in enumerate(acts) if act == "os.rename"]
-        beside = chance.choice(renames) + chance.choice((0, 1)) if renames else 0  # just before one, or just after
-        at = beside if chance.random() < 0.5 else chance.randrange(len(acts))
-        job = world.start(stage, watched=world.roots(), cut=at, seed=chance.randrange(2**32))
+        beside = draws.choice(renames) + draws.choice((0, 1)) if renames else 0  # just before one, or just after
+        at = beside if draws.random() < 0.5 else draws.randrange(len(acts))
+        job = sandbox.start(stage, watched=sandbox.roots(), cut=at, seed=draws.randrange(2**32))
         trial.about += f", act {at}"
     elif kind == TORN:
-        sizes = [path.stat().st_size for path in (world.whole / stage.output).rglob("*") if path.is_file()]
-        limit = chance.randint(4096, max(max(sizes), 40_000))
-        job = world.start(stage, file_limit=limit, torn=True)
+        sizes = [path.stat().st_size for path in (sandbox.whole / stage.output).rglob("*") if path.is_file()]
+        limit = draws.randint(4096, max(max(sizes), 40_000))
+        job = sandbox.start(stage, file_limit=limit, torn=True)
         trial.about += f", {limit} bytes"
     else:
-        job = world.start(stage)
-        delay = chance.uniform(0, world.seconds[stage.name])
+        job = sandbox.start(stage)
+        delay = draws.uniform(0, sandbox.seconds[stage.name])
         trial.about += f", {delay:.2f} s"
         if job.wait(delay) is None:
             trial.slowest = max(trial.slowest, ended_by(job, signal.Signals[kind], trial))

@@ -7,11 +7,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.mutants import MUTANTS, mutate
+
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = {"SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "power cut", "torn write"}
 ROW = re.compile(r"\| (.+?) +\| (\d+) +\| (\d+) +\| (\d+) +\| (\d+) +\| (\S+).*\|")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, pidfd and tmpfs: Linux")
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_every_mutant_changes_code_that_is_there(name: str, tmp_path: Path) -> None:
+    file, old, new = MUTANTS[name]
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_bytes((ROOT / file).read_bytes())
+    mutate(name, tmp_path)
+    assert compile((tmp_path / file).read_text(), file, "exec") and old != new
 
 
 def suite(*options: str) -> subprocess.CompletedProcess[str]:
@@ -24,6 +35,7 @@ def rows(output: str) -> dict[str, tuple[int, int, int, int, str]]:
     return {kind: (int(a), int(b), int(c), int(d), slowest) for kind, a, b, c, d, slowest in found}
 
 
+@pytest.mark.slow
 def test_no_fault_loses_or_changes_a_byte() -> None:
     done = suite("--seed", "0", "--kills", "20", "--others", "2")
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
@@ -35,6 +47,7 @@ def test_no_fault_loses_or_changes_a_byte() -> None:
     assert all(float(row[4]) <= 10 for row in found.values() if row[4] != "-")
 
 
+@pytest.mark.slow
 def test_a_broken_pipeline_is_found() -> None:
     again = ("--seed", "2026", "--only", "stages", "--instance", "49")  # a training, stopped twice midway
     done = suite(*again, "--mutant", "optimisers not restored")

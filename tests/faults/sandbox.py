@@ -14,7 +14,7 @@ from typing import Any
 from pipeline import params
 from tests.clones import make_clone
 from tests.faults.mutants import mutate
-from tests.faults.processes import Job, Nursery, left_over
+from tests.faults.processes import ForkServer, Job, left_over
 
 MODELS = ("gan", "dcgan")
 TINY: dict[str, Any] = {
@@ -64,7 +64,7 @@ STAGES = (
 TRAIN = next(stage for stage in STAGES if stage.name == "train@gan-0")
 
 
-class World:
+class Sandbox:
     """A clone in `folder`/repo with tiny params; `folder`/whole holds what its stages make undisturbed."""
 
     def __init__(self, folder: Path, mutant: str | None = None) -> None:
@@ -76,8 +76,9 @@ class World:
             mutate(mutant, self.repo)
         for root in ROOTS:
             clear(self.repo / root)
-        self.nursery = Nursery(self.repo, self.logs)
+        self.fork_server = ForkServer(self.repo, self.logs)
         self.servers: list[Job] = []
+        self.succeed(self.fork_server.start(self.repo, "pipeline.stages.check"))  # data/checked, always the same
         self.seconds: dict[str, float] = {}
         self.acts: dict[str, list[tuple[str, str]]] = {}
         for stage in STAGES:
@@ -111,7 +112,7 @@ class World:
         return [str(self.repo / root) for root in (*ROOTS, "data")]
 
     def start(self, stage: Stage, **options: Any) -> Job:
-        return self.nursery.start(self.repo, *stage.command, **options)
+        return self.fork_server.start(self.repo, *stage.command, **options)
 
     def succeed(self, job: Job) -> Job:
         """Wait for a command on whose success all else is built."""
@@ -150,7 +151,7 @@ class World:
 
     def left_over(self, seconds: float = 10.0) -> list[str]:
         """The commands of what still runs in the clone after so many seconds."""
-        return left_over(self.repo, {self.nursery.pid}, seconds)
+        return left_over(self.repo, {self.fork_server.pid}, seconds)
 
     def set(self, **changes: Any) -> None:
         """Change params.yaml; a dot of a name is written as two underscores."""
@@ -163,7 +164,7 @@ class World:
         for name in (".dvc/cache", ".dvc/tmp", "dvc.lock"):
             clear(self.repo / name)
         kept = self.folder / "committed"
-        self.succeed(self.nursery.start(self.repo, "dvc", "commit", "--force", "--quiet", exec=True))
+        self.succeed(self.fork_server.start(self.repo, "dvc", "commit", "--force", "--quiet", exec=True))
         kept.mkdir()
         shutil.copytree(self.repo / ".dvc", kept / ".dvc", symlinks=True)
         shutil.copy2(self.repo / "dvc.lock", kept / "dvc.lock")
@@ -179,13 +180,13 @@ class World:
         shutil.copy2(kept / "dvc.lock", self.repo / "dvc.lock")
 
     def dvc(self, *arguments: str) -> Job:
-        return self.nursery.start(self.repo, "dvc", *arguments, exec=True)
+        return self.fork_server.start(self.repo, "dvc", *arguments, exec=True)
 
     def close(self) -> None:
         for server in self.servers:
             server.signal(signal.SIGKILL)
             server.wait()
-        self.nursery.close()
+        self.fork_server.close()
 
 
 def clear(path: Path) -> None:

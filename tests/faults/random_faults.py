@@ -7,10 +7,10 @@ from typing import TypeVar
 Choice = TypeVar("Choice")
 
 
-class Chance(random.Random):
+class RandomFaults(random.Random):
     """Draws of one attempt; `in_turn` alone does not draw.
 
-    >>> [Chance(7, "disk", number).in_turn("abc") for number in range(4)]
+    >>> [RandomFaults(7, "disk", number).in_turn("abc") for number in range(4)]
     ['b', 'c', 'a', 'b']
     """
 
@@ -18,7 +18,7 @@ class Chance(random.Random):
         super().__init__(f"{seed}/{group}/{number}")
         self._turn = seed + number
 
-    def __new__(cls, *_: object) -> "Chance":
+    def __new__(cls, *_: object) -> "RandomFaults":
         return super().__new__(cls)
 
     def in_turn(self, choices: Sequence[Choice]) -> Choice:
