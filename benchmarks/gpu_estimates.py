@@ -7,7 +7,8 @@ Multiply-adds of one step, with g and d those of one image passing forwards thro
 as much, half of it for the weights and half for what came in:
 
     n_critic * batch * (g + 2 d + 2 * 2 d)    D's updates: fakes are made, real and fake images pass D, and back
-  + n_critic * batch * (d + d + 4 d)          where there is a penalty: forwards, slope by the images, back through both
+  + n_critic * batch * (d + d + 4 d)          a penalty of D, each penalty_every updates: forwards, gradient by the
+                                              images, back through both
   + batch * (g + 2 g + d + d)                 G's update: no gradient of D's weights
 
 A test compares the formula with the products that PyTorch performs in a step. The time is that of these operations at
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import torch
 
+from pipeline.gan.penalties import PENALTIES
 from pipeline.gan.step import create_state
 from pipeline.models import build_gan
 from pipeline.models.summary import Row, inputs_of, summarise
@@ -58,9 +60,10 @@ class Cost:
         )
 
 
-def step_total(g: int, d: int, n_critic: int, batch: int, penalised: bool) -> int:
+def step_total(g: int, d: int, n_critic: int, batch: int, penalised: bool, every: int = 1) -> int:
     """A quantity of one step, given that of one image passing forwards through G and D; the formula is above."""
-    return batch * (n_critic * (g + 6 * d + (6 * d if penalised else 0)) + 3 * g + 2 * d)
+    penalty = 6 * n_critic * d // every if penalised else 0
+    return batch * (n_critic * (g + 6 * d) + penalty + 3 * g + 2 * d)
 
 
 def cost_of(recipe: Recipe, params: Params) -> Cost:
@@ -73,12 +76,13 @@ def cost_of(recipe: Recipe, params: Params) -> Cost:
     networks = (state.gan.generator, state.gan.discriminator)
     gradients = sum(parameter.nbytes for network in networks for parameter in network.parameters())
     g, d = (sum(row.multiply_adds for row in rows) for rows in (g_rows, d_rows))
-    penalised = recipe.penalty != "none"
+    penalty, every = PENALTIES[recipe.penalty], recipe.penalty_every
+    penalised = penalty.value is not None and penalty.of == "discriminator"
     return Cost(
         g,
         d,
-        step_total(g, d, recipe.n_critic, recipe.batch_size, penalised),
-        step_total(len(g_rows), len(d_rows), recipe.n_critic, 1, penalised),
+        step_total(g, d, recipe.n_critic, recipe.batch_size, penalised, every),
+        step_total(len(g_rows), len(d_rows), recipe.n_critic, 1, penalised, every),
         gradients + sum(tensor.nbytes for tensor in state.tensors().values()),
         recipe.batch_size * max(outputs(d_rows) * (4 if penalised else 2), outputs(g_rows) + outputs(d_rows)),
     )

@@ -153,7 +153,7 @@ def _train(experiment: Experiment) -> dict[str, float]:
     device, work = torch.device("cpu"), experiment.work_folder()
     extractor = load_extractor(experiment.params.metrics, device)
     images, reference = load_images(WORK / "prepared", "train", device), load_reference(WORK / "reference", extractor)
-    observer = TrainingMonitor(experiment, extractor, reference, experiment.open_tracker(), work / "grids")
+    monitor = TrainingMonitor(experiment, extractor, reference, experiment.open_tracker(), work / "grids")
     spent = work / "cpu_seconds"
     before = float(spent.read_text()) if spent.exists() else 0.0
     started = time.process_time()
@@ -163,8 +163,8 @@ def _train(experiment: Experiment) -> dict[str, float]:
         spent.write_text(str(before + time.process_time() - started))
         return False
 
-    _, progress = train_experiment(experiment, images, observer, account)
-    first, last = progress.history[0]["distance"], progress.history[-1]["distance"]
+    _, run = train_experiment(experiment, images, monitor, account)
+    first, last = run.history[0]["distance"], run.history[-1]["distance"]
     return {"untrained": first, "trained": last, "cpu_minutes": float(spent.read_text()) / 60}
 
 

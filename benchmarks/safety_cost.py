@@ -79,7 +79,7 @@ def seconds(variant: str, steps: int, folder: Path) -> float:
     device = choose_device("cpu")
     images = load_images(paths.PREPARED.resolve(), "train", device)
     picture = next(Path(f"runs/{MODEL}-0/grids").resolve().glob("*.png"))
-    os.environ["DVC_ROOT"] = str(folder)  # where checkpoints and the spool go
+    os.environ["DVC_ROOT"] = str(folder)  # where checkpoints and the outbox go
     print("ready", flush=True)
     sys.stdin.readline()
     started = time.perf_counter()

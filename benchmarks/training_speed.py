@@ -1,4 +1,4 @@
-"""Training speed of each recipe in params.yaml beside a plain DataLoader loop that drives the same networks.
+"""Training speed of each recipe that params.yaml compares, beside a plain DataLoader loop over the same networks.
 
     python -m benchmarks.training_speed [--steps 30] [--rounds 5] [--device auto]
 
@@ -21,11 +21,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from pipeline.core.devices import choose_device
 from pipeline.data.batches import ImageSet, batch
 from pipeline.gan.losses import LOSSES
+from pipeline.gan.schedules import value_at
 from pipeline.gan.step import create_state, train
 from pipeline.models import build_gan
 from pipeline.params import Params, Recipe, load
 
-IMAGES = 2048  # random pixels do for timing
+IMAGES, CLASSES = 2048, 10  # random pixels and labels do for timing
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,21 @@ def variants() -> list[Variant]:
     return rows
 
 
+def shape_of(images: ImageSet) -> tuple[int, int, int]:
+    _, channels, height, width = images.images.shape
+    return channels, height, width
+
+
 def plain_loop(recipe: Recipe, images: ImageSet, variant: Variant) -> Callable[[int], None]:
     """A function that trains for so many steps by the loop of `variant`."""
     device, loss = images.images.device, LOSSES[recipe.loss]
-    gan = build_gan(recipe, tuple(images.images.shape[1:]), images.n_classes, seed=0)
+    gan = build_gan(recipe, shape_of(images), images.n_classes, seed=0)
     layout = torch.channels_last if variant.channels_last else torch.contiguous_format
     networks = [network.to(device).to(memory_format=layout) for network in (gan.generator, gan.discriminator)]
-    adam = {"betas": (recipe.beta1, recipe.beta2), **({"fused": True} if variant.fused else {})}
+    lr_g, lr_d, *betas = (value_at(one, 0, 1) for one in (recipe.lr_g, recipe.lr_d, recipe.beta1, recipe.beta2))
     optimisers = [
-        torch.optim.Adam(n.parameters(), lr, **adam) for n, lr in zip(networks, (recipe.lr_g, recipe.lr_d), strict=True)
+        torch.optim.Adam(network.parameters(), lr, betas=(betas[0], betas[1]), fused=variant.fused or None)
+        for network, lr in zip(networks, (lr_g, lr_d), strict=True)
     ]
     batches = _resident(recipe, images) if variant.resident else _loaded(recipe, images)
     zeros = torch.zeros(recipe.batch_size, dtype=torch.int64, device=device)
@@ -113,8 +120,7 @@ def _resident(recipe: Recipe, images: ImageSet) -> Iterator[tuple[Tensor, Tensor
 def ours(recipe: Recipe, images: ImageSet, params: Params) -> Callable[[int], None]:
     """A function that trains for so many steps by `pipeline.gan.step.train`."""
     budget = params.train.model_copy(update={"steps": 2**31 - 1})
-    shape = tuple(images.images.shape[1:])
-    state = create_state(recipe, budget, shape, images.n_classes, 0, images.images.device)
+    state = create_state(recipe, budget, shape_of(images), images.n_classes, 0, images.images.device)
     steps = train(state, images, LOSSES[recipe.loss], recipe, budget)
 
     def run(count: int) -> None:
@@ -147,9 +153,10 @@ def main() -> None:
     params, device = load(), choose_device(options.device)
     size, channels = params.data.image_size, params.data.channels
     pixels = torch.randint(256, (IMAGES, channels, size, size), dtype=torch.uint8, device=device)
-    images = ImageSet(pixels, torch.zeros(IMAGES, dtype=torch.int64, device=device), 0)
+    images = ImageSet(pixels, torch.arange(IMAGES, device=device) % CLASSES, CLASSES)
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {size}x{size}x{channels}")
-    for name, recipe in params.models.items():
+    for name in params.compare.models:
+        recipe = params.models[name]
         loops = {variant.name: plain_loop(recipe, images, variant) for variant in variants()}
         seconds = measure(loops | {"ours": ours(recipe, images, params)}, options.steps, options.rounds, device)
         plain = seconds[Variant().name]

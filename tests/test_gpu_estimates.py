@@ -109,6 +109,12 @@ def test_the_quantity_may_be_of_layers_too() -> None:
     assert step_total(0, 1, n_critic=5, batch=2, penalised=True) == 2 * (5 * 12 + 2)
 
 
+def test_a_lazy_penalty_costs_its_share() -> None:
+    assert step_total(3, 10, n_critic=2, batch=2, penalised=True, every=4) == 2 * (2 * (3 + 60) + 30 + 9 + 20)
+    # a quarter of what test_a_penalty_adds_six_passes_of_d finds
+    assert tiny(penalty="r1", penalty_every=4).step == 15_930 + 2 * 5 * 6 * 74 // 4
+
+
 def test_the_runbook_holds_what_the_script_prints(capsys: pytest.CaptureFixture[str]) -> None:
     main([])
     printed = capsys.readouterr().out
