@@ -182,7 +182,7 @@ class Uploader:
                         if client.get_experiment_by_name(wanted) is None:
                             raise
                     experiment = client.get_experiment_by_name(wanted)
-                if experiment.lifecycle_stage == "active":
+                if experiment.lifecycle_stage != "deleted":  # a server that is no MLflow says nothing
                     return client, experiment.experiment_id
         raise AssertionError("unreachable")
 

@@ -62,7 +62,6 @@ def test_a_child_makes_the_parents_run_and_sends_nothing_else_of_it(folder, stud
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_children_of_two_processes_make_one_parents_run(root, study):
     code = (
         "import sys, time; from pathlib import Path; from mlflow.tracking.client import MlflowClient\n"

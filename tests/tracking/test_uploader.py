@@ -112,7 +112,6 @@ def test_another_tracking_uri_gets_everything(root, folder, monkeypatch, empty_s
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["refused", "500", "slow", "nonsense"])
 def test_a_bad_server_costs_one_warning_and_no_time(root, folder, server, monkeypatch, caplog, kind):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
@@ -178,7 +177,6 @@ def test_only_one_process_sends_an_outbox_at_a_time(folder, capsys):
     assert capsys.readouterr().out == "tiny-0: another process is sending it\n"
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_four_processes_open_a_new_store_at_once(root):
     (root / "mlflow.db").unlink()
