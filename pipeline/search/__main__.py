@@ -79,9 +79,9 @@ def _tune(model: str, params: Params, options: argparse.Namespace, received: lis
     make_study(ref, params, model, description["sha256"], options.trials)
     with open_study_run(ref, params, description) as tracker:
         _work(ref, model, options, received, tracker)
-        make_finals(ref, params)
-        _work(ref.finals(), model, options, received)
-        results = load_results(ref, model)
+        finals = make_finals(ref, params)
+        _work(finals, model, options, received)
+        results = load_results(ref, finals, model)
         page = publish(results, tracker)
     print(f"{results.summary()}\nsee {page}")
     return results

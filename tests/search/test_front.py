@@ -174,16 +174,15 @@ def test_each_sampler_minimises_two_things(sampler: str, against: str, monkeypat
         cost = {"images": images, "seconds": recipe.n_critic * recipe.batch_size / 100}[against]
         assert t.values == [distance(recipe) + 100 / 1e6, cost]
         assert not t.intermediate_values and curve_of(t) == {270: 99.0, 540: distance(recipe)}
-    make_finals(ref, context.params)
-    assert ref.finals().load().directions == [StudyDirection.MINIMIZE]
+    assert make_finals(ref, context.params).load().directions == [StudyDirection.MINIMIZE]
 
 
 def test_a_study_and_its_finals_against_hand_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
     ref, context = a_study(24, **{"search.sampler": "random"})
     run_study(ref, context, monkeypatch)
-    make_finals(ref, context.params)
-    run_study(ref.finals(), context, monkeypatch)
-    found = load_results(ref, "dcgan")
+    finals = make_finals(ref, context.params)
+    run_study(finals, context, monkeypatch)
+    found = load_results(ref, finals, "dcgan")
     assert found.cost_objective == "images" and len(found.finalists) >= 3
     for each in found.finalists:
         n_critic = each.values["n_critic"]

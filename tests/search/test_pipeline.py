@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from optuna.trial import FrozenTrial
 from ruamel.yaml import YAML
 
 from pipeline import params
-from pipeline.search.study.storage import open_study
+from pipeline.search.study.storage import FINALS, open_study
 from tests.clones import environment, make_clone, run
 
 pytestmark = pytest.mark.slow
@@ -111,7 +112,9 @@ def test_apply_writes_the_winner_and_dvc_trains_it(clone: Path, tmp_path: Path) 
     assert entry == whole.differences("dcgan"), "only what differs from the shared recipe"
     recipe = whole.models["dcgan"]
     assert {name: str(getattr(recipe, name.rpartition(".")[2])) for name in values} == values
-    finals = open_study(str(folder / ".work/search/studies.journal"), "dcgan").finals()
+    ref = open_study(str(folder / ".work/search/studies.journal"), "dcgan")
+    (name,) = (study.study_name for study in ref.storage.get_all_studies() if FINALS in study.study_name)
+    finals = replace(ref, name=name)
     best = min((t for t in finals.storage.get_all_trials(finals.study_id)), key=lambda trial: trial.value or 0.0)
     winner = json.loads(finals.load().user_attrs["settings"])["finalists"][best.params["finalist"]]["values"]
     assert {name: getattr(recipe, name) for name in winner} == winner

@@ -165,7 +165,7 @@ def test_cost_and_states() -> None:
 # From the storage.
 
 
-def stored() -> StudyRef:
+def stored() -> tuple[StudyRef, StudyRef]:
     """A study of four trials, the first pruned and the last diverged, one marked as failed, and finals of two."""
     ref = in_memory("a study")
     main = optuna.create_study(storage=ref.storage, study_name=ref.name)
@@ -174,7 +174,7 @@ def stored() -> StudyRef:
     gone = trial(0, None, 20)
     gone.state = TrialState.FAIL
     main.add_trials([trial(0, None, 20), gone, trial(1, 50.0), trial(2, 80.0), trial(3, None, fault="nan")])
-    finals = optuna.create_study(storage=ref.storage, study_name=ref.finals().name)
+    finals = optuna.create_study(storage=ref.storage, study_name=ref.finals("x").name)
     chosen = [{"trial": 0, "values": START, "proxy": None}, {"trial": 2, "values": START, "proxy": 50.0}]
     budget = {"finalists": chosen, "final_seeds": [102, 101], "train": {"steps": 100}, "samples": 500}
     finals.set_user_attr("settings", json.dumps(budget))
@@ -187,11 +187,11 @@ def stored() -> StudyRef:
         finals.add_trial(
             optuna.trial.create_trial(state=state, value=value, params=values, distributions=kinds, user_attrs=attrs)
         )
-    return ref
+    return ref, ref.finals("x")
 
 
 def test_results_from_the_storage() -> None:
-    found = load_results(stored(), "dcgan")
+    found = load_results(*stored(), "dcgan")
     states = [state_of(trial) for trial in found.trials]
     assert states == ["pruned", "complete", "complete", "diverged"]
     start, other = found.finalists

@@ -40,8 +40,7 @@ def test_a_winner_that_was_written_to_params_changes_nothing_about_its_study() -
     }  # fmt: skip
     trial = ref.load().ask(fixed_distributions={"lr_g": FloatDistribution(1e-4, 1e-2, log=True)})
     ref.load().tell(trial, 5.0)
-    make_finals(ref, study_params(**applied))
-    found = load_results(ref, "dcgan")
+    found = load_results(ref, make_finals(ref, study_params(**applied)), "dcgan")
     assert found.baseline.values == {"lr_g": 2e-3} and found.settings["recipe"]["n_critic"] == 1
 
 
@@ -77,18 +76,19 @@ def test_a_field_that_a_later_version_adds_does_not_end_a_study_while_it_is_off(
         make(ref, 5, **{"models.dcgan.flip": True})
 
 
-def test_the_finals_agree_on_their_budget() -> None:
+def test_other_finals_need_no_other_study() -> None:
     ref = in_memory()
     make(ref, 1)
     ref.load().tell(ref.load().ask(), 5.0)
-    make_finals(ref, study_params())
-    forget(ref.finals(), "train", "rollbacks")
-    make_finals(ref, study_params())
-    assert len(ref.finals().trials()) == 3
-    with pytest.raises(
-        PipelineError, match="holds a study 's finals of 1' with another train: steps is 1500 there, 99"
-    ):
-        make_finals(ref, study_params(**{"train.steps": 99}))
+    finals = make_finals(ref, study_params())
+    assert make_finals(ref, study_params()) == finals and len(finals.trials()) == 3
+    make(ref, 2)
+    assert make_finals(ref, study_params()) == finals, "a trial that waits is no finalist"
+    longer = make_finals(ref, study_params(**{"train.steps": 99}))
+    fewer = make_finals(ref, study_params(**{"search.final_seeds": [101]}))
+    assert len({finals.name, longer.name, fewer.name}) == 3
+    assert [len(each.trials()) for each in (finals, longer, fewer)] == [3, 3, 1]
+    assert load_results(ref, longer, "dcgan").budget["train"]["steps"] == 99
 
 
 def test_each_trial_takes_its_own_point_of_the_sobol_sequence() -> None:

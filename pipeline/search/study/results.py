@@ -211,12 +211,12 @@ class StudyResults:
         return "\n".join([*lines, gain_text(self)])
 
 
-def load_results(ref: StudyRef, model: str) -> StudyResults:
-    """What the study and its finals hold."""
-    study, finals = ref.load(), ref.finals().load()
-    settings, budget = json.loads(study.user_attrs["settings"]), json.loads(finals.user_attrs["settings"])
+def load_results(ref: StudyRef, finals: StudyRef, model: str) -> StudyResults:
+    """What a study and its finals hold."""
+    study, last = ref.load(), finals.load()
+    settings, budget = json.loads(study.user_attrs["settings"]), json.loads(last.user_attrs["settings"])
     trials = tuple(trial for trial in study.get_trials() if trial.state != TrialState.FAIL)
-    final_trials = tuple(trial for trial in finals.get_trials() if trial.state != TrialState.FAIL)
+    final_trials = tuple(trial for trial in last.get_trials() if trial.state != TrialState.FAIL)
     finalists = []
     for index, chosen in enumerate(budget["finalists"]):
         own = sorted((t for t in final_trials if t.params.get("finalist") == index), key=lambda t: t.params["seed"])

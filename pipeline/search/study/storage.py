@@ -60,10 +60,9 @@ class StudyRef:
         """The storage's id of the trial `number`."""
         return self.storage.get_trial_id_from_study_id_trial_number(self.study_id, number)
 
-    def finals(self) -> "StudyRef":
-        """Where the finals of the study's present trials are kept; those of more trials are others."""
-        count = sum(trial.state != TrialState.FAIL for trial in self.trials())
-        return StudyRef(self.url, f"{self.name}{FINALS} of {count}", self.storage)
+    def finals(self, key: str) -> "StudyRef":
+        """Where those finals of the study are kept that `key` stands for."""
+        return StudyRef(self.url, f"{self.name}{FINALS} {key}", self.storage)
 
 
 def open_study(url: str, name: str, patience: float = 0.0) -> StudyRef:

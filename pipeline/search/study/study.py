@@ -4,9 +4,10 @@ The trials of a study are measured cheaply, on one training seed. The best of ma
 the `finalists` are trained again with fresh seeds at the full budget, beside the baseline: the recipe before tuning.
 """
 
+import hashlib
 import json
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -25,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.randomness import stable_hash
-from pipeline.params import Params, Recipe, SearchParams, TrainParams
+from pipeline.params import Params, Recipe, SearchParams
 from pipeline.search.study import jobs
 from pipeline.search.study.space import current, space_of
 from pipeline.search.study.storage import StudyRef, create, locked, redacted
@@ -48,20 +49,23 @@ def make_study(ref: StudyRef, params: Params, model: str, data_sha256: str, tria
     _make(ref, _settings(params, model, data_sha256), [current(params, model)], trials, objectives)
 
 
-def make_finals(ref: StudyRef, params: Params) -> None:
+def make_finals(ref: StudyRef, params: Params) -> StudyRef:
     """Make the finals of a study that is over: its best trials and the baseline, each with every final seed.
 
-    The finals have one objective, the distance, also where the study has two.
+    The finals have one objective, the distance, also where the study has two. With other finalists, seeds, steps or
+    samples they are other finals, kept beside the first.
     """
     finalists = choose_finalists(ref.load(), params.search.finalists)
     settings = {
         "finalists": [_finalist(trial) for trial in finalists],
         "final_seeds": list(params.search.final_seeds),
-        "train": params.train.model_dump(mode="json"),
+        "train": params.train.effective(),
         "samples": params.generate.samples,
     }
+    finals = ref.finals(hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8])
     pairs = [{"finalist": i, "seed": s} for s in params.search.final_seeds for i in range(len(finalists))]
-    _make(ref.finals(), settings, pairs, len(pairs))
+    _make(finals, settings, pairs, len(pairs))
+    return finals
 
 
 def _finalist(trial: FrozenTrial) -> dict[str, Any]:
@@ -187,8 +191,7 @@ def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     Of the recipe the varied fields do not count, which `--apply` changes. Nor do fields at their neutral value, which
     a later version of the code may have added.
     """
-    varied = old.get("space", {}).keys() | new.get("space", {}).keys()
-    old, new = _without_neutral(old, varied), _without_neutral(new, varied)
+    old, new = _fixed_part(old, new), _fixed_part(new, old)
     for key in sorted(old.keys() | new.keys()):
         before, now = old.get(key), new.get(key)
         if before == now:
@@ -200,11 +203,13 @@ def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     return ""
 
 
-def _without_neutral(settings: Mapping[str, Any], varied: Collection[str]) -> dict[str, Any]:
-    """Settings whose recipe and training budget lack the fields that do nothing, and the recipe those in `varied`."""
-    shown = dict(settings)
-    for key, section, left_out in (("recipe", Recipe, varied), ("train", TrainParams, ())):
-        neutral = json.loads(json.dumps(section.neutral_values()))  # tuples as lists, as in `settings`
-        fields = settings.get(key, {}).items()
-        shown[key] = {name: value for name, value in fields if name not in left_out and neutral.get(name, ...) != value}
-    return shown
+def _fixed_part(settings: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings` whose recipe lacks the fields that do nothing, and those that it or `other` varies."""
+    varied = settings.get("space", {}).keys() | other.get("space", {}).keys()
+    neutral = json.loads(json.dumps(Recipe.neutral_values()))  # tuples as lists, as in `settings`
+    recipe = {
+        name: value
+        for name, value in settings.get("recipe", {}).items()
+        if name not in varied and neutral.get(name, ...) != value
+    }
+    return {**settings, "recipe": recipe}
