@@ -88,10 +88,9 @@ def _tune(model: str, params: Params, options: argparse.Namespace, received: lis
 
 
 def _options(arguments: list[str] | None, prog: str = "python -m pipeline.search") -> argparse.Namespace:
-    first, rest = __doc__.split("\n\n", 1)
-    parser = argparse.ArgumentParser(
-        prog=prog, description=first, epilog=rest, formatter_class=argparse.RawTextHelpFormatter
-    )
+    first, rest = __doc__.replace("python -m pipeline.search", prog).split("\n\n", 1)
+    layout = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(prog=prog, description=first, epilog=rest, formatter_class=layout)
     parser.add_argument(
         "--model", "--models", dest="models", required=True, help="a recipe, or several with commas between"
     )

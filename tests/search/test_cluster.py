@@ -61,13 +61,13 @@ def test_each_worker_runs_with_its_share_of_a_node(address: str, tmp_path: Path)
         import os, pathlib, sys, time
         pathlib.Path(sys.argv[1], str(os.getpid())).write_text(
             f"{os.environ['OMP_NUM_THREADS']} {os.environ['PIPELINE_PARENT'] == str(os.getppid())} "
-            f"{os.environ['TOLD']} {os.getcwd()}")
+            f"{os.environ['GIVEN']} {os.getcwd()}")
         time.sleep(2)
         """,
         tmp_path,
     )
     seen = []
-    run_on_ray(address, command, 2, {"TOLD": "a b"}, NEEDS, lambda: False, lambda: seen.append(1))
+    run_on_ray(address, command, 2, {"GIVEN": "a b"}, NEEDS, lambda: False, lambda: seen.append(1))
     written = [path.read_text() for path in tmp_path.iterdir()]
     assert written == [f"1 True a b {os.getcwd()}"] * 2
     assert seen

@@ -144,8 +144,8 @@ def test_a_worker_of_another_machine_is_dead_when_it_has_been_silent_for_a_minut
     now = 1000.0
     me = jobs.Worker(clock=lambda: now)
 
-    def dead(**told: Any) -> bool:
-        attrs = {"worker": "elsewhere", **told}
+    def dead(**changed: Any) -> bool:
+        attrs = {"worker": "elsewhere", **changed}
         return me.is_dead(optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=attrs))
 
     assert not dead()  # how long it has been silent is counted by the own clock, from the first look on

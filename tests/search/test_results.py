@@ -218,17 +218,17 @@ def test_written_tables(tmp_path: Path) -> None:
     assert len(curves) == sum(len(t.intermediate_values) for t in found.trials)
     finals = pd.read_csv(tmp_path / "out/finals.csv")
     assert len(finals) == 12 and finals["rank"].tolist() == [1] * 3 + [2] * 3 + [3] * 3 + [4] * 3
-    told = json.loads((tmp_path / "out/result.json").read_text())
-    assert told["winner"]["trial"] == found.winner.trial and told["cost"]["share_of_unpruned"] == found.cost
-    assert told["cost"]["seconds"] == 150 and told["cost"]["seconds_per_trial"] == 5
-    assert told["cost"]["final_steps"] == 11 * 100 and told["verdict"] == gain_text(found)
+    saved = json.loads((tmp_path / "out/result.json").read_text())
+    assert saved["winner"]["trial"] == found.winner.trial and saved["cost"]["share_of_unpruned"] == found.cost
+    assert saved["cost"]["seconds"] == 150 and saved["cost"]["seconds_per_trial"] == 5
+    assert saved["cost"]["final_steps"] == 11 * 100 and saved["verdict"] == gain_text(found)
 
 
 def test_tables_of_the_emptiest_study(tmp_path: Path) -> None:
     found = study([trial(0, None, 20)], [finalist(0, None, (), (101,))])
     write_tables(found, tmp_path)
-    told = json.loads((tmp_path / "result.json").read_text())
-    assert told["selection_bias"] is None and told["gain"] is None and told["finalists"][0]["mean"] is None
+    saved = json.loads((tmp_path / "result.json").read_text())
+    assert saved["selection_bias"] is None and saved["gain"] is None and saved["finalists"][0]["mean"] is None
     assert trials_table(found)["value"].isna().all()
 
 

@@ -140,7 +140,7 @@ def test_values_that_are_drawn_make_recipes_and_the_first_trial_is_the_recipe() 
     assert len(seen) > 4
 
 
-def test_a_field_of_one_recipe_stands_for_that_one_alone() -> None:
+def test_a_field_of_one_recipe_counts_for_that_recipe_only() -> None:
     space = {"lr_g": {"low": 1e-4, "high": 1e-2}, "models.sagan.lr_g": {"low": 2e-4, "high": 4e-4},
              "models.resnet.n_critic": {"low": 1, "high": 5}}  # fmt: skip
     given = params(space)

@@ -313,7 +313,7 @@ def test_an_outage_is_waited_for_and_a_long_one_is_one_sentence(
         PipelineError, match=r"^the study's storage has not answered for 0 minutes \(gone\): when it is "
     ):
         patient.get_all_studies()
-    with pytest.raises(KeyError):  # no outage: told at once
+    with pytest.raises(KeyError):  # no outage: raised at once
         patient.get_study_id_from_name("none")
 
 

@@ -164,7 +164,7 @@ def once(method: Callable[..., Any], when: Callable[..., bool]) -> Callable[...,
 KILLS = {
     "reported, not asked": (optuna.trial.Trial, "report", lambda _, trial, value, step: step == 6 and trial.number > 6),
     "asked, no checkpoint": (optuna.trial.Trial, "should_prune", lambda answer, *_: answer),
-    "checkpoint, not told": (Tracker, "close", lambda _, tracker, status="FINISHED": status == "KILLED"),
+    "checkpoint, not recorded": (Tracker, "close", lambda _, tracker, status="FINISHED": status == "KILLED"),
 }
 
 

@@ -1,4 +1,4 @@
-"""What a study leaves: its page, tables for other programs, and what MLflow is told."""
+"""What a study leaves: its page, tables for other programs, and its part in MLflow."""
 
 import math
 import tempfile

@@ -1,7 +1,7 @@
 """What a study found: its winner by the finals, how much of its best value was selection bias, and what it cost.
 
-The baseline is the recipe as it was when the study was made: its first trial, and the first of its finalists. Values
-of the study and values of the finals are never subtracted from each other, because their budgets differ.
+The baseline is the recipe before tuning: the study's first trial, and the first of its finalists. Values of the study
+and of the finals are never subtracted from each other, because their budgets differ.
 """
 
 import json

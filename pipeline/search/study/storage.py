@@ -61,7 +61,7 @@ class StudyRef:
         return self.storage.get_trial_id_from_study_id_trial_number(self.study_id, number)
 
     def finals(self, key: str) -> "StudyRef":
-        """Where those finals of the study are kept that `key` stands for."""
+        """Where the finals of the study with this key are kept."""
         return StudyRef(self.url, f"{self.name}{FINALS} {key}", self.storage)
 
 
@@ -84,8 +84,8 @@ def open_storage(url: str, patience: float = 0.0) -> BaseStorage:
         elif isinstance(error, OSError):
             reason = f"{error.filename or url}: {error.strerror or error}"
         else:
-            told = str(getattr(error, "orig", None) or error).strip().splitlines()
-            reason = told[0].rstrip(".:") if told else type(error).__name__
+            lines = str(getattr(error, "orig", None) or error).strip().splitlines()
+            reason = lines[0].rstrip(".:") if lines else type(error).__name__
         reason = reason.replace(url, redacted(url))
         for secret in _secrets(url):
             reason = reason.replace(secret, "***")

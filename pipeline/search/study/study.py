@@ -144,10 +144,10 @@ class _Sobol(QMCSampler):
 
 
 def hide_shared_values(ref: StudyRef, trial_id: int) -> None:
-    """Empty what GPSampler told other workers about a trial, of which not all values are stored.
+    """Empty the values that GPSampler shared with other workers, of a trial whose values are not all stored.
 
-    It is there if the trial's worker was killed meanwhile. The sampler would take it for another running trial, from
-    which to keep away. Nothing public removes it; a test fails if Optuna renames it.
+    They are there if the trial's worker was killed meanwhile. The sampler would count them as another running trial,
+    and keep away from them. Nothing public removes them; a test fails if Optuna renames the attribute.
     """
     if SHARED in ref.storage.get_trial(trial_id).system_attrs:
         ref.storage.set_trial_system_attr(trial_id, SHARED, "")
