@@ -6,7 +6,9 @@ python -m pipeline.check --files   reads all outputs, too, and DVC's cache, whic
 
 import argparse
 import hashlib
+import json
 import shutil
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -215,6 +217,21 @@ def mend_lock(path: Path = Path("dvc.lock")) -> None:
         warn(f"{path} was cut short and is now {damaged}; DVC finds its results again without it")
 
 
+def mend_rwlock(path: Path = Path(".dvc/tmp/rwlock")) -> None:
+    """Remove DVC's list of what it runs if it was cut short, as a kill can leave it: DVC would not start again."""
+    for last in (False, True):
+        try:
+            json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return
+        except ValueError:
+            if last:
+                path.unlink()
+                warn(f"{path} was cut short and is removed; DVC writes it again")
+            else:
+                time.sleep(0.5)  # a DVC that runs may be writing it
+
+
 def mend_cache() -> None:
     """Remove what is damaged from DVC's cache: DVC hands it out as it is, but makes anew what is not there.
 
@@ -262,6 +279,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.che
     validate(params)
     validate_surroundings(params)
     mend_lock()
+    mend_rwlock()
     if options.files:
         mend_cache()
         require_outputs_whole()

@@ -10,7 +10,7 @@ import torch
 from dvc.repo import Repo
 
 from pipeline import check
-from pipeline.check import mend_cache, mend_lock, require_outputs_whole
+from pipeline.check import mend_cache, mend_lock, mend_rwlock, require_outputs_whole
 from pipeline.core.checksums import write_sums
 from pipeline.core.errors import PipelineError
 from pipeline.data.prepared import DATASETS
@@ -437,6 +437,22 @@ def test_a_lock_file_that_was_cut_short_is_put_aside(
     sound = cut == 52  # a command that was cut short: DVC takes it for another one, and runs the stage
     assert path.exists() is sound and (tmp_path / "dvc.damaged").exists() is not sound
     assert ("dvc.lock was cut short and is now dvc.damaged" in capsys.readouterr().err) is not sound
+
+
+def test_what_a_kill_left_of_the_list_of_running_commands_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path(".dvc/tmp/rwlock")
+    mend_rwlock()
+    path.parent.mkdir(parents=True)
+    path.write_text('{"write": {}, "read": {}}')
+    mend_rwlock()
+    assert path.exists() and capsys.readouterr().err == ""
+    for torn in ("", '{"write": {"a": {"pid": 1', "\x00\x00"):
+        path.write_text(torn)
+        mend_rwlock()
+        assert not path.exists() and "rwlock was cut short and is removed" in capsys.readouterr().err
 
 
 def test_the_cache_is_rid_of_damaged_files(

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from clones import environment, make_clone, run
 
 from pipeline import params
+from tests.clones import environment, make_clone, run
 
-ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.slow
 MODELS = ("dcgan", "sagan", "resnet")
 TINY = {
     "data.limit": 96, "train.steps": 6, "train.report_every": 2, "train.grid_every": 3, "train.score_every": 3,
@@ -36,6 +36,33 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     make_clone(folder, TINY)
     run(folder, "dvc", "repro")
     yield folder
+
+
+@pytest.fixture
+def folder(clone: Path, tmp_path: Path) -> Path:
+    """A folder of the clone, to be changed."""
+    copied = tmp_path / "repo"
+    shutil.copytree(clone, copied, symlinks=True)
+    return copied
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def generators(folder: Path) -> dict[str, bytes]:
+    return {model: (folder / f"runs/{model}-0/generator.safetensors").read_bytes() for model in MODELS}
+
+
+def trained(folder: Path) -> dict[str, int]:
+    """The checkpoints below .work and when they were written: a training that runs writes others."""
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob(".work/*/step-*.safetensors")}
+
+
+def legs(*models: str) -> set[str]:
+    """The stages that run again where these models have changed."""
+    return {"check", "report"} | {f"{stage}@{model}-0" for stage in ("train", "generate", "fid") for model in models}
 
 
 def stages_run(output: str) -> set[str]:
@@ -102,16 +129,16 @@ def test_mlflow_has_one_finished_run_of_each_model(clone: Path) -> None:
         assert len([path for path in images if path.endswith(".png")]) == 3
 
 
-def test_another_protocol_is_another_mlflow_experiment_and_no_training(clone: Path, tmp_path: Path) -> None:
+def test_another_protocol_is_another_mlflow_experiment_and_no_training(folder: Path) -> None:
     from mlflow.tracking import MlflowClient
 
-    folder = tmp_path / "repo"
-    shutil.copytree(clone, folder, symlinks=True)
     params.save({"generate.samples": 24}, folder / "params.yaml")
-    assert stages_run(run(folder, "dvc", "repro", "fid@dcgan-0").stdout) == {"generate@dcgan-0", "fid@dcgan-0"}
+    assert stages_run(run(folder, "dvc", "repro", "fid@dcgan-0").stdout) == {
+        "check", "generate@dcgan-0", "fid@dcgan-0"
+    }  # fmt: skip
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     named = {experiment.name: experiment for experiment in client.search_experiments() if experiment.name != "Default"}
-    counts = {}
+    counts: dict[str, list[str]] = {}
     for experiment in named.values():
         for found in client.search_runs([experiment.experiment_id]):
             assert found.data.params["lr_g"]
@@ -122,18 +149,63 @@ def test_another_protocol_is_another_mlflow_experiment_and_no_training(clone: Pa
 
 
 def test_a_changed_recipe_reruns_only_its_own_legs(clone: Path) -> None:
-    before = {model: (clone / f"runs/{model}-0/generator.safetensors").read_bytes() for model in MODELS}
+    before = generators(clone)
     params.save({"models.sagan.lr_g": 3e-4}, clone / "params.yaml")
-    ran = stages_run(run(clone, "dvc", "repro").stdout)
-    assert ran == {"train@sagan-0", "generate@sagan-0", "fid@sagan-0", "report"}
-    after = {model: (clone / f"runs/{model}-0/generator.safetensors").read_bytes() for model in MODELS}
+    assert stages_run(run(clone, "dvc", "repro").stdout) == legs("sagan")
+    after = generators(clone)
     assert [model for model in MODELS if before[model] != after[model]] == ["sagan"]
 
 
+def test_a_changed_shared_value_trains_only_who_shares_it(folder: Path) -> None:
+    loaded, before, work = params.load(folder / "params.yaml"), generators(folder), trained(folder)
+    assert [model for model in MODELS if "lr_d" not in loaded.differences(model)] == ["resnet"]
+    runs = {model: contents(folder / f"runs/{model}-0") for model in MODELS}
+    run(folder, "pipeline.params", "set", "recipe.lr_d=3e-4")
+    ran = stages_run(run(folder, "dvc", "repro").stdout)
+    assert ran == legs("resnet") | {"train@dcgan-0", "train@sagan-0"}  # which end at once
+    after = generators(folder)
+    assert [model for model in MODELS if before[model] != after[model]] == ["resnet"]
+    for model in ("dcgan", "sagan"):
+        assert contents(folder / f"runs/{model}-0") == runs[model]  # the measured times too: nothing was trained
+    assert work.items() <= trained(folder).items()
+
+
+def test_an_experiment_of_dvc_reruns_only_its_own_legs(folder: Path) -> None:
+    before, text = generators(folder), (folder / "params.yaml").read_text()
+    ran = stages_run(run(folder, "dvc", "exp", "run", "-S", "++models.resnet.n_critic=2").stdout)
+    assert ran == legs("resnet")
+    after = generators(folder)
+    assert [model for model in MODELS if before[model] != after[model]] == ["resnet"]
+    loaded = params.load(folder / "params.yaml")
+    assert loaded.differences("resnet")["n_critic"] == 2 and loaded.recipe.n_critic == 1
+    comments = [[line.split("#")[1] for line in whole.splitlines() if "#" in line] for whole in
+                (text, (folder / "params.yaml").read_text())]  # fmt: skip
+    assert comments[0] == comments[1]
+
+
+def test_comments_and_docstrings_train_nothing_anew(folder: Path) -> None:
+    runs, work = contents(folder / "runs"), trained(folder)
+    for name in ("gan/step.py", "training/monitor.py"):
+        path = folder / "pipeline" / name
+        code = path.read_text()
+        docstring = code.split('"""')[1]
+        path.write_text(code.replace(docstring, docstring.upper(), 1).replace("\n\n\n", "\n\n\n# A comment.\n", 1))
+        assert path.read_text() != code
+    ran = stages_run(run(folder, "dvc", "repro").stdout)
+    assert {f"train@{model}-0" for model in MODELS} <= ran  # they are started, and find themselves finished
+    assert contents(folder / "runs") == runs  # the measured times too
+    assert trained(folder) == work
+    # And what the code does is no comment.
+    path = folder / "pipeline" / "gan" / "step.py"
+    code = path.read_text()
+    assert code.count('self.values["loss/d"] = loss.detach()') == 1
+    path.write_text(code.replace('self.values["loss/d"] = loss.detach()', 'self.values["loss/d"] = 2 * loss.detach()'))
+    run(folder, "pipeline.stages.train", "--model", "dcgan", "--seed", "0")
+    assert len(trained(folder)) > len(work)
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_run_ends_as_if_it_had_not_been_killed(clone: Path, tmp_path: Path, how: signal.Signals) -> None:
-    folder = tmp_path / "repo"
-    shutil.copytree(clone, folder, symlinks=True)
+def test_a_killed_run_ends_as_if_it_had_not_been_killed(folder: Path, how: signal.Signals) -> None:
     shutil.rmtree(folder / ".work")
     params.save({"train.steps": 80, "runtime.tracking": False}, folder / "params.yaml")
     stage = ["pipeline.stages.train", "--model", "dcgan", "--seed", "0"]
@@ -162,9 +234,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(clone: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])  # dash runs a command as a child, bash in its own place
-def test_a_stage_dies_with_dvc(clone: Path, tmp_path: Path, shell: str) -> None:
-    folder = tmp_path / "repo"
-    shutil.copytree(clone, folder, symlinks=True)
+def test_a_stage_dies_with_dvc(folder: Path, shell: str) -> None:
     params.save({"train.steps": 100_000, "runtime.tracking": False}, folder / "params.yaml")
     process = subprocess.Popen(
         [sys.executable, "-m", "dvc", "repro", "train@dcgan-0"],
@@ -206,7 +276,8 @@ def test_a_users_mistake_is_one_sentence(clone: Path) -> None:
         ("data.dataset=cifar", "data.dataset: unknown name 'cifar'; did you mean 'cifar10'?"),
     ]:
         saved = (clone / "params.yaml").read_text()
-        run(clone, "pipeline.params", "set", change)
+        name, value = change.split("=")
+        params.save({name: value}, clone / "params.yaml")
         done = run(clone, "pipeline.stages.prepare", check=False)
         (clone / "params.yaml").write_text(saved)
         assert done.returncode == 2
@@ -222,11 +293,10 @@ def test_an_unknown_model_is_one_sentence(clone: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_every_stage_runs_on_real_cifar10(clone: Path, tmp_path: Path) -> None:
+def test_every_stage_runs_on_real_cifar10(folder: Path) -> None:
     if "GAN_TEST_DATA" not in os.environ:
         pytest.skip("GAN_TEST_DATA is not set: the tests on real data need a folder laid out as its README.md says")
-    folder, source = tmp_path / "repo", Path(os.environ["GAN_TEST_DATA"])
-    shutil.copytree(clone, folder, symlinks=True)
+    source = Path(os.environ["GAN_TEST_DATA"])
     rebuild = [sys.executable, source / "rebuild_cifar10.py", source / "cifar10", folder / "data/raw"]
     subprocess.run(rebuild, check=True, capture_output=True)
     run(folder, "pipeline.params", "use", "cifar10")

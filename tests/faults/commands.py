@@ -33,16 +33,18 @@ def _repro(sandbox: Sandbox, draws: RandomFaults, number: signal.Signals) -> Tri
     for _ in range(draws.randint(1, 2)):
         _kill(sandbox, sandbox.dvc(*REPRO[1:]), number, draws.uniform(0, seconds), trial)
     again = sandbox.dvc(*REPRO[1:])
-    if again.wait() != 0 and "dvc.lock' validation failed" in again.errors:
-        trial.kind += ", dvc.lock torn"  # DVC writes it in place; it says so, and the run cache has all that it held
+    # DVC writes both files in place; it says so, and the run cache has all that dvc.lock held.
+    torn = {"dvc.lock' validation failed": "dvc.lock", "Unable to read RWLock-file": "rwlock"}
+    if again.wait() != 0 and (found := [name for text, name in torn.items() if text in again.errors]):
+        trial.kind += f", {found[0]} torn"
         sandbox.succeed(sandbox.fork_server.start(sandbox.repo, "pipeline.check"))
         again = sandbox.dvc(*REPRO[1:])
     if again.wait() != 0:
         last = again.output[-600:] + again.errors[-600:]
         trial.problems.append(f"`dvc repro` run again ended with {again.code}: {last}")
     made = ("data/", "runs/gan-0/", "samples/gan-0/", "scores/gan-0/")
-    found = sandbox.differences(STAGES[-1], MEASURED | DRAWN_FROM_MEASURED)
-    trial.differ([one for one in found if one[0].startswith(made)], "at the end")
+    differing = sandbox.differences(STAGES[-1], MEASURED | DRAWN_FROM_MEASURED)
+    trial.differ([one for one in differing if one[0].startswith(made)], "at the end")
     _check_nothing_left(sandbox, trial)
     return trial
 
