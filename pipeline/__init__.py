@@ -11,7 +11,7 @@ check           what is wrong with params that do parse; `python -m pipeline.che
 tracking/       what a run tells MLflow, and never waits for; `python -m pipeline.tracking`
 report/         leaderboard.csv and report.html
 experiment      one recipe with one seed: what a stage and a search trial share
-evaluate/       metrics.json of a model's samples; `python -m pipeline.metrics`: any two sets; the doctor
+evaluate/       the scores of a model's samples; `python -m pipeline.metrics`: any two sets; the doctor
 training/       an experiment trained from checkpoint to checkpoint, and what is measured on the way
 stages/         what dvc.yaml runs
 search/         studies: Optuna tunes a recipe; `python -m pipeline.search`

@@ -84,7 +84,12 @@ def test_every_output_is_there(clone: Path) -> None:
         assert samples.dtype == np.uint8
         assert len(list((clone / f"samples/{model}-0/final").glob("*.png"))) == 10
         assert (clone / f"samples/{model}-0/progress.gif").read_bytes().startswith(b"GIF89a")
-        metrics = json.loads((clone / f"scores/{model}-0/metrics.json").read_text())
+        metrics = json.loads((clone / f"scores/{model}-0/record.json").read_text())
+        shown = json.loads((clone / f"scores/{model}-0/metrics.json").read_text())
+        assert shown.keys() == {
+            "fd_efficientnet_lite0", "sampling_error", "ratio_to_floor", "kd_efficientnet_lite0", "precision", "recall",
+            "best_checkpoint", "images_seen",
+        }  # fmt: skip
         assert metrics["protocol"]["generated_images"] == 20
         assert "fid" not in metrics
         assert metrics["floor"] == json.loads((clone / "data/reference/floor.json").read_text())["value"]

@@ -6,7 +6,7 @@
     train       runs/E/           {generator,best,discriminator}.safetensors generator.json grids/
                                   {history,distance,timing}.csv
     generate    samples/E/        images.npy best.npy labels.npy grid.png progress.gif final/00.png ..
-    fid         scores/E/         metrics.json closest.png
+    fid         scores/E/         record.json metrics.json closest.png
     report      reports/          report.html leaderboard.csv
 
 E is `<model>-<seed>`, one experiment. Paths are relative to the current folder: the root of the repository, or of the

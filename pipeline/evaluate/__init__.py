@@ -1,6 +1,6 @@
 """What is measured of whose images: a model's samples, or any two sets.
 
-scoring           samples of a model -> metrics.json, which the stage `fid` writes
+scoring           samples of a model -> record.json and metrics.json, which the stage `fid` writes
 cli               the command `python -m pipeline.metrics A B`
 compare           two sets -> one record of all metrics
 features          features of a set, extracted or from the cache

@@ -71,12 +71,12 @@ def explain(protocol: str, experiment: str, params: Params) -> tuple[str, float,
     """
     if protocol not in PROTOCOLS:
         raise PipelineError(f"--explain {protocol}: no such protocol; {suggest(protocol, PROTOCOLS)}")
-    known = [path.parent.name for path in sorted(paths.SCORES.glob("*/metrics.json"))]
+    known = [path.parent.name for path in sorted(paths.SCORES.glob("*/record.json"))]
     if experiment not in known:
         raise PipelineError(f"--experiment {experiment}: not measured here; {suggest(experiment, known)}")
     for folder in (paths.PREPARED, paths.REFERENCE, paths.SAMPLES / experiment, paths.SCORES / experiment):
         verify_checksums(folder)
-    scores = read_json(paths.SCORES / experiment / "metrics.json")
+    scores = read_json(paths.SCORES / experiment / "record.json")
     extractor = load_extractor(params.metrics, choose_device(params.runtime.device))
     description, ours = load_description(paths.PREPARED), scores["protocol"]
     shape = (ours["generated_images"], *description["image_shape"])

@@ -1,4 +1,7 @@
-"""Samples -> metrics.json: every metric of the final and of the best checkpoint, and how they were measured."""
+"""Samples -> record.json: every metric of the final and of the best checkpoint, and how they were measured.
+
+metrics.json holds the few of these numbers that `dvc metrics show` and `dvc exp show` print.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from pipeline.metrics import (
     protocol_of,
 )
 from pipeline.metrics.prdc import expected_coverage
+from pipeline.metrics.types import kernel_name
 from pipeline.params import Params
 from pipeline.sampling.images import LEAST_PIXEL_STD_RATIO, grid, save_picture
 
@@ -36,7 +40,7 @@ def score_samples(
     reference: Reference,
     out: Path,
 ) -> dict[str, Any]:
-    """Measure samples against the reference; write metrics.json and closest.png to the folder `out`.
+    """Measure samples against the reference; write record.json, metrics.json and closest.png to the folder `out`.
 
     Args:
         samples: uint8 (N, C, S, S), of the final generator as "images", and of the best checkpoint as "best", which is
@@ -46,14 +50,14 @@ def score_samples(
         info: generator.json.
 
     Returns:
-        What metrics.json says.
+        What record.json says.
     """
     comparisons = {}
     for name, images in samples.items():
         generated = _features(images, labels, extractor, params, f"{name} of {out.name}")
         comparisons[name] = reference.against(generated, extractor, params.metrics)
     records = {name: _record(comparison, reference) for name, comparison in comparisons.items()}
-    metrics = {
+    record = {
         "model": info["model"],
         "seed": info["seed"],
         **records["images"],
@@ -72,9 +76,25 @@ def score_samples(
     places, nearest, _ = closest_pairs(comparisons["images"], PAIRS)
     pairs = np.concatenate([samples["images"][places], real[nearest]])
     save_picture(grid(pairs, len(places)), out / "closest.png")
-    write_json(out / "metrics.json", metrics)
-    write_sums(out, "closest.png", "metrics.json")
-    return metrics
+    write_json(out / "record.json", record)
+    write_json(out / "metrics.json", key_numbers(record, extractor.metric, info["images_seen"]))
+    write_sums(out, "closest.png", "metrics.json", "record.json")
+    return record
+
+
+def key_numbers(record: dict[str, Any], metric: str, images_seen: int) -> dict[str, float]:
+    """The numbers of metrics.json: few, since DVC prints a column for each of each experiment.
+
+    Args:
+        record: record.json; a metric that it lacks is left out.
+        metric: the Fréchet distance's name.
+        images_seen: how many images the model was trained with, repeated ones too.
+    """
+    shown = (metric, "ratio_to_floor", kernel_name(metric), "precision", "recall")
+    numbers = {name: record[name] for name in shown if name in record}
+    if metric in record["sampling_error"]:
+        numbers["sampling_error"] = record["sampling_error"][metric]
+    return {**numbers, "best_checkpoint": record["best"][metric], "images_seen": images_seen}
 
 
 def protocol(

@@ -37,7 +37,7 @@ class Measurement:
     not_available: dict[str, str] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
-        """As metrics.json has it: the values flat, the rest beside them."""
+        """As record.json has it: the values flat, the rest beside them."""
         return {**self.values, "sampling_error": self.errors, "not_available": self.not_available}
 
 

@@ -209,7 +209,7 @@ def _read_run(model: str, seed: int, index: int, metric: str, data_sha256: str) 
     run = paths.RUNS / name
     samples = paths.SAMPLES / name
     info = read_keys(run / "generator.json", RUN_KEYS)
-    scores = read_scores(paths.SCORES / name / "metrics.json", metric)
+    scores = read_scores(paths.SCORES / name / "record.json", metric)
     for path, pattern in [(run / "grids", "*.png"), (samples, "grid.png"), (samples, "progress.gif"),
                           (samples / "final", "*.png"), (paths.SCORES / name, "closest.png")]:  # fmt: skip
         if not any(path.glob(pattern)):

@@ -1,4 +1,4 @@
-"""scores/<experiment>/metrics.json, read back and checked."""
+"""scores/<experiment>/record.json, read back and checked."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ class Scores:
 
 
 def read_scores(path: Path, metric: str) -> Scores:
-    """Read metrics.json, in which `metric` is the name of the distance.
+    """Read record.json, in which `metric` is the name of the distance.
 
     Raises:
         PipelineError: the file is missing or damaged, or a number in it is not finite.

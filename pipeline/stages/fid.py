@@ -33,20 +33,20 @@ def main(arguments: list[str] | None = None) -> None:
     out = paths.SCORES / experiment.name
     labels = load_array(folder / "labels.npy", np.int64, shape[:1]) if experiment.conditional else None
     with memory_errors("lower metrics.batch_size or generate.samples"):
-        metrics = score_samples(samples, labels, real, info, params, extractor, reference, out)
-    name, best = extractor.metric, metrics["best"]
+        record = score_samples(samples, labels, real, info, params, extractor, reference, out)
+    name, best = extractor.metric, record["best"]
     print(
-        f"{experiment.name}: {name} {metrics[name]:.2f}, {metrics['ratio_to_floor']:.2f} times the floor of "
-        f"{metrics['floor']:.2f}; best checkpoint (step {best['step']}) {best[name]:.2f}"
+        f"{experiment.name}: {name} {record[name]:.2f}, {record['ratio_to_floor']:.2f} times the floor of "
+        f"{record['floor']:.2f}; best checkpoint (step {best['step']}) {best[name]:.2f}"
     )
-    if metrics["collapsed"]:
-        warn(f"{experiment.name} has collapsed or learnt next to nothing: {', '.join(metrics['collapsed'])}")
+    if record["collapsed"]:
+        warn(f"{experiment.name} has collapsed or learnt next to nothing: {', '.join(record['collapsed'])}")
     with experiment.open_tracker() as tracker:
-        numbers = {key: value for key, value in metrics.items() if isinstance(value, float)}
-        errors = {f"sampling_error/{key}": value for key, value in metrics["sampling_error"].items()}
+        numbers = {key: value for key, value in record.items() if isinstance(value, float)}
+        errors = {f"sampling_error/{key}": value for key, value in record["sampling_error"].items()}
         tracker.metrics(info["steps"], {**numbers, **errors, f"best/{name}": best[name]})
-        tracker.tags({"collapsed": ", ".join(metrics["collapsed"])})
-        tracker.tags({f"protocol.{key}": str(text) for key, text in metrics["protocol"].items()})
+        tracker.tags({"collapsed": ", ".join(record["collapsed"])})
+        tracker.tags({f"protocol.{key}": str(text) for key, text in record["protocol"].items()})
         tracker.artifact(out / "closest.png", "final")
     finish(params, "metrics", "generate")
 

@@ -129,7 +129,7 @@ def images(elsewhere: Path) -> dict[str, np.ndarray]:
                 "generator": "ema"}  # fmt: skip
     (elsewhere / "scores/dcgan-0").mkdir(parents=True)
     scores = {"fd_efficientnet_lite0": 5.0, "protocol": protocol}
-    (elsewhere / "scores/dcgan-0/metrics.json").write_text(json.dumps(scores))
+    (elsewhere / "scores/dcgan-0/record.json").write_text(json.dumps(scores))
     for folder in ("data/prepared", "samples/dcgan-0", "scores/dcgan-0"):
         write_sums(elsewhere / folder)
     return made

@@ -1,4 +1,4 @@
-"""What metrics.json says of a model's samples: numbers, protocol, versions, and the best checkpoint's."""
+"""What record.json says of a model's samples: numbers, protocol, versions, and the best checkpoint's."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.core.checksums import verify_checksums
-from pipeline.evaluate.scoring import collapsed, score_samples
+from pipeline.evaluate.scoring import collapsed, key_numbers, score_samples
 from pipeline.metrics import (
     Extractor,
     FeatureSet,
@@ -27,7 +27,7 @@ from tests.recipes import tiny_params
 
 INFO = {
     "model": "toy", "seed": 3, "pixel_std_ratio": 1.0, "init_from": None,
-    "best": {"step": 20, "distance": 7.5}, "curve": {"samples": 64},
+    "best": {"step": 20, "distance": 7.5}, "curve": {"samples": 64}, "images_seen": 640,
 }  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def distance(first: np.ndarray, second: np.ndarray) -> float:
 
 @pytest.fixture
 def scored(tmp_path: Path, metrics_params: Callable[..., MetricsParams]) -> Callable[..., dict[str, Any]]:
-    """metrics.json of samples against 40 training and 20 test images."""
+    """record.json of samples against 40 training and 20 test images."""
     real, test = images(40, 0), images(20, 1)
     params = tiny_params({"generate.seed": 5}).model_copy(update={"metrics": metrics_params("toy", bootstrap=2)})
     floor = {"value": distance(real, test), "data_sha256": "d" * 64}
@@ -66,7 +66,7 @@ def scored(tmp_path: Path, metrics_params: Callable[..., MetricsParams]) -> Call
         out = tmp_path / "toy-3"
         returned = score_samples(samples, None, real, INFO | info, params, EXTRACTOR, reference, out)
         verify_checksums(out)
-        assert json.loads((out / "metrics.json").read_text()) == returned
+        assert json.loads((out / "record.json").read_text()) == returned
         with Image.open(out / "closest.png") as shown:
             assert shown.size[0] > 40  # ten pairs of pictures of 4 pixels
         return returned
@@ -91,6 +91,17 @@ def test_the_record_of_a_model(scored: Callable[..., dict[str, Any]]) -> None:
         "generated_images": 30, "data_sha256": "d" * 64, "generator": "ema", "batch_norm": "running statistics",
         "checkpoint": "final", "sampling_seed": 5, "labels": "data", "initialised_from": "nothing",
     }  # fmt: skip
+
+
+def test_few_numbers_are_for_dvc(scored: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    record = scored({"images": images(30, 2, 60), "best": images(30, 3, 20)})
+    assert json.loads((tmp_path / "toy-3/metrics.json").read_text()) == {
+        "fd_toy": record["fd_toy"], "sampling_error": record["sampling_error"]["fd_toy"],
+        "ratio_to_floor": record["ratio_to_floor"], "kd_toy": record["kd_toy"], "precision": record["precision"],
+        "recall": record["recall"], "best_checkpoint": record["best"]["fd_toy"], "images_seen": 640,
+    }  # fmt: skip
+    held = {"fd_toy": 3.0, "sampling_error": {}, "best": {"fd_toy": 2.0}}  # what could not be measured is left out
+    assert key_numbers(held, "fd_toy", 8) == {"fd_toy": 3.0, "best_checkpoint": 2.0, "images_seen": 8}
 
 
 def test_the_final_generator_may_be_the_best(scored: Callable[..., dict[str, Any]]) -> None:

@@ -61,7 +61,7 @@ def make_experiment(
 ) -> None:
     """runs/, samples/ and scores/ of one experiment whose distance falls from 1000 to twice `value`.
 
-    Its sampling error is 5, and its best checkpoint is of step 50 and 10 better. `scores` go into metrics.json.
+    Its sampling error is 5, and its best checkpoint is of step 50 and 10 better. `scores` go into record.json.
     """
     name = f"{model}-{seed}"
     run, samples = Path("runs") / name, Path("samples") / name
@@ -84,7 +84,7 @@ def make_experiment(
     score = {"model": model, "seed": seed, metric: value, "floor": 50.0, "ratio_to_floor": value / 50,
              "sampling_error": {metric: 5.0}, "not_available": {}, "collapsed": [], "best": best,
              "protocol": PROTOCOL | protocol}  # fmt: skip
-    write(Path("scores") / name / "metrics.json", score | (scores or {}))
+    write(Path("scores") / name / "record.json", score | (scores or {}))
     frames[0].save(Path("scores") / name / "closest.png")
 
 
