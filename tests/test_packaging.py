@@ -61,12 +61,12 @@ def test_the_licence_is_mit_and_in_the_repository() -> None:
 
 
 def help_of(command: object, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """What `--help` prints, without the program's name and the line breaks that depend on its length."""
+    """What `--help` prints, without the command's name and the line breaks that depend on its length."""
     with pytest.raises(SystemExit) as ended:
         command(arguments)  # type: ignore[operator]
     assert ended.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    return re.sub(r"^usage: (gan [\w-]+|python -m [\w.]+( doctor)?) ", "", text)
+    return re.sub(r"(gan [\w-]+|python -m pipeline\.\w+)( doctor)?", "COMMAND", text)
 
 
 def test_gan_has_every_command_of_the_package() -> None:
@@ -90,7 +90,7 @@ def test_both_forms_are_one_function_with_the_same_options(name: str, capsys: py
 def test_the_doctor_is_the_same_by_three_names(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = importlib.import_module("pipeline.metrics.__main__").main
     forms = [(main, ["doctor", "--help"]), (main, ["metrics", "doctor", "--help"]), (metrics, ["doctor", "--help"])]
-    texts = {help_of(command, arguments, capsys).removeprefix("doctor ") for command, arguments in forms}
+    texts = {help_of(command, arguments, capsys) for command, arguments in forms}
     assert len(texts) == 1 and "--explain PROTOCOL" in texts.pop()
 
 
