@@ -66,7 +66,7 @@ def help_of(command: object, arguments: list[str], capsys: pytest.CaptureFixture
         command(arguments)  # type: ignore[operator]
     assert ended.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    return re.sub(r"(gan [\w-]+|python -m pipeline\.\w+)( doctor)?", "COMMAND", text)
+    return re.sub(r"(gan [\w-]+|python -m pipeline\.[\w.]*\w)( doctor)?", "COMMAND", text)
 
 
 def test_gan_has_every_command_of_the_package() -> None:
