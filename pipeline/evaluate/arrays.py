@@ -20,7 +20,7 @@ from pipeline.core.files import sha256
 from pipeline.metrics.npz import damage_named, members, open_member, read_header
 
 CHANNELS = (1, 3)
-ROUNDING = 0.5  # of a level: floats beyond their range by less, as rounding leaves them, are the first or last level
+ROUNDING = 1e-6  # of the range: floats that rounding took so far beyond it are clipped; half precision rounds more
 
 
 class ArrayImages:
@@ -85,13 +85,14 @@ class ArrayImages:
         low, high = self.value_range
         if not np.isfinite(row).all():
             raise PipelineError(f"{self.path}: image {index} holds NaN or infinite values: repair or remove it")
-        levels: np.ndarray = (row.astype(np.float64) - low) * (255 / (high - low))
-        if levels.min() < -ROUNDING or levels.max() > 255 + ROUNDING:
+        shares: np.ndarray = (row.astype(np.float64) - low) / (high - low)
+        rounding = max(ROUNDING, 2 * float(np.finfo(row.dtype).eps))
+        if shares.min() < -rounding or shares.max() > 1 + rounding:
             raise PipelineError(
                 f"{self.path}: image {index} has values from {row.min()!s} to {row.max()!s}, outside "
                 f"{low:g}..{high:g}: declare their range with --value-range LOW,HIGH"
             )
-        quantised: np.ndarray = np.rint(levels.clip(0, 255)).astype(np.uint8)
+        quantised: np.ndarray = np.rint(255 * shares.clip(0, 1)).astype(np.uint8)
         return quantised
 
 

@@ -428,7 +428,7 @@ def test_floats_are_rounded_to_the_nearest_level(tmp_path: Path) -> None:
         (np.inf, "image 3 holds NaN or infinite"),
         (1.5, "image 3 has values from 0.0 to 1.5, outside 0..1: declare their range with --value-range"),
         (-0.01, "image 3 has values from -0.01 to 0.0, outside 0..1"),
-        (1.00197, "image 3 has values from 0.0 to 1.00197, outside 0..1"),  # 0.502 levels too much
+        (1.000002, "image 3 has values from 0.0 to 1.000002, outside 0..1"),
     ],
 )
 def test_float_values_that_are_refused(tmp_path: Path, value: float, text: str, bad_images: str) -> None:
@@ -437,16 +437,28 @@ def test_float_values_that_are_refused(tmp_path: Path, value: float, text: str, 
     assert text in refused(saved(tmp_path / "a.npy", floats), bad_images=bad_images)
 
 
-@pytest.mark.parametrize("value_range", [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)])
+@pytest.mark.parametrize(
+    ("dtype", "value_range", "near", "far"),
+    [
+        (np.float64, (0.0, 1.0), 1 + 9e-7, 1 + 1.1e-6),
+        (np.float32, (0.0, 1.0), 1.0000008, 1.000002),
+        (np.float32, (0.0, 1.0), -8e-7, -1.2e-6),
+        (np.float32, (-1.0, 1.0), 1.0000018, 1.0000025),
+        (np.float32, (0.0, 255.0), 255.0002, 255.0003),
+        (np.float16, (0.0, 1.0), 1.001, 1.003),
+    ],
+)
 def test_floats_that_rounding_took_beyond_their_range_are_clipped(
-    tmp_path: Path, value_range: tuple[float, float]
+    tmp_path: Path, dtype: Any, value_range: tuple[float, float], near: float, far: float
 ) -> None:
-    low, high = value_range
-    beyond = np.array([-0.499, -1e-6, 0.0, 255.0, 255 + 1e-6, 255.499])  # in levels
-    floats = np.full((2, 6, 6), low)
-    floats[0, 0] = low + beyond / 255 * (high - low)
-    found = read(source(saved(tmp_path / "a.npy", floats), value_range=value_range))
-    assert found[0][0, 0].tolist() == [0, 0, 0, 255, 255, 255]
+    floats = np.full((2, 6, 6), value_range[0], dtype)
+    floats[0, 0, 1:] = [near, *[value_range[1]] * 4]
+    level = 255 if near > 0 else 0
+    found = read(source(saved(tmp_path / "near.npy", floats), value_range=value_range))
+    assert found[0][0, 0].tolist() == [0, level, 255, 255, 255, 255]
+    floats[0, 0, 1] = far
+    told = refused(saved(tmp_path / "far.npy", floats), value_range=value_range)
+    assert f"values from {floats.min()!s} to {floats.max()!s}, outside" in told
 
 
 def test_a_value_range_that_is_too_wide_is_warned_of(tmp_path: Path) -> None:
