@@ -37,3 +37,35 @@ def test_code_that_was_changed_meanwhile(begun: params.Params, monkeypatch: pyte
     monkeypatch.setitem(stages.CODE, params.__file__, "as it was")
     with pytest.raises(PipelineError, match=r"pipeline/params/__init__\.py was changed while this ran"):
         stages.finish(begun)
+
+
+@pytest.mark.parametrize(
+    ("stage", "leg"),
+    [("train@dcgan-0", ("dcgan", 0)), ("generate@wgan_gp_resnet-12", ("wgan_gp_resnet", 12)), ("fid@9-7", ("9", 7))],
+)
+def test_a_leg_is_what_dvc_calls_it(monkeypatch: pytest.MonkeyPatch, stage: str, leg: tuple[str, int]) -> None:
+    monkeypatch.setenv("DVC_STAGE", stage)
+    options = stages.experiment_options([])
+    assert (options.model, options.seed) == leg
+    options = stages.experiment_options(["--model", "sagan", "--seed", "3"])  # what is said counts
+    assert (options.model, options.seed) == ("sagan", 3)
+
+
+@pytest.mark.parametrize(
+    "stage", ["", "prepare", "train@dcgan", "train@../x-0", "train@a b-0", "train@dcgan-0;x", "-0"]
+)
+def test_without_a_leg_model_and_seed_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, stage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DVC_STAGE", stage)
+    with pytest.raises(SystemExit) as stop:
+        stages.experiment_options([])
+    assert stop.value.code == 2 and "--model, --seed" in capsys.readouterr().err
+
+
+def test_a_changed_shared_value_counts_where_it_is_declared(begun: params.Params) -> None:
+    params.save({"recipe.lr_d": 0.5})
+    stages.finish(begun, "train", "models.sagan")  # which has an lr_d of its own
+    for declared in ("recipe", "models.resnet"):
+        with pytest.raises(PipelineError, match=rf"^{declared} of params\.yaml was changed while this ran"):
+            stages.finish(begun, "train", declared)
