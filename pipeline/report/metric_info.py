@@ -104,9 +104,18 @@ METRIC_INFO: dict[str, MetricInfo] = {
     "copies": MetricInfo(
         "copies",
         "about 0.01",
-        "The share of samples that are closer to a training image than 99% of held-out test images are.",
+        "The share of samples that equal a training image or are closer to one than 99% of held-out test images are. "
+        "It sees exact copies; most of those that are shifted or compressed it does not.",
         "Far above 0.01: training images are reproduced. Samples far from all real images give a low value too.",
         "memorisation",
+    ),
+    "held_out_duplicates": MetricInfo(
+        "held-out duplicates",
+        "",
+        "How many held-out test images equal a training image. They are left out of the two rows above.",
+        "Many: the splits are not apart, so that the distance of real test images is too low as well.",
+        "memorisation",
+        0,
     ),
     "class_balance": MetricInfo(
         "class balance",

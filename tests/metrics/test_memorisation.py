@@ -23,7 +23,8 @@ def test_against_the_definitions() -> None:
     real, generated, held_out = clusters(150, 0), clusters(120, 1) * np.float32(1.02), clusters(100, 2)
     got = memorisation(comparison(real, generated, held_out))
     ours, theirs = nearest_distances(generated, real), nearest_distances(held_out, real)
-    assert got.keys() == {"nearest_ratio", "copies"}
+    assert got.keys() == {"nearest_ratio", "copies", "held_out_duplicates"}
+    assert got["held_out_duplicates"] == Estimate(0.0)
     assert got["nearest_ratio"].value == pytest.approx(np.median(ours) / np.median(theirs), rel=1e-6)
     share = np.mean(ours < np.quantile(theirs, 0.01))
     assert got["copies"].value == pytest.approx(share, rel=1e-12)
@@ -94,16 +95,35 @@ def test_copies_are_seen_and_far_samples_have_none() -> None:
 def test_without_held_out_images_it_is_not_available() -> None:
     with pytest.raises(NotAvailable, match=r"^no held-out images$"):
         memorisation(comparison(clusters(20, 0), clusters(20, 1), None))
-    leaked = np.concatenate([clusters(20, 0)[:15], clusters(5, 2)])
-    with pytest.raises(NotAvailable, match="most held-out images are training images"):
-        memorisation(comparison(clusters(20, 0), clusters(20, 1), leaked))
+    with pytest.raises(NotAvailable, match=r"^all held-out images are training images$"):
+        memorisation(comparison(clusters(20, 0), clusters(20, 1), clusters(20, 0)[:9]))
 
 
-def test_few_leaked_images_are_no_obstacle() -> None:
-    held_out = np.concatenate([clusters(20, 0)[:9], clusters(10, 2)])  # many a resample's median is 0
-    got = memorisation(comparison(clusters(20, 0), clusters(30, 1), held_out))
-    assert got["copies"] == Estimate(0.0, 0.0)  # nothing is below 0
-    assert got["nearest_ratio"].error is not None and np.isfinite(got["nearest_ratio"].error)
+@pytest.mark.parametrize("duplicates", [0, 10, 11, 100, 500, 999])
+def test_duplicates_between_the_splits_silence_nothing(duplicates: int) -> None:
+    real, honest = clusters(1000, 0), clusters(1000 - duplicates, 2)
+    held_out = np.concatenate([real[:duplicates], honest])
+    copied = memorisation(comparison(real, real[::-1].copy(), held_out))
+    assert copied["copies"].value == 1
+    assert copied["nearest_ratio"].value == 0
+    assert copied["held_out_duplicates"] == Estimate(float(duplicates))
+    half = memorisation(comparison(real, np.concatenate([real[:50], clusters(50, 1)]), held_out))
+    alone = memorisation(comparison(real, np.concatenate([real[:50], clusters(50, 1)]), honest))
+    assert half["copies"] == alone["copies"] and half["nearest_ratio"] == alone["nearest_ratio"]
+
+
+def test_copies_need_not_be_equal_to_the_last_bit() -> None:
+    real = clusters(300, 0)
+    rounded = real + (1e-6 * np.random.default_rng(3).normal(size=real.shape)).astype(np.float32)
+    assert (rounded != real).any(axis=1).sum() > 200
+    got = memorisation(comparison(real, rounded, np.concatenate([rounded[:100], clusters(200, 2)])))
+    assert got["copies"].value == 1 and got["held_out_duplicates"].value == 100
+
+
+def test_equal_images_are_copies_where_the_quantile_is_small() -> None:
+    held_out = np.array([0.0, 0.0, *np.full(98, 5.0)])  # its 1% quantile is 0
+    assert copies(np.array([0.0, 0.0, 0.5]), held_out).value == 2 / 3
+    assert copies(np.array([0.0, 0.2, 0.6]), np.array([1e-9, 5.0]), equal=0.2).value == 2 / 3
 
 
 def test_closest_pairs() -> None:
