@@ -11,7 +11,6 @@ import numpy as np
 from pipeline.core.checksums import write_sums
 from pipeline.core.files import write_json
 from pipeline.metrics import (
-    Comparison,
     Extractor,
     FeatureSet,
     Reference,
@@ -21,6 +20,7 @@ from pipeline.metrics import (
     metric_versions,
     protocol_of,
 )
+from pipeline.metrics.floor import floor_images
 from pipeline.metrics.prdc import expected_coverage
 from pipeline.metrics.types import kernel_name
 from pipeline.params import Params
@@ -56,12 +56,11 @@ def score_samples(
     for name, images in samples.items():
         generated = _features(images, labels, extractor, params, f"{name} of {out.name}")
         comparisons[name] = reference.against(generated, extractor, params.metrics)
-    records = {name: _record(comparison, reference) for name, comparison in comparisons.items()}
+    records = {name: measure(comparison).record() for name, comparison in comparisons.items()}
     record = {
         "model": info["model"],
         "seed": info["seed"],
         **records["images"],
-        "floor": reference.floor["value"],
         "collapsed": collapsed(
             records["images"], info["pixel_std_ratio"], len(reference.train), len(samples["images"])
         ),
@@ -109,6 +108,7 @@ def protocol(
         "real_images": len(reference.train),
         "held_out_images": len(reference.test),
         "generated_images": generated,
+        "floor_images": floor_images(len(reference.test), generated),
         "data_sha256": reference.floor["data_sha256"],
         "generator": params.generate.weights,
         "batch_norm": "running statistics",
@@ -152,8 +152,3 @@ def _features(
 ) -> FeatureSet:
     found = np.concatenate(list(features_of(extractor, images, params.metrics.batch_size, title)))
     return FeatureSet(found, labels, device=extractor.device)
-
-
-def _record(comparison: Comparison, reference: Reference) -> dict[str, Any]:
-    found = measure(comparison)
-    return {**found.record(), "ratio_to_floor": found.values[comparison.metric] / reference.floor["value"]}

@@ -4,7 +4,7 @@
     frechet           the distance between two Gaussians; `gaussian_file` saves one
     neighbours        nearest neighbours, block by block
     types             what a metric is given, and what it gives back
-    fid kid inception_score prdc memorisation classes      one metric each, or several of one kind
+    fid floor kid inception_score prdc memorisation classes      one metric each, or several of one kind
     registry          METRICS, and all of them at once
     versions          which code a metric or an extractor uses
     protocol          what every number says of how it was measured

@@ -10,6 +10,7 @@ from pipeline.core.progress import progress
 from pipeline.metrics.classes import classes
 from pipeline.metrics.extractors.base import Extractor
 from pipeline.metrics.fid import fid_infinity, frechet_distance_metric
+from pipeline.metrics.floor import floor
 from pipeline.metrics.inception_score import inception_score
 from pipeline.metrics.kid import kid
 from pipeline.metrics.memorisation import memorisation
@@ -20,6 +21,7 @@ from pipeline.metrics.versions import version_of
 METRICS: dict[str, Callable[[Comparison], dict[str, Estimate]]] = {
     "fid": frechet_distance_metric,
     "fid_infinity": fid_infinity,
+    "floor": floor,
     "kid": kid,
     "inception_score": inception_score,
     "prdc": prdc,

@@ -23,6 +23,7 @@ def conclusions(results: Results) -> list[str]:
     for group in groups:
         sentences.append(_leader(results, group))
         sentences += _noise(group, decimals(run.value for run in results.runs))
+        sentences += _no_floor(group)
     if seeds == 1:
         sentences.append(ONE_SEED)
     return sentences
@@ -56,15 +57,26 @@ def _leader(results: Results, group: ProtocolGroup) -> str:
     count = len(group.ranking)
     places = decimals(run.value for run in results.runs)
     runs = len(best.values)
-    ratio = statistics.fmean(run.ratio for run in best.runs)
     seeds = f" over {runs} training seeds" if runs > 1 else ""
-    value = f"{mean_and_std(best.values, places)}{seeds}, {ratio:.1f} times the floor"
+    value = f"{mean_and_std(best.values, places)}{seeds}{_beside_floor(best)}"
     if count == 1:
         return f"{best.model} reaches a {metric} of {value}; no other model was measured with the same protocol."
     if len(leaders) > 1:
         return f"{listed([ranked.model for ranked in leaders])} share the lowest {metric} ({value}) of {count} models."
     mean = "mean " if runs > 1 else ""
     return f"{best.model} has the lowest {mean}{metric} ({value}) of {count} models."
+
+
+def _beside_floor(ranked: RankedModel) -> str:
+    """How far a model is from real images, in words; nothing if the floor is 0."""
+    ratios = [run.ratio for run in ranked.runs if run.ratio is not None]
+    return f"; {statistics.fmean(ratios):.1f} times the floor at equal numbers of images" if ratios else ""
+
+
+def _no_floor(group: ProtocolGroup) -> list[str]:
+    """Why a ranking says nothing of the floor."""
+    reason = group.ranking[0].runs[0].scores.not_available.get("floor")
+    return [f"No model is compared with the floor: {reason}."] if reason and group.floor is None else []
 
 
 def _noise(group: ProtocolGroup, places: int) -> list[str]:

@@ -117,7 +117,8 @@ def distance_chart(results: Results, axis: str) -> Chart:
         mean = steps[steps[(axis, "size")] == len(runs)].xs("mean", axis=1, level=1)
         means.append(Line(_points(pd.DataFrame(mean), axis), css(runs[0].index), model, model))
     value = results.floor["value"]
-    rule = (value, f"floor {number(value, places(results))}") if value > 0 else None
+    zero = any(group.floor is None for group in results.groups)
+    rule = None if zero else (value, f"floor {number(value, places(results))}")
     description = f"Logarithmic; one line for each model: {', '.join(results.models)}. The floor is dashed."
     title = f"Small-sample {results.metric} against {name}"
     return line_chart(title, description, seeds + means, name, f"small-sample {results.metric}", log=True, rule=rule)

@@ -25,15 +25,19 @@ def columns(results: Results, group: ProtocolGroup) -> tuple[Column, ...]:
     """The ranking's columns after rank and model."""
     places = decimals(run.value for run in results.runs)
     several = any(len(ranked.runs) > 1 for ranked in group.ranking)
-    floor_error = results.measured_floor(group)[1].get(results.metric)
+    floor = DASH if group.floor is None else number(group.floor, places)
+    # Of as many images as the ranked values, or of fewer: then beside a column of values of as few.
+    equal = group.floor_images == group.protocol.get("generated_images")
+    at_floor = Column(f"at N = {group.floor_images:,}", lambda runs: _optional(runs, "at_floor", places), floor)
+    whole = equal and group.floor_images == results.floor["test_images"]
+    floor_error = results.measured_floor(group)[1].get(results.metric) if whole else None
     over_seeds = (Column("95% interval of the mean", lambda runs: _interval(runs, places)),) if several else ()
     return (
-        Column(
-            results.metric, lambda runs: mean_and_std([run.value for run in runs], places), number(group.floor, places)
-        ),
+        Column(results.metric, lambda runs: mean_and_std([run.value for run in runs], places), floor if equal else ""),
         *over_seeds,
-        Column("± sampling", lambda runs: _sampling(runs, places), _error(floor_error, places)),
-        Column(f"{TIMES} floor", lambda runs: mean_and_std([run.ratio for run in runs], 2), "1.00"),
+        Column("± sampling", lambda runs: _sampling(runs, places), _error(floor_error, places) if equal else ""),
+        *(() if equal else (at_floor,)),
+        Column(f"{TIMES} floor", lambda runs: _optional(runs, "ratio", 2), DASH if group.floor is None else "1.00"),
         Column("best checkpoint", lambda runs: mean_and_std([run.scores.best_value for run in runs], places)),
         Column("its step", _best_steps),
         Column("network", lambda runs: str(runs[0].info["recipe"]["network"]), number=False),
@@ -79,6 +83,12 @@ def improvement(runs: Sequence[RunResult]) -> str:
 def _interval(runs: Sequence[RunResult], places: int) -> str:
     ends = mean_interval([run.value for run in runs])
     return interval(ends, places) if ends else ""
+
+
+def _optional(runs: Sequence[RunResult], name: str, places: int) -> str:
+    """A value of `Scores` that not all results have; a dash if one of the runs lacks it."""
+    values = [getattr(run.scores, name) for run in runs]
+    return DASH if None in values else mean_and_std(values, places)
 
 
 def _sampling(runs: Sequence[RunResult], places: int) -> str:

@@ -54,11 +54,8 @@ class RunResult:
         return self.scores.value
 
     @property
-    def floor(self) -> float:
-        return self.scores.floor
-
-    @property
-    def ratio(self) -> float:
+    def ratio(self) -> float | None:
+        """How often the floor, at equal numbers of images; None if the floor is 0."""
         return self.scores.ratio
 
     @property
@@ -117,8 +114,20 @@ class ProtocolGroup:
     ranking: tuple[RankedModel, ...]
 
     @property
-    def floor(self) -> float:
-        return self.ranking[0].runs[0].floor
+    def floor(self) -> float | None:
+        """The distance of `floor_images` real test images; None if it is 0."""
+        return self.ranking[0].runs[0].scores.floor
+
+    @property
+    def floor_images(self) -> int:
+        """The number of images on both sides of `ratio_to_floor`."""
+        return int(self.protocol["floor_images"])
+
+    @property
+    def one_class(self) -> int | None:
+        """The class to which the real images are restricted; None if they are all training images."""
+        _, _, label = str(self.protocol["real_split"]).partition(", class ")
+        return int(label) if label else None
 
     @property
     def key(self) -> str:
@@ -145,9 +154,8 @@ class Results:
         return str(self.floor["metric"])
 
     def measured_floor(self, group: ProtocolGroup) -> tuple[dict[str, float], dict[str, float]]:
-        """Metrics of real test images and their sampling errors; empty if the group's floor is not floor.json's."""
-        floor = self.floor
-        return (floor["metrics"], floor["sampling_error"]) if group.floor == floor["value"] else ({}, {})
+        """Metrics of all real test images and their sampling errors; empty if the group is about a single class."""
+        return (self.floor["metrics"], self.floor["sampling_error"]) if group.one_class is None else ({}, {})
 
     @property
     def models(self) -> dict[str, list[RunResult]]:

@@ -7,8 +7,9 @@ from typing import Any
 from pipeline.core.errors import PipelineError
 from pipeline.report.readers import finite_numbers, read_keys
 
-KEYS = ("floor", "ratio_to_floor", "protocol", "sampling_error", "not_available", "collapsed", "best")
-NOT_METRICS = ("seed", "floor", "ratio_to_floor")  # numbers in the file that are not metrics
+PROTOCOL_KEYS = ("floor_images", "real_split")
+KEYS = ("protocol", "sampling_error", "not_available", "collapsed", "best")
+NOT_METRICS = ("seed", "floor", "ratio_to_floor")  # numbers in the file that are not shown as metrics
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,8 @@ class Scores:
     """The metrics of one experiment.
 
     value: the distance by which models are ranked, of the final generator.
+    floor: the distance of `protocol["floor_images"]` real test images; None if it is 0, see `not_available["floor"]`.
+    at_floor: the distance of as many generated images; `ratio` is this divided by `floor`.
     metrics: all other metrics by name, including those of single classes.
     errors: sampling errors by name, of `metrics` and of the distance itself.
     not_available: the reason for each metric that is missing, by its name in pipeline.metrics.METRICS.
@@ -24,8 +27,9 @@ class Scores:
     """
 
     value: float
-    floor: float
-    ratio: float
+    floor: float | None
+    at_floor: float | None
+    ratio: float | None
     error: float | None
     metrics: dict[str, float]
     errors: dict[str, float]
@@ -42,21 +46,27 @@ def read_scores(path: Path, metric: str) -> Scores:
     Raises:
         PipelineError: the file is missing or damaged, or a number in it is not finite.
     """
+    at_floor = f"{metric}_at_floor"
     held = read_keys(path, (metric, *KEYS))
+    protocol = held["protocol"] if isinstance(held["protocol"], dict) else {}
+    lacking = [key for key in PROTOCOL_KEYS if key not in protocol]
+    if lacking:
+        raise PipelineError(f"{path} lacks protocol.{lacking[0]}: run `dvc repro`, which writes it again")
     numbers, errors = finite_numbers(path, held), finite_numbers(path, held["sampling_error"])
     best = finite_numbers(path, held["best"])
-    if not {metric, "floor", "ratio_to_floor"} <= numbers.keys() or not {metric, "step"} <= best.keys():
+    if metric not in numbers or not {metric, "step"} <= best.keys():
         raise PipelineError(f"{path} holds values that are not finite numbers: delete it and run `dvc repro` again")
     return Scores(
         value=numbers[metric],
-        floor=numbers["floor"],
-        ratio=numbers["ratio_to_floor"],
+        floor=numbers.get("floor"),
+        at_floor=numbers.get(at_floor),
+        ratio=numbers.get("ratio_to_floor"),
         error=errors.get(metric),
-        metrics={key: value for key, value in numbers.items() if key not in (metric, *NOT_METRICS)},
+        metrics={key: value for key, value in numbers.items() if key not in (metric, at_floor, *NOT_METRICS)},
         errors=errors,
         not_available=held["not_available"],
         collapsed=tuple(map(str, held["collapsed"])),
         best_value=best[metric],
         best_step=int(best["step"]),
-        protocol=held["protocol"],
+        protocol=protocol,
     )

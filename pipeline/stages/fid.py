@@ -1,5 +1,7 @@
 """Stage fid: every metric of one model's samples against the real images, with the protocol of the measurement."""
 
+from typing import Any
+
 import numpy as np
 
 from pipeline.core import paths
@@ -36,8 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
         record = score_samples(samples, labels, real, info, params, extractor, reference, out)
     name, best = extractor.metric, record["best"]
     print(
-        f"{experiment.name}: {name} {record[name]:.2f}, {record['ratio_to_floor']:.2f} times the floor of "
-        f"{record['floor']:.2f}; best checkpoint (step {best['step']}) {best[name]:.2f}"
+        f"{experiment.name}: {name} {record[name]:.2f}; {_beside_floor(record, name)}; "
+        f"best checkpoint (step {best['step']}) {best[name]:.2f}"
     )
     if record["collapsed"]:
         warn(f"{experiment.name} has collapsed or learnt next to nothing: {', '.join(record['collapsed'])}")
@@ -49,6 +51,17 @@ def main(arguments: list[str] | None = None) -> None:
         tracker.tags({f"protocol.{key}": str(text) for key, text in record["protocol"].items()})
         tracker.artifact(out / "closest.png", "final")
     finish(params, "metrics", "generate")
+
+
+def _beside_floor(record: dict[str, Any], metric: str) -> str:
+    """What `ratio_to_floor` says, in words, or why there is none."""
+    if "ratio_to_floor" not in record:
+        return f"not compared with the floor: {record['not_available']['floor']}"
+    count = record["protocol"]["floor_images"]
+    return (
+        f"{count:,} generated images {record[f'{metric}_at_floor']:.2f}, {record['ratio_to_floor']:.2f} times the "
+        f"floor, {record['floor']:.2f}, of {count:,} test images"
+    )
 
 
 if __name__ == "__main__":

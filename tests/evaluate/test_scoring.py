@@ -59,7 +59,7 @@ def scored(tmp_path: Path, metrics_params: Callable[..., MetricsParams]) -> Call
     """record.json of samples against 40 training and 20 test images."""
     real, test = images(40, 0), images(20, 1)
     params = tiny_params({"generate.seed": 5}).model_copy(update={"metrics": metrics_params("toy", bootstrap=2)})
-    floor = {"value": distance(real, test), "data_sha256": "d" * 64}
+    floor = {"data_sha256": "d" * 64}
     reference = Reference(FeatureSet(features(real)), FeatureSet(features(test)), floor)
 
     def score(samples: dict[str, np.ndarray], **info: Any) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def test_the_record_of_a_model(scored: Callable[..., dict[str, Any]]) -> None:
     assert (found["model"], found["seed"], found["collapsed"]) == ("toy", 3, [])
     assert found["fd_toy"] == pytest.approx(distance(images(40, 0), final), rel=1e-6)
     assert found["floor"] == pytest.approx(distance(images(40, 0), images(20, 1)), rel=1e-6)
-    assert found["ratio_to_floor"] == pytest.approx(found["fd_toy"] / found["floor"], rel=1e-12)
+    assert found["ratio_to_floor"] == pytest.approx(found["fd_toy_at_floor"] / found["floor"], rel=1e-12)
     assert found["best"]["fd_toy"] == pytest.approx(distance(images(40, 0), best), rel=1e-6)
     assert found["best"]["fd_toy"] < found["fd_toy"]
     assert (found["best"]["step"], found["best"]["selected_by"]) == (20, {"distance": 7.5, "samples": 64})
@@ -88,9 +88,18 @@ def test_the_record_of_a_model(scored: Callable[..., dict[str, Any]]) -> None:
     assert found["versions"] == metric_versions(EXTRACTOR)
     assert found["protocol"] == {
         **protocol_of(EXTRACTOR), "name": "train40-30", "real_split": "train", "real_images": 40, "held_out_images": 20,
-        "generated_images": 30, "data_sha256": "d" * 64, "generator": "ema", "batch_norm": "running statistics",
-        "checkpoint": "final", "sampling_seed": 5, "labels": "data", "initialised_from": "nothing",
+        "generated_images": 30, "floor_images": 20, "data_sha256": "d" * 64, "generator": "ema",
+        "batch_norm": "running statistics", "checkpoint": "final", "sampling_seed": 5, "labels": "data",
+        "initialised_from": "nothing",
     }  # fmt: skip
+
+
+def test_the_ratio_is_of_equally_many_images(scored: Callable[..., dict[str, Any]]) -> None:
+    few = scored({"images": images(20, 2, 60)})
+    assert few["fd_toy_at_floor"] == few["fd_toy"] and few["protocol"]["floor_images"] == 20
+    fewer = scored({"images": images(10, 2, 60)})  # then the test images are measured ten by ten, twice
+    assert fewer["fd_toy_at_floor"] == fewer["fd_toy"] and fewer["protocol"]["floor_images"] == 10
+    assert fewer["floor"] > few["floor"] and fewer["best"]["ratio_to_floor"] == fewer["ratio_to_floor"]
 
 
 def test_few_numbers_are_for_dvc(scored: Callable[..., dict[str, Any]], tmp_path: Path) -> None:

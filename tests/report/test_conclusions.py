@@ -35,7 +35,7 @@ def test_an_unknown_sampling_error_is_said(three: Params) -> None:
     reason = "is not compared with sampling noise, because the sampling error was not estimated"
     assert f"sagan's difference to resnet (100.0) {reason}." in text
     assert "sagan's difference to dcgan (200.0, sampling noise up to 13.9) is beyond sampling noise." in text
-    assert "2 resnet 300.0 – 6.00" in text and ONE_SEED in text
+    assert "2 resnet 300.0 – 325.0 6.50" in text and ONE_SEED in text
 
 
 def test_several_seeds_are_compared_with_their_own_noise(seeds: Params) -> None:
@@ -59,7 +59,9 @@ def test_a_single_seed_against_several_is_compared_by_sampling() -> None:
     text = words(page(compare(["a", "b"], [0, 1])))
     # The mean of two has an error of 5 / sqrt(2): 1.96 * sqrt(12.5 + 25) = 12.0025
     assert "a's difference to b (40.0, sampling noise up to 12.0) is beyond sampling noise." in text
-    assert "b reaches a fd_efficientnet_lite0 of 160.0, 3.2 times the floor; no other model" in text
+    assert (
+        "b reaches a fd_efficientnet_lite0 of 160.0; 3.7 times the floor at equal numbers of images; no other" in text
+    )
 
 
 def test_a_collapsed_model_and_a_diverged_training_are_not_averaged_in_silence() -> None:

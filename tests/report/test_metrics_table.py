@@ -108,11 +108,12 @@ def test_classes_are_named_and_in_order(three: Params) -> None:
     assert "Distance of single classes" in text and "2: digit 2 220.0 n/a not measured n/a not measured 88.0" in text
 
 
-def test_real_test_images_are_shown_only_beside_their_own_floor(three: Params) -> None:
-    for model, value in [("dcgan", 400.0), ("sagan", 200.0), ("resnet", 300.0)]:
-        make_experiment(model, 0, value, scores={"precision": 0.5, "floor": 51.0})
-    assert rows_of(three)["precision"].floor == Cell("–")
-    assert "real test images 51.0 – 1.00" in words(page(three))
+def test_all_real_test_images_are_not_shown_beside_samples_of_one_class(three: Params) -> None:
+    for real_split, cell in [("train", Cell("0.900", "±0.020")), ("train, class 3", Cell("–"))]:
+        for model, value in [("dcgan", 400.0), ("sagan", 200.0), ("resnet", 300.0)]:
+            make_experiment(model, 0, value, scores={"precision": 0.5, "floor": 51.0}, real_split=real_split)
+        assert rows_of(three)["precision"].floor == cell
+        assert "real test images 51.0 1.00" in words(page(three))
 
 
 def test_without_further_metrics_there_is_no_such_section(three: Params) -> None:

@@ -25,7 +25,7 @@ from tests.report.files import (
     write,
 )
 
-SCORE: dict[str, Any] = {METRIC: 3.0, "floor": 1, "ratio_to_floor": 1, "protocol": {}, "sampling_error": {},
+SCORE: dict[str, Any] = {METRIC: 3.0, "protocol": {"floor_images": 2, "real_split": "train"}, "sampling_error": {},
                          "not_available": {}, "collapsed": [], "best": {"step": 1, METRIC: 2.0}}  # fmt: skip
 
 
@@ -33,9 +33,9 @@ def test_leaderboard_ranks_by_value_and_ignores_stale_folders(three: Params) -> 
     write_report(three, Path("reports"))
     table = pd.read_csv("reports/leaderboard.csv")
     assert list(table.columns) == [
-        "rank", "model", "seed", "metric", "value", "sampling_error", "floor", "ratio_to_floor", "seeds", "mean", "std",
-        "ci95_low", "ci95_high", "collapsed", "best_value", "best_step", "network", "loss", "steps", "images_seen",
-        "parameters_g", "parameters_d", "protocol",
+        "rank", "model", "seed", "metric", "value", "sampling_error", "floor", "value_at_floor", "ratio_to_floor",
+        "seeds", "mean", "std", "ci95_low", "ci95_high", "collapsed", "best_value", "best_step", "network", "loss",
+        "steps", "images_seen", "parameters_g", "parameters_d", "protocol",
     ]  # fmt: skip
     assert table["sampling_error"].tolist() == [5, 5, 5] and table["seeds"].tolist() == [1, 1, 1]
     assert table["mean"].tolist() == [200, 300, 400]
@@ -44,7 +44,8 @@ def test_leaderboard_ranks_by_value_and_ignores_stale_folders(three: Params) -> 
     assert table["model"].tolist() == ["sagan", "resnet", "dcgan"]
     assert table["rank"].tolist() == [1, 2, 3]
     assert table["value"].tolist() == [200, 300, 400]
-    assert table["ratio_to_floor"].tolist() == [4, 6, 8]
+    assert table["value_at_floor"].tolist() == [225, 325, 425]
+    assert table["ratio_to_floor"].tolist() == [4.5, 6.5, 8.5]
     assert table["floor"].tolist() == [50, 50, 50]
     assert table["network"].tolist() == ["sagan_net", "resnet_net", "dcgan_net"]
     assert table["images_seen"].tolist() == [6400] * 3 and table["parameters_g"].tolist() == [12345] * 3
@@ -57,12 +58,12 @@ def test_models_are_ranked_by_their_mean_and_not_by_their_best_seed(seeds: Param
         [1, "sagan", 1, 110], [1, "sagan", 0, 120], [2, "dcgan", 0, 100], [2, "dcgan", 1, 140],
     ]  # fmt: skip
     text = words(page(seeds))
-    assert f"sagan has the lowest mean {METRIC} (115.0 ± 7.1 over 2 training seeds, 2.3 times the floor)" in text
+    assert f"sagan has the lowest mean {METRIC} (115.0 ± 7.1 over 2 training seeds; 2.8 times the floor at " in text
     # 12.706 deviations of the mean, 28.28 / sqrt(2) = 20, reach 254.1 to either side
-    row = "2 dcgan 120.0 ± 28.3 −134.1 to 374.1 5.0 2.40 ± 0.57 110.0 ± 28.3 50 dcgan_net hinge 1,000 → 240 (4.2×)"
-    assert row in text
+    row = "2 dcgan 120.0 ± 28.3 −134.1 to 374.1 5.0 145.0 ± 28.3 2.90 ± 0.57 110.0 ± 28.3 50 dcgan_net hinge"
+    assert f"{row} 1,000 → 240 (4.2×)" in text
     # A seed's network and cost stand in its model's row.
-    assert "seed 1 140.0 2.80 130.0 1,000 → 280 (3.6×) real test images 50.0 2.5 1.00" in text
+    assert "seed 1 140.0 165.0 3.30 130.0 1,000 → 280 (3.6×) real test images 50.0 1.00" in text
     assert "One training seed" not in text
 
 
@@ -81,7 +82,10 @@ def test_equal_means_share_a_rank() -> None:
         make_experiment(model, 0, value)
     params = compare(["a", "b", "c"], [0])
     assert leaderboard(read_results(params))["rank"].tolist() == [1, 1, 3]
-    assert f"a and b share the lowest {METRIC} (70.00, 1.4 times the floor) of 3 models." in words(page(params))
+    assert (
+        f"a and b share the lowest {METRIC} (70.00; 1.9 times the floor at equal numbers of images) of 3 models."
+        in words(page(params))
+    )
 
 
 def test_leaderboard_has_the_same_bytes_again_whatever_the_time_measured(three: Params) -> None:
@@ -95,14 +99,15 @@ def test_leaderboard_has_the_same_bytes_again_whatever_the_time_measured(three: 
 
 def test_page_states_what_the_files_hold(three: Params) -> None:
     text = words(page(three))
-    assert f"sagan has the lowest {METRIC} (200.0, 4.0 times the floor) of 3 models." in text
+    assert f"sagan has the lowest {METRIC} (200.0; 4.5 times the floor at equal numbers of images) of 3 models." in text
     assert "One training seed per model: nothing can be concluded about training variance." in text
     assert "This is not FID." in text
-    row = "1 sagan 200.0 5.0 4.00 190.0 50 sagan_net hinge 1,000 → 400 (2.5×) 12,345 6,789 100 6,400 8.00 800"
+    row = "1 sagan 200.0 5.0 225.0 4.50 190.0 50 sagan_net hinge 1,000 → 400 (2.5×) 12,345 6,789 100 6,400 8.00 800"
     assert row in text and "95% interval" not in text
     assert "Checks before any score: identity: 1e-10; known value: as published." in text
     assert "Models are ranked by their final checkpoint." in text and "with other latents" in text
-    assert "real test images 50.0 2.5 1.00" in text
+    assert "± sampling at N = 360 × floor" in text and "real test images 50.0 1.00" in text
+    assert "“× floor” is the distance of 360 generated images divided by that of 360 test images" in text
     assert "1,280 dimensions" in text and "biased upwards" in text
     assert "dvc repro" in text and SHA in text and "stale" not in text
 
@@ -115,7 +120,8 @@ def test_fid_is_called_fid_and_enough_images_bring_no_warning() -> None:
     text = words(page(compare(["sagan"], [0])))
     assert "not FID" not in text and "rank-deficient" not in text
     assert (
-        "sagan reaches a fid of 20.00, 0.4 times the floor; no other model was measured with the same protocol." in text
+        "sagan reaches a fid of 20.00; 0.9 times the floor at equal numbers of images; no other model was measured "
+        "with the same protocol." in text
     )
 
 
@@ -184,7 +190,7 @@ def test_a_missing_file_is_one_sentence_and_nothing_is_written(three: Params, pa
     ("path", "content", "message"),
     [
         ("scores/sagan-0/record.json", '{"fid": 3}',
-         f"lacks {METRIC}, floor, ratio_to_floor, protocol, sampling_error, not_available, collapsed, best"),
+         f"lacks {METRIC}, protocol, sampling_error, not_available, collapsed, best"),
         ("scores/sagan-0/record.json", json.dumps(SCORE | {METRIC: NAN}), "finite"),
         ("scores/sagan-0/record.json", json.dumps(SCORE | {METRIC: None}), "finite"),
         ("scores/sagan-0/record.json", json.dumps(SCORE | {"precision": NAN}), "finite"),
@@ -192,6 +198,9 @@ def test_a_missing_file_is_one_sentence_and_nothing_is_written(three: Params, pa
         ("scores/sagan-0/record.json", json.dumps(SCORE | {"best": {"step": 1, METRIC: NAN}}), "finite"),
         ("scores/sagan-0/record.json", json.dumps(SCORE | {"best": {METRIC: 1}}), "finite"),
         ("scores/sagan-0/record.json", json.dumps(SCORE | {"best": None}), "finite"),
+        ("scores/sagan-0/record.json", json.dumps(SCORE | {"protocol": {"floor_images": 2}}),
+         r"lacks protocol\.real_split"),
+        ("scores/sagan-0/record.json", json.dumps(SCORE | {"protocol": None}), r"lacks protocol\.floor_images"),
         ("data/reference/floor.json", '{"metric": "fid"}',
          "lacks value, train_images, test_images, metrics, sampling_error"),
         ("scores/sagan-0/record.json", "[]", "lacks"),
@@ -219,13 +228,13 @@ def test_a_run_on_other_data_is_refused(three: Params) -> None:
 def test_a_run_too_short_to_be_timed_or_scored_has_dashes(three: Params) -> None:
     Path("runs/sagan-0/timing.csv").write_text("\n")
     Path("runs/sagan-0/history.csv").write_text("step,images,loss/d,loss/g,distance\n0,0,,,\n")
-    assert "1 sagan 200.0 5.0 4.00 190.0 50 sagan_net hinge – 12,345 6,789 100 6,400 – –" in words(page(three))
+    assert "1 sagan 200.0 5.0 225.0 4.50 190.0 50 sagan_net hinge – 12,345 6,789 100 6,400 – –" in words(page(three))
 
 
 def test_the_best_steps_of_several_seeds_are_a_range(seeds: Params) -> None:
     make_experiment("sagan", 0, 120.0, scores={"best": {"step": 1250, METRIC: 100.0}})
     text = words(page(seeds))
-    assert "100.0 ± 0.0 50–1,250 sagan_net" in text and "seed 0 120.0 2.40 100.0 1,250 1,000" in text
+    assert "100.0 ± 0.0 50–1,250 sagan_net" in text and "seed 0 120.0 145.0 2.90 100.0 1,250 1,000" in text
     assert leaderboard(read_results(seeds))["best_step"].tolist() == [50, 1250, 50, 50]
 
 
@@ -243,3 +252,32 @@ def test_a_browser_opens_the_page_without_a_complaint(three: Params, workplace: 
     assert "CONSOLE" not in done.stderr
     assert "<title>digits, 16 × 16, grey: comparison of GANs</title>" in done.stdout
     assert done.stdout.count("<svg") == 5
+
+
+def test_a_floor_of_equally_many_images_stands_beside_the_values(three: Params) -> None:
+    for model, value in [("dcgan", 400.0), ("sagan", 200.0), ("resnet", 300.0)]:
+        make_experiment(model, 0, value, generated_images=360)
+    text = words(page(three))
+    assert "± sampling × floor" in text and "at N =" not in text
+    assert "1 sagan 200.0 5.0 4.50 190.0" in text and "real test images 50.0 2.5 1.00" in text
+    # With fewer samples than test images, the floor is that of a part of these, and floor.json's error is not its.
+    for model, value in [("dcgan", 400.0), ("sagan", 200.0), ("resnet", 300.0)]:
+        make_experiment(model, 0, value, generated_images=100, floor_images=100)
+    assert "real test images 50.0 – 1.00" in words(page(three))
+
+
+def test_a_floor_of_zero_is_one_sentence_and_no_ratio(three: Params) -> None:
+    reason = "the floor is 0: to this extractor the held-out images are the training images"
+    for model, value in [("dcgan", 400.0), ("sagan", 200.0), ("resnet", 300.0)]:
+        make_experiment(model, 0, value, scores={"not_available": {"floor": reason}})
+        score = json.loads(Path(f"scores/{model}-0/record.json").read_text())
+        for key in ("floor", "ratio_to_floor", f"{METRIC}_at_floor"):
+            del score[key]
+        write(Path(f"scores/{model}-0/record.json"), score)
+    text = words(page(three))
+    assert f"sagan has the lowest {METRIC} (200.0) of 3 models." in text
+    assert text.count(f"No model is compared with the floor: {reason}.") == 1
+    assert "1 sagan 200.0 5.0 – – 190.0" in text and "real test images – –" in text
+    assert "times the floor" not in text and "floor 50" not in page(three)  # and no line in the charts
+    table = leaderboard(read_results(three))
+    assert table[["floor", "value_at_floor", "ratio_to_floor"]].isna().all(axis=None)
