@@ -89,7 +89,7 @@ def measure(model: str, name: str, workers: int, changes: dict[str, Any]) -> dic
         "model": model,
         "workers": workers,
         "trials": len(trials),
-        "finished": int(trials["state"].isin(["complete", "pruned", "diverged"]).sum()),
+        "finished": int((~trials["state"].isin(["waiting", "running"])).sum()),
         "pruned": result["cost"]["pruned"],
         "best": trials["value"].min(),
         "steps": result["cost"]["steps"],

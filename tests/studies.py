@@ -89,7 +89,7 @@ def study(
     made = {"space": SPACE, "model": "dcgan", "recipe": RECIPE, "data_sha256": "d" * 64, "sampler": "tpe",
             "pruner": "median", "seed": 100, "steps": 60, "score_every": 20, "samples": 50,
             "extractor": "efficientnet_lite0", "weights": "auto", **settings}  # fmt: skip
-    seeds = sorted({seed for finalist in finalists for seed in (*finalist.seeds, *finalist.diverged)})
+    seeds = sorted({seed for finalist in finalists for seed in (*finalist.seeds, *finalist.failed)})
     budget = {"final_seeds": seeds, "train": {"steps": 100}, "samples": 500, "finalists": []}
     finals = [trial(i, v, 100) for i, v in enumerate(v for finalist in finalists for v in finalist.finals)]
     return StudyResults(name, str(made["model"]), tuple(trials), tuple(finalists), 60, made, budget, tuple(finals))
@@ -99,14 +99,14 @@ def finalist(
     number: int,
     proxy: float | None,
     finals: Sequence[float],
-    diverged: Sequence[int] = (),
+    failed: Sequence[int] = (),
     costs: Sequence[float] = (),
     **values: Any,
 ) -> Finalist:
-    """A finalist whose final seeds are 101, 102, .., those that diverged last."""
+    """A finalist whose final seeds are 101, 102, .., those that failed last."""
     values = {**START, **values}
     seeds = tuple(range(101, 101 + len(finals)))
-    return Finalist(number, values, proxy, tuple(finals), seeds, tuple(diverged), tuple(costs))
+    return Finalist(number, values, proxy, tuple(finals), seeds, tuple(failed), tuple(costs))
 
 
 def lively(count: int = 30, name: str = "dcgan", shift: float = 0.0) -> StudyResults:

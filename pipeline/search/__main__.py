@@ -31,7 +31,7 @@ from pipeline.params import PARAMS_FILE, Params, load, save
 from pipeline.search.pages.outputs import publish, publish_comparison
 from pipeline.search.study.mlflow_run import open_study_run, track_progress
 from pipeline.search.study.results import StudyResults, load_results
-from pipeline.search.study.space import problems
+from pipeline.search.study.space import data_problems, problems
 from pipeline.search.study.storage import VARIABLE, StudyRef, locked, open_study
 from pipeline.search.study.study import make_finals, make_study
 from pipeline.search.study.trial_stats import distance_of
@@ -55,6 +55,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.sea
         raise PipelineError("--apply and --apply-trial write one recipe: give them with --model")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     _prepare(params)
+    _validate_data(params, models)
     received = stop_signals()
     found = [_tune(model, params, options, received) for model in models]
     if len(found) > 1:
@@ -70,6 +71,13 @@ def _validate(params: Params, models: list[str]) -> None:
         raise PipelineError("\n".join(f"{PARAMS_FILE}: {fault}" for fault in dict.fromkeys(faults)))
     for model in models:
         check.validate(params, model)
+
+
+def _validate_data(params: Params, models: list[str]) -> None:
+    images = load_description(paths.PREPARED)["train"]
+    faults = [fault for model in models for fault in data_problems(params, model, images)]
+    if faults:
+        raise PipelineError("\n".join(f"{PARAMS_FILE}: {fault}" for fault in dict.fromkeys(faults)))
 
 
 def _tune(model: str, params: Params, options: argparse.Namespace, received: list[int]) -> StudyResults:

@@ -142,7 +142,7 @@ def pretend(*args: Any, **named: Any) -> TrialResult:
     recipe, steps = params.models[model], params.train.steps
     seconds = recipe.n_critic * recipe.batch_size / 100
     if recipe.beta1 == 0.5 and recipe.n_critic == 2:
-        return TrialResult(None, 33, seconds, "the loss of D is nan at step 33: lower lr_g")
+        return TrialResult(None, 33, seconds, "diverged", "the loss of D is nan at step 33: lower lr_g")
     return TrialResult(distance(recipe) + seed / 1e6, steps, seconds, curve={steps // 2: 99.0, steps: distance(recipe)})
 
 
@@ -398,4 +398,4 @@ def test_the_progress_of_two_objectives() -> None:
     )
     track_progress(tracker, weighed().trials)
     assert [logged["best", step] for step in range(1, 10)] == [300, 200, 150, 150, 120, 120, 120, 120, 120]
-    assert logged["cost/seconds", 9] == 45 and logged["trials/diverged", 9] == 1 and logged["cost/steps", 9] == 500
+    assert logged["cost/seconds", 9] == 45 and logged["trials/failed", 9] == 1 and logged["cost/steps", 9] == 500

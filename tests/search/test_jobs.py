@@ -222,7 +222,7 @@ def test_a_trial_that_diverges_is_counted_and_the_study_goes_on(
 
     def run(context: Any, params: Any, *rest: Any, **named: Any) -> TrialResult:
         if rest[2].number in (2, 4):
-            return TrialResult(None, 33, 0.0, "the loss of D is nan at step 33: lower lr_g")
+            return TrialResult(None, 33, 0.0, "diverged", "the loss of D is nan at step 33: lower lr_g")
         return sound(context, params, *rest, **named)
 
     work(ref, run, monkeypatch)
@@ -235,7 +235,11 @@ def test_a_trial_that_diverges_is_counted_and_the_study_goes_on(
 
 def test_a_study_whose_every_trial_diverges_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ref = a_study(tmp_path, 3)
-    work(ref, lambda *_, **__: TrialResult(None, 1, 0.0, "the loss of D is nan at step 1: lower lr_g"), monkeypatch)
+    work(
+        ref,
+        lambda *_, **__: TrialResult(None, 1, 0.0, "diverged", "the loss of D is nan at step 1: lower lr_g"),
+        monkeypatch,
+    )
     with pytest.raises(PipelineError) as caught:
         make_finals(ref, PARAMS)
     assert str(caught.value) == (
@@ -254,6 +258,7 @@ def test_a_trial_with_which_worker_after_worker_dies_is_given_up(
     first, second = trials_of(ref)
     assert first.state == TrialState.COMPLETE
     assert (second.state, second.value) == (TrialState.PRUNED, None)
+    assert second.user_attrs["failure"] == "crashed"
     assert second.user_attrs["fault"].startswith("10 workers died while they trained it")
 
 

@@ -141,7 +141,8 @@ def test_the_numbers_of_the_page() -> None:
     text = words(render(found, ABOUT))
     assert "Trial 2 against the baseline: better by 58.20 .. 98.47 (95% interval), over 3 fresh seeds." in text
     assert "In the finals the best trial of the study, trial 3, ranked 2 of 4 and kept 79% of its gain." in text
-    assert "3 trials of 30 diverged." in text and "30 trials: 15 complete, 12 pruned, 3 diverged." in text
+    assert "Of 30 trials, 3 failed (3 diverged)." in text
+    assert "30 trials: 15 complete, 12 pruned, 3 failed (3 diverged)." in text
     # 15 complete ones of 60 steps, 3 diverged ones and 7 odd pruned ones of 20, 5 even ones of 40
     steps_trained = sum(t.user_attrs["steps"] for t in found.trials)
     assert f"{steps_trained:,} steps were trained, {steps_trained / 1800:.0%} of those without pruning" in text
@@ -280,7 +281,7 @@ def test_a_study_is_published_and_tracked() -> None:
     ]  # fmt: skip
     assert heard.logged_tags["winner"] == "trial 2" and heard.logged_tags["winner.n_critic"] == "1"
     assert heard.points["best", 1] == 300 and heard.points["best", 30] == found.best.value  # type: ignore[union-attr]
-    assert heard.points["cost/seconds", 30] == 150 and heard.points["trials/diverged", 30] == 3
+    assert heard.points["cost/seconds", 30] == 150 and heard.points["trials/failed", 30] == 3
     assert heard.points["finals/winner", 30] == found.winner.mean and heard.points["finals/baseline", 30] == 252
     names = {name for folder, name in heard.files if folder == "charts"}
     assert {"history.svg", "history_cost.svg", "importances.svg", "parallel_coordinates.svg", "slice_lr_g.svg",

@@ -90,21 +90,21 @@ def test_every_final_of_one_finalist_diverged() -> None:
         and bias.retained_gain is None
     )
     assert bias.spearman == pytest.approx(1 - 6 * (4 + 1 + 1) / 24)
-    assert "diverged" in found.summary() and "inf" not in found.summary()
+    assert "failed" in found.summary() and "inf" not in found.summary()
     rows = finals_table(found)
     assert rows["value"].isna().sum() == 2 and rows["mean"].isna().sum() == 2
 
 
 def test_every_final_of_all_diverged() -> None:
     found = finals_of(finalist(0, 100.0, (), (101,)), finalist(1, 50.0, (), (101,)), finalist(2, 80.0, (), (101,)))
-    assert gain_text(found) == "every finalist diverged with every final seed: there is no winner"
+    assert gain_text(found) == "every finalist failed with every final seed: there is no winner"
     assert found.gain is None and found.selection_bias is not None and found.selection_bias.spearman is None
     assert "inf" not in found.summary()
 
 
 def test_the_start_diverged_with_every_seed() -> None:
     found = finals_of(finalist(0, 100.0, (), (101, 102)), finalist(1, 50.0, (40, 44)))
-    assert found.gain is None and "the baseline diverged with every final seed" in gain_text(found)
+    assert found.gain is None and "the baseline failed with every final seed" in gain_text(found)
 
 
 def test_a_winner_that_is_worse_than_a_start_that_diverged_once_says_so() -> None:
@@ -158,7 +158,7 @@ def test_cost_and_states() -> None:
     trials = [trial(0, 100.0), trial(1, None, 20), trial(2, None, 10, fault="nan"), trial(3, 90.0)]
     found = study(trials, [finalist(0, 100.0, (90,))])
     assert [state_of(t) for t in trials] == ["complete", "pruned", "diverged", "complete"]
-    assert (len(found.complete), len(found.pruned), len(found.diverged)) == (2, 1, 1)
+    assert (len(found.complete), len(found.pruned), len(found.failed)) == (2, 1, 1)
     assert found.cost == (60 + 20 + 10 + 60) / 240 and "62% of the steps" in found.summary()
 
 
@@ -196,8 +196,8 @@ def test_results_from_the_storage() -> None:
     assert states == ["pruned", "complete", "complete", "diverged"]
     start, other = found.finalists
     assert start.proxy is None
-    assert (start.finals, start.seeds, start.diverged) == ((90.0, 92.0), (101, 102), ())
-    assert (other.proxy, other.finals, other.seeds, other.diverged) == (50.0, (42.0,), (102,), (101,))
+    assert (start.finals, start.seeds, start.failed) == ((90.0, 92.0), (101, 102), ())
+    assert (other.proxy, other.finals, other.seeds, other.failed) == (50.0, (42.0,), (102,), (101,))
     assert found.winner is start and len(found.finals) == 4 and found.steps == 60
 
 

@@ -11,7 +11,15 @@ from pipeline import check
 from pipeline.core.errors import PipelineError
 from pipeline.params import Params, load, save
 from pipeline.search.__main__ import main
-from pipeline.search.study.space import current, distributions, problems, space_of, suggest_values, with_values
+from pipeline.search.study.space import (
+    current,
+    data_problems,
+    distributions,
+    problems,
+    space_of,
+    suggest_values,
+    with_values,
+)
 from pipeline.search.study.study import make_study
 from tests.studies import ROOT, in_memory, study_params
 
@@ -72,6 +80,7 @@ def params(space: dict[str, Any], **recipe: Any) -> Params:
         ("norm_d", {"choices": ["spectral", "layer"]}, "norm_d: unknown value 'layer'; Choices: batch, none, spectral"),
         ("loss", {"choices": ["hinge", "hinqe"]}, "loss: unknown name 'hinqe'; did you mean 'hinge'? Choices: "),
         ("optimiser", {"choices": ["adam", "sgd"]}, "optimiser: unknown name 'sgd'; Choices: adam, rmsprop"),
+        ("ema_decay", {"choices": [0.99, None]}, "ema_decay: null leaves nothing to sample with generate.weights: ema"),
         ("augment", {"choices": ["a", "b"]}, "augment: cannot be varied: write another recipe with it"),
         ("network", {"choices": ["dcgan", "sagan"]}, "network: cannot be varied: write another recipe with it"),
         ("init_from", {"choices": [None, "a"]}, "init_from: cannot be varied: write another recipe with it"),
@@ -82,6 +91,16 @@ def test_what_is_wrong_with_a_dimension_is_one_sentence(name: str, dimension: An
     assert len(found) == 1, found
     assert found[0].startswith(f"search.space.{sentence}"), found
     assert "\n" not in found[0]
+
+
+def test_a_batch_needs_as_many_images() -> None:
+    for dimension in ({"choices": [256, 64]}, {"low": 32, "high": 256}):
+        given = params({"batch_size": dimension})
+        assert list(data_problems(given, "dcgan", 256)) == []
+        assert list(data_problems(given, "dcgan", 255)) == [
+            "search.space.batch_size: must be at most the number of training images, 255, got 256"
+        ]
+    assert list(data_problems(params({"lr_g": {"low": 1e-4, "high": 1e-2}}), "dcgan", 1)) == []
 
 
 def test_every_dimension_that_is_wrong_is_told() -> None:

@@ -65,9 +65,9 @@ def asked(times: int | None) -> Callable[[], bool]:
     return lambda: times is not None and next(count) >= times
 
 
-def do(stop_at: int | None = None, n_critic: int = 1) -> TrialResult:
+def do(stop_at: int | None = None, **values: Any) -> TrialResult:
     """A trial of 8 steps in one process, stopped after so many of its own; stop_at=None: to the end."""
-    params = trial_params(PARAMS, "gan", {"n_critic": n_critic})
+    params = trial_params(PARAMS, "gan", values)
 
     def tracker(_: Experiment) -> Tracker:
         return Tracker(Path("nowhere"), "", "", enabled=False)
@@ -123,7 +123,7 @@ def test_a_trial_that_diverges_cost_its_training(stopped: tuple[int, ...], monke
 
     monkeypatch.setattr(trainer, "require_finite", broken)
     result = do()
-    assert (result.value, result.steps, result.curve) == (None, 6, {4: 996.0})
+    assert (result.value, result.failure, result.steps, result.curve) == (None, "diverged", 6, {4: 996.0})
     assert result.seconds == 6.0, "without drawing and measuring, and with what earlier workers trained"
     assert "nan" in result.fault
 
@@ -136,8 +136,14 @@ def test_a_trial_without_memory_is_counted_and_the_study_goes_on(monkeypatch: py
 
     monkeypatch.setattr(TrainingMonitor, "score", full)
     result = do()
-    assert (result.value, result.steps, result.curve) == (None, 4, {4: 996.0})
+    assert (result.value, result.failure, result.steps, result.curve) == (None, "out of memory", 4, {4: 996.0})
     assert result.fault.startswith("out of memory (tried to allocate 2.00 GiB): leave larger batch_size")
+
+
+def test_values_that_do_not_go_together_are_invalid_and_the_study_goes_on() -> None:
+    result = do(clip=0.1, norm_d="spectral")
+    assert (result.value, result.failure, result.steps, result.seconds) == (None, "invalid", 0, 0.0)
+    assert result.fault.startswith("params.yaml: models.gan.clip: must be null with norm_d: spectral")
 
 
 # Kills at the moment at which a trial is pruned.

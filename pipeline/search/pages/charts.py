@@ -146,7 +146,7 @@ def comparison_chart(entries: Sequence[Entry], metric: str) -> Drawing:
 def tooltip(trial: FrozenTrial) -> str:
     """A trial in words: its number, state, distance or fault, and values."""
     state, value = state_of(trial), last_distance_of(trial)
-    ended = trial.user_attrs.get("fault", "") if state == "diverged" else f"{value:.2f}" if value is not None else ""
+    ended = trial.user_attrs.get("fault", "" if value is None else f"{value:.2f}")
     values = ", ".join(f"{name}={short(value)}" for name, value in trial.params.items())
     return f"trial {trial.number}, {state}{': ' if ended else ''}{ended}; {values}"
 

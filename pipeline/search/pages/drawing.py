@@ -185,7 +185,7 @@ def intervals(title: str, description: str, rows: Sequence[IntervalRow], x_name:
         if row.values:
             made.line((x(row.mean), y - 8), (x(row.mean), y + 8), f"mean {row.css}", f"mean {row.mean:.2f}")
         else:
-            made.text(left + 8, y + 4, "diverged with every seed")
+            made.text(left + 8, y + 4, "failed with every seed")
         made.dots += [Dot(x(value), y, f"open {row.css}", f"{value:.2f}") for value in row.values]
     return made
 

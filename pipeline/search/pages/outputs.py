@@ -106,7 +106,7 @@ def curves_table(results: StudyResults) -> pd.DataFrame:
 
 
 def finals_table(results: StudyResults) -> pd.DataFrame:
-    """One row a finalist and final seed, by rank; `value` is empty where training diverged."""
+    """One row a finalist and final seed, by rank; `value` is empty where training failed."""
     rows = [
         {
             "rank": rank,
@@ -124,7 +124,7 @@ def finals_table(results: StudyResults) -> pd.DataFrame:
         for rank, finalist in enumerate(results.ranked, 1)
         for seed, value in [
             *zip(finalist.seeds, finalist.finals, strict=True),
-            *((seed, None) for seed in finalist.diverged),
+            *((seed, None) for seed in finalist.failed),
         ]
     ]
     return pd.DataFrame(rows)
@@ -175,7 +175,7 @@ def as_json(results: StudyResults) -> dict[str, Any]:
                 "mean": finalist.mean if finalist.finals else None,
                 "interval": finalist.interval,
                 "finals": dict(zip(map(str, finalist.seeds), finalist.finals, strict=True)),
-                "diverged_seeds": finalist.diverged,
+                "failed_seeds": finalist.failed,
                 "mean_cost": finalist.cost,
             }
             for finalist in results.ranked
@@ -195,7 +195,7 @@ def as_json(results: StudyResults) -> dict[str, Any]:
         "cost": {
             "trials": len(results.trials),
             "pruned": len(results.pruned),
-            "diverged": len(results.diverged),
+            "failed": len(results.failed),
             "steps": steps_of(results.trials),
             "share_of_unpruned": results.cost,
             "seconds": seconds_of(results.trials),

@@ -38,7 +38,7 @@ from pipeline.search.pages.space_charts import (
     parallel_chart,
     slice_charts,
 )
-from pipeline.search.study.results import Finalist, StudyResults, gain_text, short
+from pipeline.search.study.results import Finalist, StudyResults, failures_text, gain_text, short
 from pipeline.search.study.trial_stats import (
     distance_of,
     images_of,
@@ -104,7 +104,7 @@ def render_study(results: StudyResults, about: Subject, drawn: Mapping[str, Char
         "pictures": pictures,
         "tile": min(max([_width(p["path"]) for p in pictures if p["path"]], default=WIDEST), WIDEST),
         "trials": trials_rows(results),
-        "faults": [(trial.number, trial.user_attrs["fault"]) for trial in results.diverged],
+        "faults": [(trial.number, state_of(trial), trial.user_attrs["fault"]) for trial in results.failed],
         "space": results.settings["space"],
         "settings": settings | {"trials": len(results.trials)},
         "budget": {k: v for k, v in results.budget.items() if k != "finalists"},
@@ -178,8 +178,8 @@ def study_verdict(results: StudyResults) -> list[str]:
         rank = "was still the best" if bias.final_rank == 1 else f"ranked {bias.final_rank} of {len(results.finalists)}"
         kept = f" and kept {bias.retained_gain:.0%} of its gain" if bias.retained_gain is not None else ""
         sentences.append(f"In the finals the best trial of the study, trial {bias.best.trial}, {rank}{kept}.")
-    if results.diverged:
-        sentences.append(f"{_count(len(results.diverged), 'trial')} of {len(results.trials)} diverged.")
+    if results.failed:
+        sentences.append(f"Of {_count(len(results.trials), 'trial')}, {failures_text(results.failed)}.")
     return sentences
 
 
@@ -191,7 +191,7 @@ def cost_text(results: StudyResults) -> str:
     where = f" on {', '.join(devices)}" if devices else ""
     return (
         f"{_count(total, 'trial')}: {len(results.complete)} complete, {len(results.pruned)} pruned, "
-        f"{len(results.diverged)} diverged. {steps_of(results.trials):,} steps were trained, {results.cost:.0%} of "
+        f"{failures_text(results.failed)}. {steps_of(results.trials):,} steps were trained, {results.cost:.0%} of "
         f"those without pruning, in {digits(seconds_of(results.trials))} s of training{where}"
         + (f" ({digits(typical)} s for a typical complete trial)" if typical is not None else "")
         + f"; the finals took {steps_of(results.finals):,} steps and {digits(seconds_of(results.finals))} s more."
@@ -222,13 +222,13 @@ def finals_rows(results: StudyResults, about: Subject) -> dict[str, Any]:
     """The finalists by rank, as text."""
     places = decimals(value for finalist in results.finalists for value in finalist.finals)
     varied = list(results.settings["space"])
-    columns = [f"mean {about.metric}", "95% interval", f"{TIMES} floor", "seeds", "diverged", "in the study"]
+    columns = [f"mean {about.metric}", "95% interval", f"{TIMES} floor", "seeds", "failed", "in the study"]
     columns += [f"mean {results.cost_objective}", *varied] if results.cost_objective else varied
     rows = []
     for rank, finalist in enumerate(results.ranked, 1):
         ratio = number(finalist.mean / about.floor, 2) if finalist.finals and about.floor > 0 else DASH
         proxy = DASH if finalist.proxy is None else number(finalist.proxy, places)
-        cells = [*_mean_cells(finalist, places), ratio, str(len(finalist.finals)), str(len(finalist.diverged)), proxy]
+        cells = [*_mean_cells(finalist, places), ratio, str(len(finalist.finals)), str(len(finalist.failed)), proxy]
         if results.cost_objective:
             cells.append(DASH if finalist.cost is None else digits(finalist.cost))
         cells += [short(finalist.values.get(name, DASH)) for name in varied]
@@ -308,7 +308,7 @@ def _width(path: Path) -> int:
 
 
 def _mean_cells(finalist: Finalist, places: int) -> list[str]:
-    mean = number(finalist.mean, places) if finalist.finals else "diverged"
+    mean = number(finalist.mean, places) if finalist.finals else "failed"
     return [mean, interval(finalist.interval, places) if finalist.interval else DASH]
 
 

@@ -13,7 +13,7 @@ from pipeline.core import paths
 from pipeline.params import Params
 from pipeline.search.study.results import StudyResults, gain_text
 from pipeline.search.study.storage import FINALS, StudyRef
-from pipeline.search.study.trial_stats import distance_of, seconds_of, state_of, steps_of
+from pipeline.search.study.trial_stats import distance_of, has_failed, seconds_of, state_of, steps_of
 from pipeline.tracking.tracker import Tracker
 
 LONGEST = 100  # letters of a file's name
@@ -59,14 +59,14 @@ def track_progress(tracker: Tracker, trials: Sequence[FrozenTrial]) -> None:
     """
     over = [trial for trial in trials if trial.state.is_finished()]
     over.sort(key=lambda trial: (trial.datetime_complete, trial.number))
-    values = dict.fromkeys(("cost/steps", "cost/seconds", "trials/complete", "trials/pruned", "trials/diverged"), 0.0)
+    values = dict.fromkeys(("cost/steps", "cost/seconds", "trials/complete", "trials/pruned", "trials/failed"), 0.0)
     for count, trial in enumerate(over, 1):
         distance = distance_of(trial)
         if distance is not None:
             values["best"] = min(values.get("best", distance), distance)
         values["cost/steps"] += steps_of([trial])
         values["cost/seconds"] += seconds_of([trial])
-        values[f"trials/{state_of(trial)}"] += 1
+        values[f"trials/{'failed' if has_failed(trial) else state_of(trial)}"] += 1
         tracker.metrics(count, values)
 
 

@@ -7,7 +7,8 @@ and of the finals are never subtracted from each other, because their budgets di
 import json
 import math
 import statistics
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,15 @@ from scipy import stats
 from pipeline.report.formatting import digits
 from pipeline.report.uncertainty import mean_interval, welch_interval
 from pipeline.search.study.storage import StudyRef
-from pipeline.search.study.trial_stats import cost_of, distance_of, images_of, pareto_front, state_of, steps_of
+from pipeline.search.study.trial_stats import (
+    cost_of,
+    distance_of,
+    has_failed,
+    images_of,
+    pareto_front,
+    state_of,
+    steps_of,
+)
 
 FEWEST_RANKED = 3  # the order of two says nothing: it is right in half of all cases
 
@@ -32,9 +41,9 @@ class Finalist:
     trial: int
     values: dict[str, Any]
     proxy: float | None
-    finals: tuple[float, ...]  # of the final seeds that did not diverge, at the full budget
+    finals: tuple[float, ...]  # of the final seeds that did not fail, at the full budget
     seeds: tuple[int, ...]
-    diverged: tuple[int, ...] = ()  # the final seeds that did
+    failed: tuple[int, ...] = ()  # the final seeds that did
     costs: tuple[float, ...] = ()
 
     @property
@@ -117,12 +126,12 @@ class StudyResults:
 
     @property
     def ranked(self) -> list[Finalist]:
-        """The finalists by their mean, the lowest first; behind them those that diverged with some seed, then all."""
+        """The finalists by their mean, the lowest first; behind them those that failed with some seed, then all."""
         return sorted(self.finalists, key=rank_key)
 
     @property
     def winner(self) -> Finalist:
-        """The finalist with the lowest mean; one that diverged with a seed only where all did."""
+        """The finalist with the lowest mean; one that failed with a seed only where all did."""
         return self.ranked[0]
 
     @property
@@ -176,8 +185,8 @@ class StudyResults:
         return [trial for trial in self.trials if state_of(trial) == "complete"]
 
     @property
-    def diverged(self) -> list[FrozenTrial]:
-        return [trial for trial in self.trials if state_of(trial) == "diverged"]
+    def failed(self) -> list[FrozenTrial]:
+        return [trial for trial in self.trials if has_failed(trial)]
 
     @property
     def pruned(self) -> list[FrozenTrial]:
@@ -191,7 +200,7 @@ class StudyResults:
     def summary(self) -> str:
         """The Pareto front, if there is one, and the finals as tables of text, and what the study cost."""
         lines = [
-            f"study {self.study}: {len(self.trials)} trials, {len(self.pruned)} pruned, {len(self.diverged)} diverged; "
+            f"study {self.study}: {len(self.trials)} trials, {len(self.pruned)} pruned, {failures_text(self.failed)}; "
             f"{self.cost:.0%} of the steps without pruning"
         ]
         cost = self.cost_objective
@@ -204,7 +213,7 @@ class StudyResults:
             proxy = "-" if finalist.proxy is None else f"{finalist.proxy:.2f}"
             mean = f"{finalist.mean:.2f}" if finalist.finals else "-"
             values = ", ".join(f"{name}={short(value)}" for name, value in finalist.values.items())
-            note = f"; diverged with {', '.join(map(str, finalist.diverged))}" if finalist.diverged else ""
+            note = f"; failed with {', '.join(map(str, finalist.failed))}" if finalist.failed else ""
             note += " <- the baseline" if finalist is self.baseline else ""
             costs = f"{digits(finalist.cost) if finalist.cost is not None else '-':>15}" if cost else ""
             lines.append(f"{finalist.trial:>8}{proxy:>14}{mean:>14}{_interval(finalist):>20}{costs}  {values}{note}")
@@ -227,7 +236,7 @@ def load_results(ref: StudyRef, finals: StudyRef, model: str) -> StudyResults:
             chosen["proxy"],
             tuple(value for value, _ in done),
             tuple(trial.params["seed"] for _, trial in done),
-            tuple(trial.params["seed"] for trial in own if state_of(trial) == "diverged"),
+            tuple(trial.params["seed"] for trial in own if has_failed(trial)),
             tuple(cost for _, trial in done if (cost := _final_cost(settings, chosen["values"], trial)) is not None),
         )
         finalists.append(finalist)
@@ -260,11 +269,11 @@ def gain_text(results: StudyResults) -> str:
     """
     found, winner, start = results.gain, results.winner, results.baseline
     if not winner.finals:
-        return "every finalist diverged with every final seed: there is no winner"
+        return "every finalist failed with every final seed: there is no winner"
     if winner is start:
         return "the baseline is the winner: no trial is better"
     if found is None:
-        return f"the winner is trial {winner.trial}; the baseline diverged with every final seed"
+        return f"the winner is trial {winner.trial}; the baseline failed with every final seed"
     against = f"trial {winner.trial} against the baseline"
     if found.interval is None:
         side = "better" if found.gap > 0 else "worse"
@@ -274,6 +283,12 @@ def gain_text(results: StudyResults) -> str:
         return f"{against}: within noise ({low:.2f} .. {high:.2f}, 95% interval)"
     side, ends = ("better", (low, high)) if low > 0 else ("worse", (-high, -low))
     return f"{against}: {side} by {ends[0]:.2f} .. {ends[1]:.2f} (95% interval)"
+
+
+def failures_text(failed: Sequence[FrozenTrial]) -> str:
+    """How many trials failed, and how: "3 failed (2 diverged, 1 invalid)"."""
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(map(state_of, failed)).items()))
+    return f"{len(failed)} failed" + (f" ({kinds})" if kinds else "")
 
 
 def short(value: Any) -> str:
@@ -288,6 +303,6 @@ def rank_key(finalist: Finalist) -> tuple[int, float]:
 
 def _interval(finalist: Finalist) -> str:
     if finalist.interval is None:
-        return "one seed" if finalist.finals else "diverged"
+        return "one seed" if finalist.finals else "failed"
     low, high = finalist.interval
     return f"{low:.2f} .. {high:.2f}"

@@ -87,10 +87,19 @@ def problems(params: Params, model: str) -> Iterator[str]:
         if len(parts) > 1 and (parts[0] != "models" or len(parts) != 3 or parts[1] not in params.models):
             yield f"search.space.{name}: write a field of a recipe, or models.<recipe>.<field>"
     for name, dimension in space_of(params, model).items():
-        fault = _dimension_problem(params.models[model], model, name, dimension)
+        fault = _dimension_problem(params, model, name, dimension)
         if fault:
             yield f"search.space.{fault}"
     yield from _cost_problems(params, model)
+
+
+def data_problems(params: Params, model: str, images: int) -> Iterator[str]:
+    """What does not go with the number of training images, which is known when they are prepared."""
+    dimension = space_of(params, model).get("batch_size")
+    if dimension is not None:
+        largest = max(dimension.choices or (dimension.high,))
+        if largest > images:
+            yield f"search.space.batch_size: must be at most the number of training images, {images}, got {largest}"
 
 
 def _cost_problems(params: Params, model: str) -> Iterator[str]:
@@ -106,8 +115,9 @@ def _cost_problems(params: Params, model: str) -> Iterator[str]:
         yield f"search.against: images needs n_critic or batch_size in {model}'s space: else all trials cost the same"
 
 
-def _dimension_problem(recipe: Recipe, model: str, name: str, dimension: Dimension) -> str | None:
+def _dimension_problem(params: Params, model: str, name: str, dimension: Dimension) -> str | None:
     """What is wrong with one dimension, as `field: rule and remedy`."""
+    recipe = params.models[model]
     if name not in Recipe.model_fields:
         return f"{name}: unknown field of a recipe; {suggest(name, Recipe.model_fields)}"
     if name in FIXED:
@@ -123,6 +133,8 @@ def _dimension_problem(recipe: Recipe, model: str, name: str, dimension: Dimensi
         fault = _value_problem(recipe, name, value)
         if fault:
             return fault
+    if name == "ema_decay" and None in ends and params.generate.weights == "ema":
+        return f"{name}: null leaves nothing to sample with generate.weights: ema: leave it out, or set that to raw"
     if not _includes(dimension, own):
         return f"{name}: must include {own}, the value in {model}: the first trial is the recipe as it is"
     return None

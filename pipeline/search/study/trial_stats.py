@@ -7,10 +7,19 @@ from optuna.trial import FrozenTrial, TrialState
 
 
 def state_of(trial: FrozenTrial) -> str:
-    """complete, pruned or diverged; running or waiting where the study is not over."""
-    if "fault" in trial.user_attrs:
-        return "diverged"
+    """complete, pruned, or why it failed; running or waiting where the study is not over.
+
+    Failures: "diverged", "invalid" (no training is possible with its values), "out of memory", "crashed" (so did each
+    of its workers).
+    """
+    if has_failed(trial):
+        return str(trial.user_attrs.get("failure", "diverged"))
     return trial.state.name.lower()
+
+
+def has_failed(trial: FrozenTrial) -> bool:
+    """Whether a trial has no value for a reason other than pruning; its attribute `fault` says which."""
+    return "fault" in trial.user_attrs
 
 
 def distance_of(trial: FrozenTrial) -> float | None:
@@ -19,7 +28,7 @@ def distance_of(trial: FrozenTrial) -> float | None:
 
 
 def last_distance_of(trial: FrozenTrial) -> float | None:
-    """A trial's distance, or of a pruned one the last of its curve; None if it diverged or is not over."""
+    """A trial's distance, or of a pruned one the last of its curve; None if it failed or is not over."""
     points = curve_of(trial)
     return points[max(points)] if state_of(trial) == "pruned" and points else distance_of(trial)
 

@@ -83,11 +83,15 @@ class PruningMonitor(TrainingMonitor):
 
 @dataclass(frozen=True)
 class TrialResult:
-    """How a trial ended: `value` is None where it was pruned, or `fault` says why there is none; `curve` by steps."""
+    """How a trial ended: `value` is None where it was pruned or failed; `curve` by steps.
+
+    failure: how it failed, see `state_of`; "" = it did not. fault: the reason in one sentence.
+    """
 
     value: float | None
     steps: int
     seconds: float
+    failure: str = ""
     fault: str = ""
     curve: Mapping[int, float] = field(default_factory=dict)
 
@@ -128,7 +132,7 @@ def run_trial(
     try:
         check.validate(params, model)
     except PipelineError as error:
-        return TrialResult(None, 0, 0.0, str(error).splitlines()[0])
+        return TrialResult(None, 0, 0.0, "invalid", str(error).splitlines()[0])
     experiment = Experiment(params, model, seed, context.description)
     with open_tracker(experiment) as tracker:
         grids = experiment.work_folder() / "grids"
@@ -155,10 +159,10 @@ def run_trial(
         except Diverged as error:
             tracker.tags({"diverged": str(error)})
             tracker.close("FAILED")
-            return TrialResult(None, error.step, error.seconds, str(error), monitor.curve)
+            return TrialResult(None, error.step, error.seconds, "diverged", str(error), monitor.curve)
         except OutOfMemory as error:
             tracker.close("FAILED")
-            return TrialResult(None, max(monitor.curve, default=0), 0.0, str(error), monitor.curve)
+            return TrialResult(None, max(monitor.curve, default=0), 0.0, "out of memory", str(error), monitor.curve)
         value = _measure(context, experiment, state) if full else progress.history[-1]["distance"]
         tracker.metrics(state.step, {f"search/{context.extractor.metric}": value})
         return TrialResult(value, state.step, progress.seconds, curve=monitor.curve)

@@ -97,7 +97,7 @@ def _work_at_trial(
             return
         if jobs.worker_crashes(frozen) >= MOST_CRASHES:
             fault = f"{MOST_CRASHES} workers died while they trained it: do its values need more memory than there is?"
-            result = TrialResult(None, 0, 0.0, fault)
+            result = TrialResult(None, 0, 0.0, "crashed", fault)
         else:
             pruning = not final and search.against is None  # Optuna takes no reports of two objectives
             pruned_study = ref.load(RandomSampler(), make_pruner(search))
@@ -138,7 +138,8 @@ def _record(study: optuna.Study, trial: optuna.trial.Trial, result: TrialResult,
     """Tell Optuna how the trial ended; `costs` are the objectives beside the distance."""
     trial.set_user_attr("steps", result.steps)
     trial.set_user_attr("seconds", result.seconds)
-    if result.fault:
+    if result.failure:
+        trial.set_user_attr("failure", result.failure)
         trial.set_user_attr("fault", result.fault)
     if result.value is None:
         study.tell(trial, None, TrialState.PRUNED, skip_if_finished=True)
