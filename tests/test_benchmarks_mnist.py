@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from benchmarks.mnist_recipes import runs, tables
 from pipeline.check import problems
@@ -12,6 +13,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 ROWS = pd.read_csv(DOCS / "mnist.csv")
 
 
+@pytest.mark.slow
 def test_every_training_is_valid_and_every_recipe_of_the_preset_is_trained() -> None:
     planned = list(runs())
     assert {run.name for run in planned if run.part == "recipes"} == set(load(PRESETS / "mnist.yaml").models)
@@ -25,6 +27,7 @@ def test_the_bounds_differ_in_nothing_else() -> None:
     assert all(recipe.model_copy(update=free) == recipes[0].model_copy(update=free) for recipe in recipes)
 
 
+@pytest.mark.slow
 def test_the_record_holds_every_training() -> None:
     assert ROWS[["part", "name", "seed", "steps", "lr_g", "lr_d"]].to_dict("records") == [
         {"part": run.part, "name": run.name, "seed": run.seed, "steps": run.steps}

@@ -110,6 +110,7 @@ def test_augmentations_are_known_and_named_once() -> None:
 @pytest.mark.parametrize("norm", ["none", "batch", "spectral"])
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("clip", [None, 0.01])
+@pytest.mark.slow
 def test_what_loss_norm_penalty_and_clip_ask_of_each_other(
     loss: str, norm: str, penalty: str, clip: float | None
 ) -> None:

@@ -76,6 +76,7 @@ class Products(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("name", ["dcgan", "wgan_gp", "wgan_gp_resnet", "sngan", "sagan_conditional"])
+@pytest.mark.slow
 def test_the_formula_is_what_pytorch_performs(name: str) -> None:
     params = CIFAR10.override({f"models.{name}.n_critic": 2, f"models.{name}.batch_size": 4})
     recipe, meta = params.models[name], torch.device("meta")
@@ -115,6 +116,7 @@ def test_a_lazy_penalty_costs_its_share() -> None:
     assert tiny(penalty="r1", penalty_every=4).step == 15_930 + 2 * 5 * 6 * 74 // 4
 
 
+@pytest.mark.slow
 def test_the_runbook_holds_what_the_script_prints(capsys: pytest.CaptureFixture[str]) -> None:
     main([])
     printed = capsys.readouterr().out

@@ -147,6 +147,7 @@ def test_real_sets(
     assert description["sha256"] == content_hash(arrays)
 
 
+@pytest.mark.slow
 def test_a_damaged_real_cifar10(real_root: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     shutil.copytree(real_root / "cifar-10-batches-py", root / "cifar-10-batches-py")
@@ -156,6 +157,7 @@ def test_a_damaged_real_cifar10(real_root: Path, tmp_path: Path) -> None:
     assert "CIFAR10 in" in (sentence := refused(root, dataset="cifar10")) and "is damaged" in sentence
 
 
+@pytest.mark.slow
 def test_real_tiles(shared_data: Path, tmp_path: Path) -> None:
     """Palette, RGBA, RGB, L and LA tiles against the same as arrays: on black, and 14 of them in another order."""
     with zipfile.ZipFile(shared_data / "tiles32" / "tiles32_png.zip") as archive:

@@ -616,6 +616,7 @@ def test_the_doctor_is_called_with_the_rest(monkeypatch: pytest.MonkeyPatch) -> 
     assert calls == [(["--quick"], "gan metrics doctor")]
 
 
+@pytest.mark.slow
 def test_as_a_process(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pipeline.metrics", "doctors", "x"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -135,6 +135,7 @@ def images(elsewhere: Path) -> dict[str, np.ndarray]:
     return made
 
 
+@pytest.mark.slow
 def test_each_field_that_differs_is_named_and_measured_where_possible(
     images: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:

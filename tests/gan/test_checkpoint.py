@@ -67,6 +67,7 @@ def continued(recipe: Recipe, state: TrainState, progress: RunHistory, folder: P
         ("sagan", {"penalty": "r1", "loss": "bce", "label_smoothing": 0.1, "augment": ["cutout"], "penalty_every": 2}),
     ],
 )
+@pytest.mark.slow
 def test_a_run_cut_anywhere_ends_bit_for_bit_like_one_that_was_not(
     network: str, changes: dict[str, Any], tmp_path: Path
 ) -> None:

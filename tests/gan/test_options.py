@@ -54,6 +54,7 @@ def test_every_option_trains_and_repeats_bit_for_bit(option: str, precision: str
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("norm", ["none", "spectral"])
 @pytest.mark.parametrize("device", ["meta", "cpu"])
+@pytest.mark.slow
 def test_every_penalty_goes_through_every_network(network: str, penalty: str, norm: str, device: str) -> None:
     changes = {"network": network, "penalty": penalty, "penalty_weight": 5.0, "norm_d": norm}
     for precision in ("fp32",) if device == "meta" else ("fp32", "bf16"):  # there is no autocast on meta

@@ -47,6 +47,7 @@ def test_every_recipe_takes_a_step_on_the_meta_device(name: str) -> None:
 
 
 @pytest.mark.parametrize(("network", "loss", "norm"), list(pairs()))
+@pytest.mark.slow
 def test_every_pair_takes_a_step_on_the_meta_device(network: str, loss: str, norm: str) -> None:
     recipe = tiny_recipe(network=network, loss=loss, norm_d=norm, spectral_norm_g=loss == "hinge")
     state = start(recipe, device="meta")

@@ -46,6 +46,7 @@ def extractors(inception_file: Path, metrics_params: Params) -> dict[str, Extrac
 
 
 @pytest.mark.parametrize("name", EXTRACTORS)
+@pytest.mark.slow
 def test_what_holds_for_every_extractor(name: str, extractors: dict[str, Extractor]) -> None:
     extractor, images = extractors[name], random_images(3, 1)
     first = extractor(images)
@@ -114,6 +115,7 @@ def pytorch_fids_inception(weights: Path) -> nn.Module:
         return theirs.InceptionV3([theirs.InceptionV3.BLOCK_INDEX_BY_DIM[2048]]).eval()
 
 
+@pytest.mark.slow
 def test_inceptions_network_is_pytorch_fids_bit_for_bit(inception_file: Path) -> None:
     """Before batch norm is folded; it also fails if pytorch-fid moves or renames the blocks that we take from it."""
     ours = inception.InceptionFeatures(torch.load(inception_file, weights_only=True)).eval()
@@ -124,6 +126,7 @@ def test_inceptions_network_is_pytorch_fids_bit_for_bit(inception_file: Path) ->
     assert expected.shape == (2, 2048) and (expected[0] - expected[1]).abs().max() > 1e-2 * expected.abs().max()
 
 
+@pytest.mark.slow
 def test_inception_equals_pytorch_fid(inception_file: Path, extractors: dict[str, Extractor]) -> None:
     network, images = pytorch_fids_inception(inception_file), random_images(3, 3, 32)
     with torch.no_grad():  # as pytorch_fid.fid_score.get_activations does, whose ToTensor divides by 255
@@ -144,6 +147,7 @@ def test_inceptions_class_weights_give_its_logits(inception_file: Path, extracto
     assert extractors["efficientnet_lite0"].head is None
 
 
+@pytest.mark.slow
 def test_unknown_weights_that_are_allowed_give_no_fid(inception_file: Path, metrics_params: Params) -> None:
     allowed = metrics_params("inception", weights=str(inception_file), unknown_weights="allow")
     extractor = load_extractor(allowed, CPU)

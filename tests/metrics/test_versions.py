@@ -109,6 +109,7 @@ USED_BY: dict[str, set[str]] = {
 
 
 @pytest.mark.parametrize("edited", sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py")))
+@pytest.mark.slow
 def test_code_changes_the_versions_of_what_uses_it(edited: str, versions_after: After) -> None:
     before, after = versions_after(lambda package: None), versions_after(append(edited, CODE))
     assert {name for name in FUNCTIONS if after[name] != before[name]} == USED_BY[edited]

@@ -393,12 +393,14 @@ def assert_params_or_error(tree: Any) -> None:
 
 @QUICK
 @given(TREES)
+@pytest.mark.slow
 def test_any_tree(tree: Any) -> None:
     assert_params_or_error(tree)
 
 
 @QUICK
 @given(st.lists(st.tuples(st.sampled_from([*LEAVES, *SECTIONS]), TREES, st.booleans()), min_size=1, max_size=4))
+@pytest.mark.slow
 def test_any_change_of_params_yaml(changes: list[tuple[str, Any, bool]]) -> None:
     tree = copy.deepcopy(TREE)
     for name, value, drop in changes:

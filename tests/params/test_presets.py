@@ -247,6 +247,7 @@ def test_recipes_for_digits_are_small(name: str) -> None:
 
 @pytest.mark.parametrize("preset", ["digits", "cifar10"])
 @pytest.mark.parametrize("name", CIFAR10)
+@pytest.mark.slow
 def test_a_recipe_is_built_in_full_width(preset: str, name: str) -> None:
     with torch.device("meta"):
         gan = build_gan(PRESETS[preset].models[name], shape_of(PRESETS[preset]), CLASSES, seed=0)

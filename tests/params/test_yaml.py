@@ -91,6 +91,7 @@ def test_a_number_of_thousands_of_digits(tmp_path: Path) -> None:
     assert message.startswith(": train.steps: ") and message.count("\n") == 0 and len(message) < 250, message
 
 
+@pytest.mark.slow
 def test_deep_nesting(tmp_path: Path) -> None:
     assert yaml_error(tmp_path, "[" * 1500).startswith(": not valid YAML (maximum recursion depth exceeded")
 

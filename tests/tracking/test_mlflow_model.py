@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.tracking.mlflow_store import client, opened, runs
@@ -21,6 +22,7 @@ class Generator(torch.nn.Module):
         return torch.tanh(self.norm(hidden.view(z.shape[0], 1, 8, 8)))
 
 
+@pytest.mark.slow
 def test_the_model_loads_back_and_draws_the_same(root, folder, monkeypatch):
     generator, asked = Generator(), []
     recipe = {"latent_dim": 16, "ema_decay": 0.99}
