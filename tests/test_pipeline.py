@@ -92,7 +92,9 @@ def test_every_output_is_there(clone: Path) -> None:
         }  # fmt: skip
         assert metrics["protocol"]["generated_images"] == 20
         assert "fid" not in metrics
-        assert metrics["floor"] == json.loads((clone / "data/reference/floor.json").read_text())["value"]
+        assert metrics["protocol"]["floor_images"] == 20  # of held-out images as many as there are samples
+        at_floor = metrics["fd_efficientnet_lite0_at_floor"]
+        assert metrics["ratio_to_floor"] == pytest.approx(at_floor / metrics["floor"], rel=1e-12)
         assert metrics.keys() >= {"kd_efficientnet_lite0", "precision", "coverage", "nearest_ratio", "class_balance"}
         assert metrics["sampling_error"]["fd_efficientnet_lite0"] > 0
         assert (clone / f"scores/{model}-0/closest.png").read_bytes().startswith(b"\x89PNG")

@@ -326,7 +326,7 @@ def test_make_compare(project: Path) -> None:
     assert changed == [("  models: [dcgan, sagan, resnet]", "  models: [dcgan, wgan_gp, sagan]")]
     said = told(done)
     assert said[:3] == [
-        "params.yaml now compares dcgan wgan_gp sagan, and so does make run from here on",
+        "wrote compare.models=[dcgan,wgan_gp,sagan] to params.yaml",
         "params.yaml is sound",
         "dvc repro",
     ]
