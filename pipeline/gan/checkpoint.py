@@ -57,6 +57,10 @@ class RunHistory:
         """The distance before the first step, by which one sees whether anything was learnt."""
         return next((row.get("distance") for row in self.history if row["step"] == 0), None)
 
+    def last_distance(self) -> float | None:
+        """The distance that was measured last."""
+        return next((row["distance"] for row in reversed(self.history) if "distance" in row), None)
+
     def pixel_std_ratio(self) -> float:
         """Of the last grid: how much its images differ, as a share of real images' differences; 1 before the first."""
         return next((row["pixel_std_ratio"] for row in reversed(self.history) if "pixel_std_ratio" in row), 1.0)

@@ -1,11 +1,14 @@
 """Conclusions in sentences: which model leads, which differences exceed noise, and what needs caution."""
 
+import itertools
 import statistics
 
 from pipeline.report.formatting import decimals, interval, listed, mean_and_std, number
+from pipeline.report.metric_info import kernel_name
 from pipeline.report.results import ProtocolGroup, RankedModel, Results, RunResult, differing
 from pipeline.report.uncertainty import sampling_noise, welch_interval
 
+FAILED = ("has collapsed or learnt next to nothing", "have collapsed or learnt next to nothing")
 ONE_SEED = "One training seed per model: nothing can be concluded about training variance."
 
 
@@ -23,6 +26,7 @@ def conclusions(results: Results) -> list[str]:
     for group in groups:
         sentences.append(_leader(results, group))
         sentences += _noise(group, decimals(run.value for run in results.runs))
+        sentences += _other_order(results, group)
         sentences += _no_floor(group)
     if seeds == 1:
         sentences.append(ONE_SEED)
@@ -37,7 +41,7 @@ def cautions(results: Results) -> list[str]:
         fallen = [_of_seed(run, ", ".join(run.scores.collapsed), several) for run in runs if run.scores.collapsed]
         if fallen:
             mean = "; its mean over seeds includes this" if several else ""
-            sentences.append(f"{model} has collapsed or learnt next to nothing: {listed(fallen)}{mean}.")
+            sentences.append(f"{model} {FAILED[0]}: {listed(fallen)}{mean}.")
         back = [_of_seed(run, f"{len(run.info['rollbacks'])} times", several) for run in runs if run.info["rollbacks"]]
         if back:
             sentences.append(
@@ -50,27 +54,56 @@ def _of_seed(run: RunResult, text: str, several: bool) -> str:
     return f"seed {run.seed} ({text})" if several else text
 
 
+def has_failed(ranked: RankedModel) -> bool:
+    """Whether a model is no winner: half of its runs or more have collapsed, or learnt next to nothing."""
+    return 2 * sum(bool(run.scores.collapsed) for run in ranked.runs) >= len(ranked.runs)
+
+
+def _standing(group: ProtocolGroup) -> list[RankedModel]:
+    """The models that can be named winner, by rank."""
+    return [ranked for ranked in group.ranking if not has_failed(ranked)]
+
+
 def _leader(results: Results, group: ProtocolGroup) -> str:
-    leaders = [ranked for ranked in group.ranking if ranked.rank == 1]
+    standing, metric, count = _standing(group), results.metric, len(group.ranking)
+    failed = [ranked.model for ranked in group.ranking if has_failed(ranked)]
+    said = f"{listed(failed)} {FAILED[len(failed) > 1]}" if failed else ""
+    if not standing:
+        return f"No model is named the best: {said}."
+    leaders = [ranked for ranked in standing if ranked.rank == standing[0].rank]
     best = leaders[0]
-    metric = results.metric
-    count = len(group.ranking)
     places = decimals(run.value for run in results.runs)
     runs = len(best.values)
     seeds = f" over {runs} training seeds" if runs > 1 else ""
     value = f"{mean_and_std(best.values, places)}{seeds}{_beside_floor(best)}"
     if count == 1:
         return f"{best.model} reaches a {metric} of {value}; no other model was measured with the same protocol."
+    if len(standing) == 1:
+        return f"{said}; the only other model, {best.model}, reaches a {metric} of {value}."
+    among = f"of the other {len(standing)} models; {said}" if failed else f"of {count} models"
     if len(leaders) > 1:
-        return f"{listed([ranked.model for ranked in leaders])} share the lowest {metric} ({value}) of {count} models."
-    mean = "mean " if runs > 1 else ""
-    return f"{best.model} has the lowest {mean}{metric} ({value}) of {count} models."
+        return f"{listed([ranked.model for ranked in leaders])} share the lowest {metric} ({value}) {among}."
+    return f"{best.model} has the lowest {'mean ' if runs > 1 else ''}{metric} ({value}) {among}."
 
 
 def _beside_floor(ranked: RankedModel) -> str:
     """How far a model is from real images, in words; nothing if the floor is 0."""
     ratios = [run.ratio for run in ranked.runs if run.ratio is not None]
     return f"; {statistics.fmean(ratios):.1f} times the floor at equal numbers of images" if ratios else ""
+
+
+def _other_order(results: Results, group: ProtocolGroup) -> list[str]:
+    """Whether the kernel distance, which has no bias by the number of images, orders models otherwise."""
+    name = kernel_name(results.metric)
+    measured = [ranked for ranked in group.ranking if all(name in run.scores.metrics for run in ranked.runs)]
+    means = [statistics.fmean(run.scores.metrics[name] for run in ranked.runs) for ranked in measured]
+    pairs = itertools.combinations(zip(measured, means, strict=True), 2)
+    if not any(first.rank < second.rank and one > other for (first, one), (second, other) in pairs):
+        return []
+    places = decimals(means)
+    order = sorted(zip(means, (ranked.model for ranked in measured), strict=True))
+    shown = listed([f"{model} ({number(mean, places)})" for mean, model in order])
+    return [f"By {name}, which the number of images does not bias, the order is another: {shown}."]
 
 
 def _no_floor(group: ProtocolGroup) -> list[str]:
@@ -80,11 +113,11 @@ def _no_floor(group: ProtocolGroup) -> list[str]:
 
 
 def _noise(group: ProtocolGroup, places: int) -> list[str]:
-    """For the leader against each model behind it: whether the difference exceeds noise."""
-    leader = group.ranking[0]
+    """For the leader against each model behind it that has learnt too: whether the difference exceeds noise."""
+    leader, *rivals = _standing(group) or [group.ranking[0]]
     findings: dict[str, list[str]] = {}
-    for rival in group.ranking:
-        if rival.rank > 1:
+    for rival in rivals:
+        if rival.rank > leader.rank:
             finding, detail = _difference(leader, rival, places)
             findings.setdefault(finding, []).append(f"{rival.model} ({detail})")
     return [

@@ -53,8 +53,9 @@ METRIC_INFO: dict[str, MetricInfo] = {
     "precision": MetricInfo(
         "precision",
         "higher",
-        "The share of generated images that lie among the real ones: the quality of single images. Blur raises it.",
-        "High with low recall: little variety.",
+        "The share of generated images that lie among the real ones: the quality of single images. Blur raises it, and "
+        "so can plain grey: read it with recall.",
+        "High with low recall: little variety, or images so plain that they lie amid all real ones.",
         "prdc",
     ),
     "recall": MetricInfo(
@@ -67,7 +68,8 @@ METRIC_INFO: dict[str, MetricInfo] = {
     "density": MetricInfo(
         "density",
         "higher",
-        "Precision weighted by the number of real images nearby; less sensitive to single odd ones. Blur raises it.",
+        "Precision weighted by the number of real images nearby; less sensitive to single odd ones. Blur raises it, "
+        "and so can plain grey.",
         "Well above 1: the samples crowd where the real images are densest.",
         "prdc",
     ),
@@ -96,7 +98,7 @@ METRIC_INFO: dict[str, MetricInfo] = {
         "nearest ratio",
         "about 1",
         "The median distance to the nearest training image, divided by that of held-out test images. Blur and noise "
-        "lower it.",
+        "can lower it, without any copy.",
         "Well below 1: samples are closer to training images than new real images are, as copies would be. "
         "Well above 1: they are far from all real images.",
         "memorisation",
@@ -162,8 +164,12 @@ def metric_info(metric: str) -> dict[str, MetricInfo]:
     >>> list(metric_info("fid"))[:2], list(metric_info("fd_net"))[:2]
     (['fid_infinity', 'kid'], ['fd_net_infinity', 'kd_net'])
     """
-    kernel = "kid" if metric == "fid" else "kd_" + metric.removeprefix("fd_")
-    return {key.format(metric=metric, kernel=kernel): info for key, info in METRIC_INFO.items()}
+    return {key.format(metric=metric, kernel=kernel_name(metric)): info for key, info in METRIC_INFO.items()}
+
+
+def kernel_name(metric: str) -> str:
+    """What the kernel distance is called if the distance is called `metric`."""
+    return "kid" if metric == "fid" else "kd_" + metric.removeprefix("fd_")
 
 
 def class_prefix(metric: str) -> str:

@@ -239,6 +239,7 @@ def write_run(
             "metric": monitor.extractor.metric,
             "samples": budget.score_samples,
             "untrained": progress.untrained_distance(),
+            "final": progress.last_distance(),
         },
         "best": {"step": progress.best_step, "distance": progress.best_distance()},
         "pixel_std_ratio": progress.pixel_std_ratio(),

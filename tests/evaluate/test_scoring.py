@@ -59,7 +59,7 @@ def scored(tmp_path: Path, metrics_params: Callable[..., MetricsParams]) -> Call
     """record.json of samples against 40 training and 20 test images."""
     real, test = images(40, 0), images(20, 1)
     params = tiny_params({"generate.seed": 5}).model_copy(update={"metrics": metrics_params("toy", bootstrap=2)})
-    floor = {"data_sha256": "d" * 64}
+    floor = {"data_sha256": "d" * 64, "metrics": {}}
     reference = Reference(FeatureSet(features(real)), FeatureSet(features(test)), floor)
 
     def score(samples: dict[str, np.ndarray], **info: Any) -> dict[str, Any]:
@@ -119,16 +119,73 @@ def test_the_final_generator_may_be_the_best(scored: Callable[..., dict[str, Any
     assert found["protocol"]["initialised_from"] == "old@abc"
 
 
+LIKE_REAL = {"precision": 0.75, "recall": 0.7, "density": 1.0, "coverage": 0.95, "class_rarest": 0.8}
+GREY_NOISE = {"precision": 1.0, "recall": 0.0, "density": 1.4, "coverage": 0.01, "class_rarest": 0.0}
+
+
+def signs(record: dict[str, float], generated: int = 1000, floor: dict[str, float] | None = None, **info: Any) -> Any:
+    """What says that a model has collapsed, of 1,000 training images of 10 classes, 0.97 of which can be covered."""
+    reference = Reference(
+        FeatureSet(np.zeros((1000, 3), np.float32), np.arange(1000) % 10),
+        FeatureSet(np.zeros((9, 3), np.float32)),
+        {"metrics": LIKE_REAL if floor is None else floor},
+    )
+    learnt = {"pixel_std_ratio": 0.3, "init_from": None, "curve": {"untrained": 100.0, "final": 20.0}}
+    return collapsed(record, learnt | info, reference, generated)
+
+
 @pytest.mark.parametrize(
-    ("record", "pixel_std_ratio", "expected"),
+    ("name", "least"),
     [
-        ({"precision": 0.05, "coverage": 0.05 * 0.97}, 0.3, []),  # of 1,000 on each side a perfect model covers 0.969
-        ({"precision": 0.0499}, 0.3, ["precision 0.050"]),
-        ({"precision": 0.9, "coverage": 0.04}, 0.001, ["coverage 0.040", "pixel_std_ratio 0.001"]),
-        ({}, 0.3, []),
+        ("precision", 0.05 * 0.75), ("recall", 0.02 * 0.7), ("density", 0.05), ("coverage", 0.05 * 0.95),
+        ("class_rarest", 0.02 * 0.8),
     ],
-)
-def test_what_says_that_a_model_has_collapsed(
-    record: dict[str, float], pixel_std_ratio: float, expected: list[str]
-) -> None:
-    assert collapsed(record, pixel_std_ratio, 1000, 1000) == expected
+)  # fmt: skip
+def test_each_metric_has_its_least_as_a_share_of_what_real_images_reach(name: str, least: float) -> None:
+    assert signs(LIKE_REAL | {name: 1.01 * least}) == []
+    assert signs(LIKE_REAL | {name: 0.98 * least}) == [f"{name} {0.98 * least:.3f}"]
+    assert signs({name: 0.02 * least}, floor=LIKE_REAL | {name: 0.0}) == []  # as of one image repeated
+
+
+def test_the_default_models_have_not_collapsed() -> None:
+    for model in ("dcgan", "sagan", "resnet"):  # digits, 1,500 steps
+        record = {
+            "dcgan": {"precision": 0.62, "recall": 0.87, "density": 0.37, "coverage": 0.56, "class_rarest": 0.32},
+            "sagan": {"precision": 0.65, "recall": 0.60, "density": 0.33, "coverage": 0.42, "class_rarest": 0.43},
+            "resnet": {"precision": 0.68, "recall": 0.53, "density": 0.37, "coverage": 0.45, "class_rarest": 0.09},
+        }[model]
+        assert signs(record, 1438) == []
+
+
+def test_grey_noise_has_collapsed_and_learnt_nothing() -> None:
+    assert signs(GREY_NOISE, curve={"untrained": 50.0, "final": 50.0}) == [
+        "recall 0.000", "coverage 0.010", "class_rarest 0.000",
+        "small-sample distance 1.00 times the untrained generator's",
+    ]  # fmt: skip
+    for name in ("recall", "class_rarest"):  # each by itself
+        assert signs(LIKE_REAL | {name: 0.0}) == [f"{name} 0.000"]
+
+
+def test_a_missing_class_counts_only_where_it_could_not_be_chance() -> None:
+    missing = {"class_rarest": 0.0}
+    assert signs(missing, generated=200) == ["class_rarest 0.000"]  # 20 of each class are expected
+    assert signs(missing, generated=199) == []
+
+
+def test_the_gain_over_the_untrained_generator() -> None:
+    assert signs({}, curve={"untrained": 100.0, "final": 80.0}) == []
+    told = ["small-sample distance 0.81 times the untrained generator's"]
+    assert signs({}, curve={"untrained": 100.0, "final": 80.6}) == told
+    # Another run's weights are no untrained ones; and a curve may have no first point.
+    assert signs({}, curve={"untrained": 100.0, "final": 99.0}, init_from={"name": "old", "sha256": "abc"}) == []
+    assert signs({}, curve={"untrained": None, "final": 99.0}) == []
+
+
+def test_images_that_are_all_alike() -> None:
+    assert signs({}, pixel_std_ratio=0.05) == [] and signs({}, pixel_std_ratio=0.049) == ["pixel_std_ratio 0.049"]
+
+
+def test_few_images_cannot_cover_much() -> None:
+    # With 10 of 1,000 a perfect model covers 0.049: a twentieth of that is too little.
+    assert signs({"coverage": 0.003}, generated=10) == []
+    assert signs({"coverage": 0.002}, generated=10) == ["coverage 0.002"]

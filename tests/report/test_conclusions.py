@@ -7,8 +7,9 @@ from scipy import stats
 
 from pipeline.params import Params
 from pipeline.report import leaderboard, read_results
-from pipeline.report.conclusions import ONE_SEED, cautions
+from pipeline.report.conclusions import ONE_SEED, cautions, conclusions
 from tests.report.files import (
+    METRIC,
     compare,
     make_data,
     make_experiment,
@@ -94,3 +95,59 @@ def test_one_seed_says_so_in_fewer_words() -> None:
     make_experiment("sagan", 0, 100.0)
     found = cautions(read_results(compare(["dcgan", "sagan"], [0])))
     assert found == ["dcgan has collapsed or learnt next to nothing: pixel_std_ratio 0.001."]
+
+
+NOTHING = {"collapsed": ["recall 0.000", "class_rarest 0.000"]}
+
+
+def test_no_winner_is_named_among_models_that_have_learnt_nothing() -> None:
+    make_data()
+    for model, value in [("a", 100.0), ("b", 300.0), ("c", 400.0)]:
+        make_experiment(model, 0, value, scores=NOTHING if model == "a" else None)
+    params = compare(["a", "b", "c"], [0])
+    text = words(page(params))
+    value = "(300.0; 6.5 times the floor at equal numbers of images)"
+    assert (
+        f"b has the lowest {METRIC} {value} of the other 2 models; a has collapsed or learnt next to nothing." in text
+    )
+    assert "b's difference to c (100.0, sampling noise up to 13.9) is beyond sampling noise." in text
+    assert "a's difference" not in text and "difference to a" not in text
+    assert leaderboard(read_results(params))["model"].tolist() == ["a", "b", "c"]  # the ranking is by value alone
+    make_experiment("c", 0, 400.0, scores=NOTHING)
+    assert conclusions(read_results(params))[0] == (
+        f"a and c have collapsed or learnt next to nothing; the only other model, b, reaches a {METRIC} of 300.0; "
+        "6.5 times the floor at equal numbers of images."
+    )
+    make_experiment("b", 0, 300.0, scores=NOTHING)
+    assert conclusions(read_results(params)) == [
+        "No model is named the best: a, b and c have collapsed or learnt next to nothing.", ONE_SEED
+    ]  # fmt: skip
+
+
+def test_a_model_is_no_winner_if_half_of_its_seeds_have_learnt_nothing() -> None:
+    make_data()
+    for seed in (0, 1, 2):
+        make_experiment("a", seed, 100.0 + seed, scores=NOTHING if seed == 0 else None)
+        make_experiment("b", seed, 200.0 + seed)
+    assert conclusions(read_results(compare(["a", "b"], [0, 1, 2])))[0].startswith("a has the lowest mean")
+    assert conclusions(read_results(compare(["a", "b"], [0, 1])))[0].startswith("a has collapsed or learnt next to")
+
+
+def test_another_order_by_the_kernel_distance_is_said() -> None:
+    make_data()
+    told = "By kd_efficientnet_lite0, which the number of images does not bias, the order is another: "
+    for kernels, sentences in [
+        ((0.1, 0.2, 0.3), []),
+        ((0.1, 0.2, 0.2), []),
+        ((0.1, 0.3, 0.2), [told + "a (0.1000), c (0.2000) and b (0.3000)."]),
+        ((0.3, 0.3, -0.001), [told + "c (\N{MINUS SIGN}0.001000), a (0.300000) and b (0.300000)."]),
+    ]:
+        for model, value, kernel in zip("abc", (100.0, 200.0, 300.0), kernels, strict=True):
+            make_experiment(model, 0, value, scores={"kd_efficientnet_lite0": kernel})
+        found = conclusions(read_results(compare(["a", "b", "c"], [0])))
+        assert [sentence for sentence in found if sentence.startswith("By ")] == sentences
+    for model in "abc":  # equal distances have no order that another could differ from
+        make_experiment(model, 0, 100.0, scores={"kd_efficientnet_lite0": ord(model) * -1.0})
+    assert not any("By kd" in sentence for sentence in conclusions(read_results(compare(["a", "b", "c"], [0]))))
+    make_experiment("c", 0, 50.0)  # not measured, so not ordered
+    assert not any("By kd" in sentence for sentence in conclusions(read_results(compare(["a", "b", "c"], [0]))))

@@ -374,6 +374,13 @@ def test_the_diversity_of_the_last_grid() -> None:
     )
 
 
+def test_the_ends_of_the_curve() -> None:
+    history: list[dict[str, float]] = [{"step": 0, "distance": 9.0}, {"step": 3, "distance": 4.0}, {"step": 4}]
+    found = RunHistory(history)
+    assert (found.untrained_distance(), found.last_distance()) == (9.0, 4.0)
+    assert RunHistory().untrained_distance() is None and RunHistory().last_distance() is None
+
+
 # Room.
 
 
