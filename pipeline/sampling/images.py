@@ -35,8 +35,8 @@ def labels(choice: str | int, counts: Sequence[int], n: int) -> Tensor:
     """The labels of samples 0..n-1, int64: those of the first k samples are as `choice` says, for every k.
 
     Args:
-        choice: "balanced", each class as often as any other; "data", each as often as among the training images; or
-            the number of one class, which all samples have.
+        choice: "balanced", each class that has training images as often as any other; "data", each as often as among
+            the training images; or the number of one class, which all samples have.
         counts: how many training images each class has; of images without labels, one number.
 
     The order is that of the divisor method of Webster and Sainte-Laguë: of equal classes each in turn.
@@ -46,7 +46,8 @@ def labels(choice: str | int, counts: Sequence[int], n: int) -> Tensor:
     """
     if isinstance(choice, int):
         return torch.full((n,), choice)
-    weights = np.ones(len(counts)) if choice == "balanced" else np.asarray(counts, np.float64)
+    weights = np.asarray(counts, np.float64)
+    weights = np.sign(weights) if choice == "balanced" else weights
     most = (n + len(weights) / 2) * weights / weights.sum()  # no class is due more often
     numbers = [np.arange(int(number) + 2) for number in most]
     # Of counts, not of shares: equal quotients then round to the same number.

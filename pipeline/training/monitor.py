@@ -56,8 +56,11 @@ class TrainingMonitor:
             EvaluationInterrupted: `stopping` said so.
         """
         path = self.grids / grid_name(state.step)
-        rows = min(self.experiment.n_classes, 10) if self.experiment.conditional else 6
-        images = torch.cat(list(self._samples(state, rows_of_classes(range(rows), rows, COLUMNS), GRID_SEED)))
+        counts = self.experiment.description["class_counts"]
+        # One class a row, of those that have training images; without classes 6 rows.
+        shown = np.flatnonzero(counts)[:10].tolist() if self.experiment.conditional else range(6)
+        rows = len(shown)
+        images = torch.cat(list(self._samples(state, rows_of_classes(shown, rows, COLUMNS), GRID_SEED)))
         save_picture(grid(images, COLUMNS), path)
         self.tracker.image("samples", path, state.step)
         return pixel_std(images.unflatten(0, (rows, COLUMNS))), sha256(path)
