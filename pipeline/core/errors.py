@@ -68,9 +68,7 @@ def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
                 raise
             sys.exit(_fail(_sentence(error), 2))
         except MemoryError:
-            sys.exit(
-                _fail("out of memory: free some, or lower batch sizes and sample numbers in params.yaml", 2)
-            )
+            sys.exit(_fail("out of memory: free some, or lower batch sizes and sample numbers in params.yaml", 2))
         except KeyboardInterrupt as stop:
             _end_at_once()
             number = stop.number if isinstance(stop, Stopped) else signal.SIGINT

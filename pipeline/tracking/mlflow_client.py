@@ -65,7 +65,7 @@ def make_store(path: Path) -> None:
 
 
 def store_uri(path: Path) -> str:
-    """The tracking URI of a sqlite file: absolute, or relative where a ?, # or % in the path would end the URI early."""
+    """The tracking URI of a sqlite file: absolute, or relative if a ?, # or % in the path would end the URI early."""
     plain = not any(letter in str(path) for letter in "?#%")
     return f"sqlite:///{path if plain else os.path.relpath(path)}"
 

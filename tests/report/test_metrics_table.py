@@ -54,7 +54,9 @@ def test_further_metrics_are_shown_with_direction_error_floor_and_reason(three: 
     assert [cell.small for cell in score.cells] == reasons and score.reason == ""
     text = words(page(three))
     assert "precision ↑ higher 0.750 ±0.030 0.500 n/a not measured 0.900 ±0.020" in text
-    assert "High with low recall: little variety, or images so plain" in text and "Above that of real images" not in text
+    assert (
+        "High with low recall: little variety, or images so plain" in text and "Above that of real images" not in text
+    )
 
 
 def test_a_reason_of_all_models_is_said_once() -> None:
