@@ -168,6 +168,7 @@ def test_comments_docstrings_and_layout_are_no_code(package: Path, edit: Callabl
 
 
 @pytest.mark.parametrize(("network", "own"), [("dcgan", "dcgan"), ("mlp", "mlp"), ("sagan", "resnet")])
+@pytest.mark.slow
 def test_only_the_code_that_a_recipe_runs_counts(package: Path, network: str, own: str) -> None:
     recipe = tiny_recipe(network=network)
     before = code_version(recipe, EXTRACTOR)
@@ -202,6 +203,7 @@ PIECES = {  # of each entry of a registry a piece of its own code, and what chan
 
 
 @pytest.mark.parametrize("entry", PIECES)
+@pytest.mark.slow
 def test_an_entry_counts_for_the_recipes_that_name_it(package: Path, entry: str) -> None:
     (old, new), (file, name) = PIECES[entry], entry.split()
     field = {"losses.py": "loss", "penalties.py": "penalty", "augment.py": "augment", "optimisers.py": "optimiser"}[

@@ -276,6 +276,7 @@ def exported(folder: Path, network: str = "dcgan", **changes: Any) -> TrainState
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("weights", ["raw", "ema"])
+@pytest.mark.slow
 def test_an_exported_generator_comes_back(network: str, weights: str, tmp_path: Path) -> None:
     state = exported(tmp_path, network)
     networks = {"raw": state.gan.generator.eval(), "ema": state.ema.eval()}

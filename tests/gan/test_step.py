@@ -55,6 +55,7 @@ def test_every_pair_takes_a_step_on_the_meta_device(network: str, loss: str, nor
 
 
 @pytest.mark.parametrize(("network", "loss", "norm"), list(pairs()))
+@pytest.mark.slow
 def test_every_pair_trains_on_the_cpu(network: str, loss: str, norm: str) -> None:
     recipe = tiny_recipe(network=network, loss=loss, norm_d=norm, init="normal")
     state, reports = run(recipe, tiny_budget(steps=2))

@@ -70,6 +70,7 @@ def test_what_holds_for_every_extractor(name: str, extractors: dict[str, Extract
         assert torch.equal(extractor(images), first)
 
 
+@pytest.mark.slow
 def test_features_do_not_depend_on_the_batch(extractors: dict[str, Extractor]) -> None:
     extractor, images = extractors["efficientnet_lite0"], random_images(66, 3).numpy()
     sets = {size: np.concatenate(list(extract(extractor, in_batches(images, size)))) for size in (1, 7, 64)}

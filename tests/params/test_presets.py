@@ -265,6 +265,7 @@ def test_the_residual_networks_have_the_published_parameters(name: str) -> None:
 
 
 @pytest.mark.parametrize(("preset", "name"), EVERY)
+@pytest.mark.slow
 def test_a_recipe_takes_a_step(preset: str, name: str) -> None:
     values = PRESETS[preset]
     recipe = values.models[name].model_copy(update={"width_g": 4, "width_d": 4, "batch_size": 4})

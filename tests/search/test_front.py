@@ -158,6 +158,7 @@ def run_study(ref: StudyRef, context: Any, monkeypatch: pytest.MonkeyPatch) -> l
     [("tpe", "images"), ("gp", "seconds"), ("nsga2", "images"), ("nsga2", "seconds"), ("qmc", "seconds"),
      ("random", "images")],
 )  # fmt: skip
+@pytest.mark.slow
 def test_each_sampler_minimises_two_things(sampler: str, against: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ref, context = a_study(14 if sampler == "gp" else 30, **{"search.sampler": sampler, "search.against": against})
     trials = run_study(ref, context, monkeypatch)

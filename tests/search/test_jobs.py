@@ -376,6 +376,7 @@ def test_workers_share_a_space_of_so_few_values_that_they_meet(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.slow
 def test_a_study_is_the_same_twice_and_when_it_is_killed_halfway(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     changes = {"search.sampler": sampler}
     trials = 13

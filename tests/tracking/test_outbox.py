@@ -23,6 +23,7 @@ def steps(folder: Path) -> list[int]:
     return [entry["step"] for entry, _ in read_entries(folder / "outbox.jsonl") if entry["kind"] == "metric"]
 
 
+@pytest.mark.slow
 def test_what_a_full_disk_refuses_is_written_when_there_is_room(folder: Path) -> None:
     outbox = Outbox(folder, "digits", "gan-0")
     outbox.add("metric", "loss/d", 1.0, 1)

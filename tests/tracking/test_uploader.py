@@ -196,6 +196,7 @@ def test_four_processes_open_a_new_store_at_once(root):
     assert all(run.data.metrics == {"a": 2.0} and run.info.status == "FINISHED" for run in runs())
 
 
+@pytest.mark.slow
 def test_a_store_is_made_whole_or_not_at_all(root, folder, monkeypatch):
     """MLflow can mend no store whose making was broken off: by a kill, or a full disk."""
     (root / "mlflow.db").unlink()
