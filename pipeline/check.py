@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -36,9 +36,13 @@ SMALL = {"width_g": 8, "width_d": 8, "latent_dim": 2}  # a network that is quick
 
 def validate(params: Params, tuned: str | None = None) -> None:
     """Raise one PipelineError that lists all that `problems` finds."""
-    faults = list(problems(params, tuned))
-    if faults:
-        raise PipelineError("\n".join(f"{PARAMS_FILE}: {fault}" for fault in faults))
+    _refuse(problems(params, tuned))
+
+
+def _refuse(faults: Iterable[str]) -> None:
+    lines = [f"{PARAMS_FILE}: {fault}" for fault in faults]
+    if lines:
+        raise PipelineError("\n".join(lines))
 
 
 def validate_surroundings(params: Params) -> None:
@@ -55,9 +59,7 @@ def validate_surroundings(params: Params) -> None:
         for entry in () if root.is_symlink() else original.iterdir():
             if not (root / entry.name).exists():
                 (root / entry.name).symlink_to(entry)
-    faults = list(surroundings(params))
-    if faults:
-        raise PipelineError("\n".join(f"{PARAMS_FILE}: {fault}" for fault in faults))
+    _refuse(surroundings(params))
     if params.data.dataset != "folder":
         with storage_errors(root):
             root.mkdir(parents=True, exist_ok=True)

@@ -38,23 +38,12 @@ class WeightsFile:
             PipelineError: it is another file than the known one, or cannot be read.
         """
         if not os.path.isfile(self.path):
-            problem = f"the weights {self.path} do not exist"
-            raise WeightsNotFound(
-                f"{problem}: {self.remedy}, or name another file in metrics.weights",
-                field="metrics.weights",
-                problem=problem,
-                remedy=self.remedy,
-            )
+            raise self._wrong("do not exist", kind=WeightsNotFound)
         digest = sha256(self.path)
         if digest != self.sha256 and not allow_unknown:
             shown = f"sha256 {digest[:16]}..., expected {self.sha256[:16]}..."
-            problem = f"the weights {self.path} are not the known ones ({shown})"
-            raise PipelineError(
-                f"{problem}: {self.remedy}, or set metrics.unknown_weights: allow",
-                field="metrics.unknown_weights",
-                problem=problem,
-                remedy=self.remedy,
-            )
+            fault = f"are not the known ones ({shown})"
+            raise self._wrong(fault, "metrics.unknown_weights", "set metrics.unknown_weights: allow")
         try:
             return torch.load(self.path, map_location="cpu", weights_only=True), digest
         except Exception as error:  # torch raises whatever it meets: UnpicklingError, RuntimeError, EOFError ...
@@ -75,14 +64,15 @@ class WeightsFile:
         """What the distance under the weights with this sha256 is called: `name` only if they are the known ones."""
         return name if digest == self.sha256 else f"fd_{self.extractor}_{digest[:8]}"
 
-    def _wrong(self, fault: str) -> PipelineError:
+    def _wrong(
+        self,
+        fault: str,
+        field: str = "metrics.weights",
+        otherwise: str = "name another file in metrics.weights",
+        kind: type[PipelineError] = PipelineError,
+    ) -> PipelineError:
         problem = f"the weights {self.path} {fault}"
-        return PipelineError(
-            f"{problem}: {self.remedy}, or name another file in metrics.weights",
-            field="metrics.weights",
-            problem=problem,
-            remedy=self.remedy,
-        )
+        return kind(f"{problem}: {self.remedy}, or {otherwise}", field=field, problem=problem, remedy=self.remedy)
 
 
 def _first_line(error: Exception) -> str:
