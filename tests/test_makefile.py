@@ -54,7 +54,7 @@ def make(folder: Path, *arguments: str, **variables: str) -> tuple[int, str, lis
     told = folder / "told"
     told.unlink(missing_ok=True)
     done = subprocess.run(
-        ["make", *arguments], cwd=folder, env=os.environ | {"TOLD": str(told)} | variables, capture_output=True,
+        ["make", "--no-print-directory", *arguments], cwd=folder, env=os.environ | {"TOLD": str(told)} | variables, capture_output=True,
         text=True, timeout=60,
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr, told.read_text().splitlines() if told.exists() else []
