@@ -3,6 +3,7 @@
     extractors        networks whose features the metrics compare; EXTRACTORS
     frechet           the distance between two Gaussians; `gaussian_file` saves one
     neighbours        nearest neighbours, block by block
+    sampling_error    what a number would move by if the same generator made other images
     types             what a metric is given, and what it gives back
     fid floor kid inception_score prdc memorisation classes      one metric each, or several of one kind
     registry          METRICS, and all of them at once

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from pipeline.metrics.neighbours import Block, distance_blocks, exact_distances
+from pipeline.metrics.sampling_error import Hits, mean_error, share_error, strata
 from pipeline.metrics.types import Comparison, Estimate
 
 KS = (3, 5)  # what the authors of precision and recall use; what those of density and coverage do
@@ -37,36 +38,37 @@ def expected_coverage(real: int, generated: int, k: int = KS[1]) -> float:
 class Neighbourhoods(NamedTuple):
     """For N real and M generated images and K radii of each.
 
-    inside: bool (M, K), whether a generated image lies in any real ball.
-    counts: int64 (M, K), in how many.
-    recalled: bool (N, K), whether a real image lies in any generated ball.
-    covered: bool (N, K), whether a real image's ball holds any generated image.
+    counts: int64 (M, K), in how many real balls a generated image lies.
+    recalled: K times, which of the N real images lie in any generated ball.
+    covered: K times, which of the N real images' balls hold any generated image.
     """
 
-    inside: np.ndarray
     counts: np.ndarray
-    recalled: np.ndarray
-    covered: np.ndarray
+    recalled: list[Hits]
+    covered: list[Hits]
 
 
 def prdc(comparison: Comparison) -> dict[str, Estimate]:
     """All four at k = 5, and `precision_k3` and `recall_k3` at k = 3.
 
-    An error is the standard error of a mean over images, the balls held fixed: what other images the balls might have
-    been drawn around is not in it. The values depend on how many images there are on either side.
+    The errors are those of other generated images, the real ones and their balls held fixed. Recall's takes a
+    generated image and its ball for one thing: that a ball shrinks where others lie is not in it. The values depend on
+    how many images there are on either side.
     """
     real, generated = comparison.real, comparison.generated
     columns = [k - 1 for k in KS]
     radii = real.neighbour_distances[:, columns], generated.neighbour_distances[:, columns]
     found = neighbourhoods(real.features, generated.features, *radii, real.device)
+    members = strata(generated.labels, len(generated))
     three, five = range(len(KS))
+    density = found.counts[:, five] / KS[five]
     return {
-        "precision": _mean(found.inside[:, five]),
-        "recall": _mean(found.recalled[:, five]),
-        "density": _mean(found.counts[:, five] / KS[five]),
-        "coverage": _mean(found.covered[:, five]),
-        "precision_k3": _mean(found.inside[:, three]),
-        "recall_k3": _mean(found.recalled[:, three]),
+        "precision": _share(found.counts[:, five] > 0, members),
+        "recall": Estimate(found.recalled[five].share, found.recalled[five].error(members)),
+        "density": Estimate(float(density.mean()), mean_error(density, members)),
+        "coverage": Estimate(found.covered[five].share, found.covered[five].error(members)),
+        "precision_k3": _share(found.counts[:, three] > 0, members),
+        "recall_k3": Estimate(found.recalled[three].share, found.recalled[three].error(members)),
     }
 
 
@@ -83,20 +85,20 @@ def neighbourhoods(
 
     >>> real, generated = np.array([[0.0], [4.0]]), np.array([[1.0], [9.0]])
     >>> found = neighbourhoods(real, generated, np.array([[2.0], [4.0]]), np.array([[1.0], [3.0]]))
-    >>> found.counts.tolist(), found.recalled.tolist(), found.covered.tolist()
-    ([[2], [0]], [[False], [False]], [[True], [True]])
+    >>> found.counts.tolist(), found.recalled[0].hit.tolist(), found.covered[0].hit.tolist()
+    ([[2], [0]], [False, False], [True, True])
     """
     real_radii, generated_radii = real_radii.astype(np.float32), generated_radii.astype(np.float32)
     counts = np.zeros(generated_radii.shape, np.int64)
-    recalled, covered = np.zeros(real_radii.shape, bool), np.zeros(real_radii.shape, bool)
+    recalled, covered = ([Hits(len(real), len(generated)) for _ in range(real_radii.shape[1])] for _ in range(2))
     for block in distance_blocks(generated, real, device):
         for column in range(real_radii.shape[1]):
             around_real = _within(block, generated, real, real_radii[None, block.columns, column])
             around_generated = _within(block, generated, real, generated_radii[block.rows, None, column])
             counts[block.rows, column] += around_real.sum(dim=1).cpu().numpy()
-            covered[block.columns, column] |= around_real.any(dim=0).cpu().numpy()
-            recalled[block.columns, column] |= around_generated.any(dim=0).cpu().numpy()
-    return Neighbourhoods(counts > 0, counts, recalled, covered)
+            covered[column].add(block.rows, block.columns, around_real)
+            recalled[column].add(block.rows, block.columns, around_generated)
+    return Neighbourhoods(counts, recalled, covered)
 
 
 def _within(block: Block, generated: np.ndarray, real: np.ndarray, radii: np.ndarray) -> torch.Tensor:
@@ -116,5 +118,5 @@ def _within(block: Block, generated: np.ndarray, real: np.ndarray, radii: np.nda
     return inside
 
 
-def _mean(values: np.ndarray) -> Estimate:
-    return Estimate(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))))
+def _share(inside: np.ndarray, members: np.ndarray) -> Estimate:
+    return Estimate(float(inside.mean()), share_error(inside, members))

@@ -7,6 +7,7 @@ from pipeline.metrics import neighbours
 from pipeline.metrics.prdc import expected_coverage, neighbourhoods, prdc
 from pipeline.metrics.types import FeatureSet, NotAvailable
 from tests.metrics.comparisons import comparison
+from tests.metrics.hits import naive_error
 
 
 def clusters(count: int, seed: int, kinds: int = 4, dim: int = 8) -> np.ndarray:
@@ -26,14 +27,14 @@ def radii(features: np.ndarray, k: int) -> np.ndarray:
 
 
 def naive(real: np.ndarray, generated: np.ndarray, k: int) -> dict[str, np.ndarray]:
-    """Per image, from the definitions, one image at a time."""
+    """From the definitions: of each generated image, (M,), or of each and each real one, (M, N)."""
     gaps, around_real, around_generated = distances(generated, real), radii(real, k), radii(generated, k)
     counts = np.array([sum(gap < radius for gap, radius in zip(row, around_real, strict=True)) for row in gaps])
     return {
         "precision": counts > 0,
-        "recall": np.array([any(gaps[:, i] < around_generated) for i in range(len(real))]),
+        "recall": np.array([gaps[:, i] < around_generated for i in range(len(real))]).T,
         "density": counts / k,
-        "coverage": np.array([gaps[:, i].min() < around_real[i] for i in range(len(real))]),
+        "coverage": np.array([gaps[:, i] < around_real[i] for i in range(len(real))]).T,
     }
 
 
@@ -44,10 +45,17 @@ def assert_equal(real: np.ndarray, generated: np.ndarray) -> None:
     at_three = naive(real, generated, 3)
     expected |= {f"{name}_k3": at_three[name] for name in ("precision", "recall")}
     assert got.keys() == expected.keys()
-    for name, per_image in expected.items():
-        assert got[name].value == pytest.approx(per_image.mean(), rel=1e-12)
-        error = np.sqrt(((per_image - per_image.mean()) ** 2).sum() / (len(per_image) - 1) / len(per_image))
-        assert got[name].error == pytest.approx(error, rel=1e-12, abs=1e-15)
+    one = np.zeros(len(generated), np.int64)
+    for name, each in expected.items():
+        if each.ndim == 2:  # which generated images hit which real ones
+            assert got[name].value == pytest.approx(each.any(axis=0).mean(), rel=1e-12)
+            error = naive_error(each, one)
+            assert got[name].error == (None if error is None else pytest.approx(error, rel=1e-12))
+        else:
+            assert got[name].value == pytest.approx(each.mean(), rel=1e-12)
+            error = np.sqrt(((each - each.mean()) ** 2).sum() / (len(each) - 1) / len(each))
+            few = name != "density" and min(each.sum(), (~each).sum()) < 5
+            assert got[name].error == (None if few else pytest.approx(error, rel=1e-12, abs=1e-15))
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.7, 2.0])
@@ -76,16 +84,24 @@ def test_by_hand() -> None:
     )
     # 0.5 is at 0.5, 0.5 and 9.5 from the real ones; 20 is at 20, 19 and 10.
     assert found.counts.tolist() == [[1, 2], [0, 1]]
-    assert found.inside.tolist() == [[True, True], [False, True]]
-    assert found.recalled.tolist() == [[False, True], [False, True], [True, False]]
-    assert found.covered.tolist() == [[True, False], [False, True], [False, True]]
+    assert np.stack([hits.hit for hits in found.recalled], axis=1).tolist() == [
+        [False, True],
+        [False, True],
+        [True, False],
+    ]
+    assert np.stack([hits.hit for hits in found.covered], axis=1).tolist() == [
+        [True, False],
+        [False, True],
+        [False, True],
+    ]
 
 
 def test_the_border_is_outside() -> None:
     real, generated = np.zeros((1, 2)), np.array([[3.0, 4.0]])
     for radius, inside in [(5.0, False), (5.0001, True), (4.9999, False), (0.0, False)]:
         found = neighbourhoods(real, generated, np.array([[radius]]), np.array([[radius]]))
-        assert [array.item() for array in found] == [inside, int(inside), inside, inside]
+        assert found.counts.item() == inside
+        assert found.recalled[0].hit.item() == found.covered[0].hit.item() == inside
 
 
 def test_borders_in_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,8 +116,9 @@ def test_borders_in_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
     found = neighbourhoods(real, generated, around_real, around_generated)
     in_real, in_generated = gaps[..., None] < around_real[None], gaps[..., None] < around_generated[:, None]
     np.testing.assert_array_equal(found.counts, in_real.sum(axis=1))
-    np.testing.assert_array_equal(found.covered, in_real.any(axis=0))
-    np.testing.assert_array_equal(found.recalled, in_generated.any(axis=0))
+    for column in range(2):
+        np.testing.assert_array_equal(found.covered[column].hit, in_real[..., column].any(axis=0))
+        np.testing.assert_array_equal(found.recalled[column].hit, in_generated[..., column].any(axis=0))
     assert (found.counts.sum(axis=0) == [in_real[..., 0].sum(), in_real[..., 0].sum() + 23]).all()
 
 
@@ -116,7 +133,6 @@ def test_copies_of_the_real_images_have_density_one(
     got = prdc(comparison(real, real[::-1].copy()))
     assert [got[name].value for name in ("precision", "recall", "coverage", "precision_k3", "recall_k3")] == [1] * 5
     assert got["density"].value == pytest.approx(1, abs=1e-12)
-    assert got["coverage"].error == 0
 
 
 def test_equal_images_make_empty_balls() -> None:
@@ -156,8 +172,8 @@ def test_what_each_says() -> None:
     swapped = prdc(comparison(one_kind, real))
     assert got["precision"].value > 0.7 > 0.5 > got["recall"].value > 0.1
     assert got["coverage"].value < 0.5
-    assert swapped["precision"] == got["recall"]  # the two are each other's mirror images
-    assert swapped["recall_k3"] == got["precision_k3"]
+    assert swapped["precision"].value == got["recall"].value  # the two are each other's mirror images
+    assert swapped["recall_k3"].value == got["precision_k3"].value
     assert {estimate.value for estimate in lost.values()} == {0.0}
     assert got["precision_k3"].value < got["precision"].value  # smaller balls
 
@@ -184,3 +200,37 @@ def test_the_coverage_that_is_expected_of_a_perfect_model(real: int, generated: 
     found = [prdc(comparison(draw[:real], draw[real:]))["coverage"].value for draw in draws]
     error = np.std(found) / np.sqrt(len(found))
     assert error < 0.01 and abs(np.mean(found) - expected_coverage(real, generated)) < 4 * error
+
+
+@pytest.mark.parametrize(
+    ("real", "generated", "scale"),
+    [(200, 200, 1.0), (200, 200, 0.7), (200, 200, 1.6), (300, 100, 1.0), (100, 300, 0.8)],
+)
+@pytest.mark.parametrize("kinds", [1, 4])
+def test_the_errors_are_those_of_fresh_images(real: int, generated: int, scale: float, kinds: int) -> None:
+    fixed = clusters(real, 0, kinds)
+    centre = fixed.mean(axis=0)
+    draws = [(clusters(generated, 100 + seed, kinds) - centre) * np.float32(scale) + centre for seed in range(150)]
+    found = [prdc(comparison(fixed, draw)) for draw in draws]
+    for name in found[0]:
+        values = [each[name].value for each in found]
+        if 0.03 < np.mean(values) < 0.97 or name == "density":
+            variances = [(each[name].error or 0) ** 2 for each in found]
+            assert 0.75 < np.sqrt(np.mean(variances)) / np.std(values, ddof=1) < 1.3, name
+
+
+def test_images_with_labels_vary_within_their_class() -> None:
+    fixed, labels = clusters(200, 0, 4), np.arange(200) % 4
+    centres = np.random.default_rng(99).normal(10, 2, size=(4, 8))
+    spreads = np.array([0.5, 0.5, 1.0, 3.0])[labels, None]
+
+    def draw(seed: int) -> np.ndarray:
+        return (centres[labels] + spreads * np.random.default_rng(seed).normal(size=(200, 8))).astype(np.float32)
+
+    found = [prdc(comparison(fixed, (draw(seed), labels))) for seed in range(150)]
+    for name in ("precision", "density", "recall", "coverage"):
+        variances = [(each[name].error or 0) ** 2 for each in found]
+        ratio = np.sqrt(np.mean(variances)) / np.std([each[name].value for each in found], ddof=1)
+        assert 0.75 < ratio < 1.3, name
+    without = [prdc(comparison(fixed, draw(seed)))["precision"] for seed in range(150)]
+    assert np.mean([each.error or 0 for each in without]) / np.std([each.value for each in without], ddof=1) > 1.4

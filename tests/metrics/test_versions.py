@@ -85,6 +85,7 @@ USED_BY: dict[str, set[str]] = {
     "fid.py": {"fid", "fid_infinity"},
     "prdc.py": {"prdc"},
     "classes.py": {"classes"},
+    "sampling_error.py": {"kid", "prdc", "memorisation"},
     "memorisation.py": {"memorisation"},
     "inception_score.py": {"inception_score"},
     "frechet.py": {*METRICS},  # a set of features knows its Gaussian
@@ -197,7 +198,7 @@ def test_what_a_file_imports_is_followed(tmp_path: Path) -> None:
 
 
 def test_a_metrics_own_file_comes_with_what_it_imports() -> None:
-    names = ["frechet.py", "kid.py", "neighbours.py", "precision.py", "types.py"]
+    names = ["frechet.py", "kid.py", "neighbours.py", "precision.py", "sampling_error.py", "types.py"]
     assert [path.name for path in sources(METRICS["kid"])] == names
     names = ["base.py", "fast.py", "inception.py", "weights.py", "precision.py"]
     assert [path.name for path in sources_of("inception")] == names
