@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.progress import progress
+from pipeline.metrics.class_votes import class_votes
 from pipeline.metrics.classes import classes
 from pipeline.metrics.extractors.base import Extractor
 from pipeline.metrics.fid import fid_infinity, frechet_distance_metric
@@ -27,6 +28,7 @@ METRICS: dict[str, Callable[[Comparison], dict[str, Estimate]]] = {
     "prdc": prdc,
     "memorisation": memorisation,
     "classes": classes,
+    "class_votes": class_votes,
 }
 
 

@@ -115,6 +115,7 @@ class Comparison:
     head: class weights (K, D) of the extractor, so that logits = features @ head.T; None if it has none.
     bootstrap: resamples for the Fréchet distance's sampling error; 0 leaves it out.
     infinity: whether the Fréchet distance is extrapolated to infinitely many generated images.
+    pixels: `real` and `generated` by their pixels instead of features, see `coarse_pixels`; None if not known.
     """
 
     real: FeatureSet
@@ -124,3 +125,4 @@ class Comparison:
     head: np.ndarray | None
     bootstrap: int
     infinity: bool
+    pixels: tuple[FeatureSet, FeatureSet] | None = None

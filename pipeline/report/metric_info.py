@@ -124,28 +124,29 @@ METRIC_INFO: dict[str, MetricInfo] = {
         "higher",
         "1 if classes are as frequent among samples as among training images; 0 at worst. Neighbours decide the class.",
         "Low: some classes are generated too often, others too rarely.",
-        "classes",
+        "class_votes",
     ),
     "class_rarest": MetricInfo(
         "rarest class",
         "about 1",
         "The rarest class: its share of the samples divided by its share of the training images.",
         "Near 0: a class is missing.",
-        "classes",
+        "class_votes",
     ),
     "class_agreement": MetricInfo(
         "class agreement",
         "higher",
-        "The share of samples whose nearest neighbours have the requested class.",
+        "The share of samples whose nearest training images have the requested class.",
         "No better than chance: the network ignores the class.",
-        "classes",
+        "class_votes",
     ),
-    "class_vote_accuracy": MetricInfo(
-        "accuracy of neighbours",
+    "class_trust": MetricInfo(
+        "trust in neighbours",
         "",
-        "How often the neighbours' class is right for real test images: how far to trust the rows about classes.",
-        "Low: do not trust them.",
-        "classes",
+        "How often two of a sample's nearest training images have the same class: how far to trust the rows about "
+        "classes. Below 0.9 these are left out.",
+        "Near 0.9: of ten votes one may err.",
+        "class_votes",
     ),
     "{metric}_class_mean": MetricInfo(
         "mean distance of classes",

@@ -247,13 +247,13 @@ def classed(path: Path, names: dict[str, int], seed: int) -> Path:
 def test_classes_are_matched_by_name(toy: Path, run: Run, tmp_path: Path) -> None:
     a = classed(tmp_path / "a", {"ant": 12, "bee": 12, "cat": 12}, 0)
     b = classed(tmp_path / "b", {"bee": 10, "cat": 10}, 10)
-    found = run(a, b, "--metrics", "classes")
+    found = run(a, b, "--metrics", "classes,class_votes")
     assert {"fd_toy_class/1", "fd_toy_class/2"} <= set(found["metrics"])
     assert "fd_toy_class/0" not in found["metrics"]
     assert found["metrics"]["class_agreement"] > 0.9  # 0 if bee were taken for ant
     assert found["a"]["classes"] == ["ant", "bee", "cat"] and found["b"]["classes"] == ["bee", "cat"]
     other = classed(tmp_path / "c", {"bee": 10, "dog": 10}, 10)
-    found = run(a, other, "--metrics", "classes")
+    found = run(a, other, "--metrics", "classes,class_votes")
     assert "class_agreement" not in found["metrics"] and "class_balance" in found["metrics"]
     assert any("has no class dog" in sentence for sentence in found["warnings"])
 

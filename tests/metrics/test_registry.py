@@ -14,7 +14,7 @@ def comparison(shift: float = 0.5, order: np.ndarray | None = None, **changes: o
     """Three sets of 90 features of 6 dimensions in three clusters, with labels; enough for every metric."""
     source = np.random.default_rng(0)
     values = {
-        name: (source.standard_normal((90, 6)) + 3 * np.eye(6)[LABELS]).astype(np.float32)
+        name: (source.standard_normal((90, 6)) + 4 * np.eye(6)[LABELS]).astype(np.float32)
         for name in ("real", "generated", "held_out")
     }
     order = np.arange(90) if order is None else order

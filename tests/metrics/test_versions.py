@@ -84,8 +84,9 @@ USED_BY: dict[str, set[str]] = {
     "floor.py": {"floor"},
     "fid.py": {"fid", "fid_infinity"},
     "prdc.py": {"prdc"},
-    "classes.py": {"classes"},
-    "sampling_error.py": {"kid", "prdc", "memorisation"},
+    "classes.py": {"classes", "class_votes"},
+    "class_votes.py": {"class_votes"},
+    "sampling_error.py": {"kid", "prdc", "memorisation", "class_votes"},
     "memorisation.py": {"memorisation"},
     "inception_score.py": {"inception_score"},
     "frechet.py": {*METRICS},  # a set of features knows its Gaussian
