@@ -53,10 +53,8 @@ def make(folder: Path, *arguments: str, **variables: str) -> tuple[int, str, lis
     """Exit status, what was printed, and what the stubs were given."""
     told = folder / "told"
     told.unlink(missing_ok=True)
-    done = subprocess.run(
-        ["make", "--no-print-directory", *arguments], cwd=folder, env=os.environ | {"TOLD": str(told)} | variables, capture_output=True,
-        text=True, timeout=60,
-    )  # fmt: skip
+    command, env = ["make", "--no-print-directory", *arguments], os.environ | {"TOLD": str(told)} | variables
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
     return done.returncode, done.stdout + done.stderr, told.read_text().splitlines() if told.exists() else []
 
 

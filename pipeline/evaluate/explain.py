@@ -80,14 +80,13 @@ def explain(protocol: str, experiment: str, params: Params) -> tuple[str, float,
     extractor = load_extractor(params.metrics, choose_device(params.runtime.device))
     description, ours = load_description(paths.PREPARED), scores["protocol"]
     shape = (ours["generated_images"], *description["image_shape"])
-    case = _Case(
-        params,
-        experiment,
-        extractor,
-        load_reference(paths.REFERENCE, extractor),
-        load_array(paths.PREPARED / "train.npy", np.uint8, (description["train"], *shape[1:])),
-        load_array(paths.SAMPLES / experiment / "images.npy", np.uint8, shape),
-    )
+    whole = reference = load_reference(paths.REFERENCE, extractor)
+    real = load_array(paths.PREPARED / "train.npy", np.uint8, (description["train"], *shape[1:]))
+    if ours["real_split"] != "train":  # "train, class 3"
+        label = int(ours["labels"].removeprefix("class "))
+        reference, real = whole.of_class(label), real[whole.train.labels == label]
+    generated = load_array(paths.SAMPLES / experiment / "images.npy", np.uint8, shape)
+    case = _Case(params, experiment, extractor, whole, reference, real, generated)
     return extractor.metric, scores[extractor.metric], list(_rows(case, ours, protocol))
 
 
@@ -110,11 +109,15 @@ def _rows(case: "_Case", ours: dict[str, Any], protocol: str) -> Iterator[Protoc
 
 @dataclasses.dataclass
 class _Case:
-    """An experiment's images uint8 (N, C, S, S), real and generated, and its distance under changed circumstances."""
+    """An experiment's images uint8 (N, C, S, S), real and generated, and its distance under changed circumstances.
+
+    whole: the reference, of which `reference` is what the experiment was measured against: all of it, or one class.
+    """
 
     params: Params
     name: str
     extractor: Extractor
+    whole: Reference
     reference: Reference
     real: np.ndarray
     generated: np.ndarray
@@ -124,7 +127,7 @@ class _Case:
         change: Callable[[Any], float] | None = {
             "extractor": self._other_extractor,
             "resize": self._resized,
-            "real_split": lambda split: _distance(getattr(self.reference, split).features, self._features),
+            "real_split": lambda split: _distance(getattr(self.whole, split).features, self._features),
             "real_images": lambda count: _distance(_chosen(self.reference.train.features, count), self._features),
             "generated_images": lambda count: self.reference.distance(_chosen(self._features, count)),
         }.get(field)

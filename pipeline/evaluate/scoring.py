@@ -3,6 +3,7 @@
 metrics.json holds the few of these numbers that `dvc metrics show` and `dvc exp show` print.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.metrics import (
     FeatureSet,
     Reference,
     closest_pairs,
+    coarse_pixels,
     features_of,
     measure,
     metric_versions,
@@ -46,6 +48,8 @@ def score_samples(
 ) -> dict[str, Any]:
     """Measure samples against the reference; write record.json, metrics.json and closest.png to the folder `out`.
 
+    Samples of one class, as `generate.labels` can ask for, are measured against the real images of this class only.
+
     Args:
         samples: uint8 (N, C, S, S), of the final generator as "images", and of the best checkpoint as "best", which is
             missing where the final one is the best.
@@ -56,10 +60,16 @@ def score_samples(
     Returns:
         What record.json says.
     """
+    only = params.generate.labels
+    if isinstance(only, int):
+        whole, reference = reference, reference.of_class(only)
+        real = real[whole.train.labels == only]
     comparisons = {}
+    real_pixels = None if reference.train.labels is None else coarse_pixels(real)
     for name, images in samples.items():
         generated = _features(images, labels, extractor, params, f"{name} of {out.name}")
-        comparisons[name] = reference.against(generated, extractor, params.metrics)
+        pixels = None if real_pixels is None else (real_pixels, coarse_pixels(images))
+        comparisons[name] = replace(reference.against(generated, extractor, params.metrics), pixels=pixels)
     records = {name: measure(comparison).record() for name, comparison in comparisons.items()}
     record = {
         "model": info["model"],
@@ -103,10 +113,11 @@ def protocol(
 ) -> dict[str, Any]:
     """All that must agree before two values may be ranked together."""
     labels, origin = params.generate.labels, info["init_from"]
+    one_class = f", class {labels}" if isinstance(labels, int) else ""
     return {
-        "name": f"{_short(len(reference.train), 'train')}-{_short(generated)}",
+        "name": f"{_short(len(reference.train), 'train')}-{_short(generated)}{one_class}",
         **protocol_of(extractor),
-        "real_split": "train",
+        "real_split": f"train{one_class}",
         "real_images": len(reference.train),
         "held_out_images": len(reference.test),
         "generated_images": generated,
@@ -116,7 +127,7 @@ def protocol(
         "batch_norm": "running statistics",
         "checkpoint": "final",
         "sampling_seed": params.generate.seed,
-        "labels": f"class {labels}" if isinstance(labels, int) else labels,
+        "labels": one_class.removeprefix(", ") or labels,
         "initialised_from": "nothing" if origin is None else f"{origin['name']}@{origin['sha256']}",
     }
 

@@ -17,6 +17,7 @@ images. To add one, write such a function in a file of its own, and one entry in
 the others stay as they are. `python -m pipeline.metrics` is `pipeline.evaluate.cli`.
 """
 
+from pipeline.metrics.class_votes import coarse_pixels
 from pipeline.metrics.extractors import EXTRACTORS, load_extractor, sources_of
 from pipeline.metrics.extractors.base import Extractor, extract, features_of, in_batches
 from pipeline.metrics.frechet import Gaussian, Moments, frechet_distance
@@ -39,6 +40,7 @@ __all__ = [
     "NotAvailable",
     "Reference",
     "closest_pairs",
+    "coarse_pixels",
     "extract",
     "features_of",
     "frechet_distance",

@@ -1,6 +1,6 @@
 """The real images' side of every measurement: computed once, checked, and shared by all models."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from pipeline.core.checksums import write_sums
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import ArrayWriter, atomic_folder, read_json, write_json
 from pipeline.data.prepared import SPLITS, load_array, map_array
+from pipeline.metrics.class_votes import coarse_pixels
 from pipeline.metrics.extractors.base import Extractor, features_of
 from pipeline.metrics.frechet import Gaussian, Moments, frechet_distance
 from pipeline.metrics.gaussian_file import load_gaussian, save_gaussian
@@ -34,13 +35,24 @@ class Reference:
     def gaussian(self) -> Gaussian:
         return self.train.gaussian
 
+    def of_class(self, label: int) -> "Reference":
+        """The same of one class: its training and its held-out images, with their own floor (see `floor`).
+
+        Raises:
+            PipelineError: fewer than 2 training images are of this class.
+        """
+        train, test = (_of_class(features, label) for features in (self.train, self.test))
+        if len(train) < 2:
+            raise PipelineError(f"class {label} has {len(train)} training images: name another in generate.labels")
+        return Reference(train, test, {**self.floor, "metrics": {}})
+
     def distance(self, features: np.ndarray) -> float:
         """The Fréchet distance of features (N, D) to the training split's."""
         return frechet_distance(self.gaussian, Gaussian.from_features(features))
 
     def against(self, generated: FeatureSet, extractor: Extractor, params: MetricsParams) -> Comparison:
         """The comparison of generated images with the training split."""
-        return _comparison(self.train, generated, self.test, extractor, params)
+        return _comparison(self.train, generated, self.test if len(self.test) else None, extractor, params)
 
 
 def measure_reference(
@@ -56,7 +68,11 @@ def measure_reference(
         save_gaussian(folder / "statistics.npz", train.gaussian)
         if len(train) > NEIGHBOURS:
             np.save(folder / "neighbours.npy", train.neighbour_distances)
-        found = measure(_comparison(train, test, None, extractor, params))
+        comparison = _comparison(train, test, None, extractor, params)
+        if train.labels is not None:
+            real, held_out = (coarse_pixels(map_array(prepared / f"{split}.npy")) for split in SPLITS)
+            comparison = replace(comparison, pixels=(real, held_out))
+        found = measure(comparison)
         value = found.values[extractor.metric]
         floor = {
             "metric": extractor.metric,
@@ -153,6 +169,11 @@ def _measure_split(
         np.save(folder / f"{split}_labels.npy", labels)
     features = np.load(path, mmap_mode="r", allow_pickle=False)
     return FeatureSet(features, labels, Gaussian.from_moments(moments), None, extractor.device)
+
+
+def _of_class(images: FeatureSet, label: int) -> FeatureSet:
+    rows = np.flatnonzero(images.labels == label) if images.labels is not None else np.zeros(0, np.int64)
+    return FeatureSet(images.features[rows], np.full(len(rows), label), device=images.device)
 
 
 def _neighbours(path: Path, count: int) -> np.ndarray | None:

@@ -24,6 +24,7 @@ def conclusions(results: Results) -> list[str]:
             "its own ranking; values of different protocols are not comparable."
         )
     for group in groups:
+        sentences += _one_class(results, group)
         sentences.append(_leader(results, group))
         sentences += _noise(group, decimals(run.value for run in results.runs))
         sentences += _other_order(results, group)
@@ -62,6 +63,14 @@ def has_failed(ranked: RankedModel) -> bool:
 def _standing(group: ProtocolGroup) -> list[RankedModel]:
     """The models that can be named winner, by rank."""
     return [ranked for ranked in group.ranking if not has_failed(ranked)]
+
+
+def _one_class(results: Results, group: ProtocolGroup) -> list[str]:
+    """That a ranking is about a single class."""
+    if group.one_class is None:
+        return []
+    shown = results.class_name(str(group.one_class))
+    return [f"All samples are of class {shown}, and so are the real images that they are measured against."]
 
 
 def _leader(results: Results, group: ProtocolGroup) -> str:

@@ -53,8 +53,8 @@ METRIC_INFO: dict[str, MetricInfo] = {
     "precision": MetricInfo(
         "precision",
         "higher",
-        "The share of generated images that lie among the real ones: the quality of single images. Blur raises it, and "
-        "so can plain grey: read it with recall.",
+        "The share of generated images that lie among the real ones: the quality of single images. Blur can raise it, "
+        "and so can plain grey: read it with recall.",
         "High with low recall: little variety, or images so plain that they lie amid all real ones.",
         "prdc",
     ),
@@ -68,7 +68,7 @@ METRIC_INFO: dict[str, MetricInfo] = {
     "density": MetricInfo(
         "density",
         "higher",
-        "Precision weighted by the number of real images nearby; less sensitive to single odd ones. Blur raises it, "
+        "Precision weighted by the number of real images nearby; less sensitive to single odd ones. Blur can raise it, "
         "and so can plain grey.",
         "Well above 1: the samples crowd where the real images are densest.",
         "prdc",

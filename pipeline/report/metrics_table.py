@@ -62,7 +62,7 @@ def class_table(results: Results, group: ProtocolGroup) -> list[MetricRow]:
     places = decimals(held[key] for held in metrics for key in keys if key in held)
     return [
         MetricRow(
-            _class_name(results, label),
+            results.class_name(label),
             prefix + label,
             "",
             tuple(_cell(prefix + label, "classes", runs, places) for runs in models),
@@ -114,10 +114,3 @@ def _floor_cell(key: str, floor: Floor, places: int) -> Cell:
 
 def _error(error: float | None, places: int) -> str:
     return "" if error is None else f"±{number(error, places)}"
-
-
-def _class_name(results: Results, label: str) -> str:
-    """The number of a class, and its name if that is another text."""
-    names = results.dataset["classes"]
-    name = str(names[int(label)]) if label.isdecimal() and int(label) < len(names) else label
-    return label if name == label else f"{label}: {name}"

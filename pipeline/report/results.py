@@ -153,6 +153,12 @@ class Results:
     def metric(self) -> str:
         return str(self.floor["metric"])
 
+    def class_name(self, label: str) -> str:
+        """The number of a class, and its name if that is another text."""
+        names = self.dataset["classes"]
+        name = str(names[int(label)]) if label.isdecimal() and int(label) < len(names) else label
+        return label if name == label else f"{label}: {name}"
+
     def measured_floor(self, group: ProtocolGroup) -> tuple[dict[str, float], dict[str, float]]:
         """Metrics of all real test images and their sampling errors; empty if the group is about a single class."""
         return (self.floor["metrics"], self.floor["sampling_error"]) if group.one_class is None else ({}, {})

@@ -13,8 +13,28 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import ArrayWriter, atomic_folder
 from pipeline.core.progress import progress
 from pipeline.models import NETWORKS
-from pipeline.params import Params
+from pipeline.params import GenerateParams, Params
+from pipeline.sampling import images as sampled
 from pipeline.sampling.images import COLUMNS, grid, picture, rows_of_classes, sample, save_animation, save_picture
+
+
+def wanted_labels(generate: GenerateParams, description: dict[str, Any]) -> torch.Tensor:
+    """The labels of all samples, int64: `generate.samples` of them, or as many as there are training images.
+
+    If one class is asked for, these are the training images of this class.
+
+    Args:
+        description: dataset.json.
+
+    Raises:
+        PipelineError: the class has fewer than 2 training images, too few to measure samples against.
+    """
+    count, counts, choice = description["train"], description["class_counts"], generate.labels
+    if isinstance(choice, int):
+        count = counts[choice] if choice < len(counts) else 0
+        if count < 2:
+            raise PipelineError(f"generate.labels: class {choice} has {count} training images: name another class")
+    return sampled.labels(choice, counts, generate.samples or count)
 
 
 def generate_samples(

@@ -12,6 +12,7 @@ from pipeline.data.prepared import load_array, load_description
 from pipeline.evaluate.scoring import score_samples
 from pipeline.experiment import Experiment
 from pipeline.metrics import load_extractor, load_reference
+from pipeline.sampling.generation import wanted_labels
 from pipeline.stages import begin, experiment_options, finish, take
 
 
@@ -28,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     extractor = load_extractor(params.metrics, choose_device(params.runtime.device))
     reference = load_reference(paths.REFERENCE, extractor)
     info = read_json(run / "generator.json")
-    shape = (params.generate.samples or description["train"], *experiment.image_shape)
+    shape = (len(wanted_labels(params.generate, description)), *experiment.image_shape)
     names = ["images", "best"] if (folder / "best.npy").exists() else ["images"]
     samples = {name: load_array(folder / f"{name}.npy", np.uint8, shape) for name in names}
     real = load_array(paths.PREPARED / "train.npy", np.uint8, (description["train"], *experiment.image_shape))

@@ -9,8 +9,7 @@ from pipeline.core.files import require_space
 from pipeline.data.prepared import load_description
 from pipeline.experiment import Experiment
 from pipeline.gan.checkpoint import load_generator
-from pipeline.sampling.generation import generate_samples
-from pipeline.sampling.images import labels
+from pipeline.sampling.generation import generate_samples, wanted_labels
 from pipeline.stages import begin, experiment_options, finish, take
 
 
@@ -27,9 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     generators = {"images": generator.to(device)}
     if info["best"]["step"] != info["steps"]:
         generators["best"] = load_generator(run, weights, "best")[0].to(device)
-    wanted = labels(
-        params.generate.labels, description["class_counts"], params.generate.samples or description["train"]
-    )
+    wanted = wanted_labels(params.generate, description)
     require_space(out, (len(generators) + params.generate.png_folder) * len(wanted) * math.prod(info["image_shape"]))
     with memory_errors("lower generate.batch_size"):
         generate_samples(generators, wanted, info, params, run / "grids", out)

@@ -189,3 +189,34 @@ def test_few_images_cannot_cover_much() -> None:
     # With 10 of 1,000 a perfect model covers 0.049: a twentieth of that is too little.
     assert signs({"coverage": 0.003}, generated=10) == []
     assert signs({"coverage": 0.002}, generated=10) == ["coverage 0.002"]
+
+
+def test_samples_of_one_class_are_measured_against_this_class(
+    tmp_path: Path, metrics_params: Callable[..., MetricsParams]
+) -> None:
+    real, test, shown = np.concatenate([images(40, 0), images(30, 4, 120)]), images(20, 1, 110), images(30, 2, 100)
+    labels, test_labels = np.repeat([0, 1], [40, 30]), np.repeat([1, 0], [15, 5])
+    reference = Reference(
+        FeatureSet(features(real), labels), FeatureSet(features(test), test_labels),
+        {"data_sha256": "d" * 64, "metrics": {"precision": 0.0}},
+    )  # fmt: skip
+    for asked, train, held_out in [(1, real[40:], test[:15]), ("data", real, test)]:
+        params = tiny_params({"generate.labels": asked}).model_copy(update={"metrics": metrics_params("toy")})
+        out = tmp_path / str(asked)
+        found = score_samples({"images": shown}, np.ones(30, int), real, INFO, params, EXTRACTOR, reference, out)
+        assert found["fd_toy"] == pytest.approx(distance(train, shown), rel=1e-6)
+        if asked == 1:
+            assert found["floor"] == pytest.approx(distance(train, held_out), rel=1e-6)
+        protocol = {
+            key: found["protocol"][key] for key in ("name", "real_split", "real_images", "held_out_images", "labels")
+        }
+        assert protocol == {
+            1: {"name": "train30-30, class 1", "real_split": "train, class 1", "real_images": 30,
+                "held_out_images": 15, "labels": "class 1"},
+            "data": {"name": "train70-30", "real_split": "train", "real_images": 70, "held_out_images": 20,
+                     "labels": "data"},
+        }[asked]  # fmt: skip
+    # The pairs in the picture are of this class: its images are brighter than 119.
+    with Image.open(tmp_path / "1/closest.png") as picture:
+        pixels = np.asarray(picture)
+    assert pixels[picture.size[1] // 2 :].min() >= 120

@@ -199,3 +199,36 @@ def test_weights_that_give_nan_are_refused(prepared: Path, tmp_path: Path, param
     with pytest.raises(PipelineError, match="NaN or infinite"):
         measure_reference(prepared, DESCRIPTION, broken, params, tmp_path / "reference")
     assert not (tmp_path / "reference").exists()
+
+
+def test_one_class_of_a_reference(prepared: Path, tmp_path: Path, params: MetricsParams) -> None:
+    measure_reference(prepared, DESCRIPTION, stub(), params, tmp_path / "reference")
+    whole = load_reference(tmp_path / "reference", stub())
+    one = whole.of_class(1)
+    assert (len(one.train), len(one.test)) == (15, 5)
+    np.testing.assert_array_equal(one.train.features, whole.train.features[1::2])
+    np.testing.assert_array_equal(one.test.features, whole.test.features[1::2])
+    assert one.train.labels is not None and set(one.train.labels) == {1}
+    generated = np.random.default_rng(1).normal(100, 50, (5, 3))
+    found = measure(one.against(FeatureSet(generated.astype(np.float32)), stub(), params))
+    train, test = (features_of(prepared / f"{split}.npy")[1::2] for split in ("train", "test"))
+    assert found.values["fd_stub"] == pytest.approx(distance(train, generated), rel=1e-4)
+    assert found.values["floor"] == pytest.approx(distance(train, test), rel=1e-4)
+    assert found.values["fd_stub"] != pytest.approx(distance(features_of(prepared / "train.npy"), generated), rel=1e-3)
+    neighbour = np.sort(np.linalg.norm(train[:, None] - train[None], axis=2), axis=1)[:, 1]
+    np.testing.assert_allclose(one.train.neighbour_distances[:, 0], neighbour, rtol=1e-4)
+
+
+def test_a_class_with_too_few_images(prepared: Path, tmp_path: Path, params: MetricsParams) -> None:
+    np.save(prepared / "train_labels.npy", np.array([5, *[1] * 30]))
+    np.save(prepared / "test_labels.npy", np.full(11, 5))
+    measure_reference(prepared, DESCRIPTION, stub(), params, tmp_path / "reference")
+    whole = load_reference(tmp_path / "reference", stub())
+    for label, count in [(5, 1), (3, 0)]:
+        with pytest.raises(PipelineError, match=f"^class {label} has {count} training images: name another in gen"):
+            whole.of_class(label)
+    found = measure(whole.of_class(1).against(FeatureSet(whole.train.features), stub(), params))  # no test image
+    assert found.not_available["floor"] == found.not_available["memorisation"] == "no held-out images"
+    unlabelled = Reference(FeatureSet(whole.train.features), FeatureSet(whole.test.features), {})
+    with pytest.raises(PipelineError, match=r"^class 0 has 0 training images"):
+        unlabelled.of_class(0)

@@ -151,3 +151,14 @@ def test_another_order_by_the_kernel_distance_is_said() -> None:
     assert not any("By kd" in sentence for sentence in conclusions(read_results(compare(["a", "b", "c"], [0]))))
     make_experiment("c", 0, 50.0)  # not measured, so not ordered
     assert not any("By kd" in sentence for sentence in conclusions(read_results(compare(["a", "b", "c"], [0]))))
+
+
+def test_a_ranking_of_one_class_says_so() -> None:
+    make_data(classes=["cat", "dog"])
+    for model in "ab":
+        make_experiment(model, 0, 100.0, labels="class 1", real_split="train, class 1")
+    told = "All samples are of class 1: dog, and so are the real images that they are measured against."
+    assert conclusions(read_results(compare(["a", "b"], [0])))[0] == told
+    for model in "ab":
+        make_experiment(model, 0, 100.0, labels="balanced")
+    assert not any("of class" in sentence for sentence in conclusions(read_results(compare(["a", "b"], [0]))))

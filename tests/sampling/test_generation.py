@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from pipeline.core.errors import PipelineError
 from pipeline.experiment import Experiment
 from pipeline.models import build_gan
-from pipeline.sampling.generation import generate_samples
+from pipeline.sampling.generation import generate_samples, wanted_labels
 from pipeline.sampling.images import COLUMNS, latents
 from pipeline.training.monitor import CURVE_SEED, GRID_SEED, TrainingMonitor
 from tests.recipes import tiny_params
@@ -123,3 +124,20 @@ def test_what_is_looked_at_while_a_model_trains(
     assert torch.equal(grid[: len(rows) * COLUMNS], latents(GRID_SEED, 0, len(rows) * COLUMNS, 3))
     assert monitor.score(state) == like_data  # as often as in the data
     assert torch.equal(torch.cat(average.seen), latents(CURVE_SEED, 0, 8, 3))
+
+
+def test_as_many_samples_as_training_images_of_the_classes_that_are_asked_for() -> None:
+    description = {"train": 12, "class_counts": [8, 0, 4, 0]}
+
+    def wanted(**changes: Any) -> list[int]:
+        return wanted_labels(
+            tiny_params({f"generate.{key}": changes[key] for key in changes}).generate, description
+        ).tolist()
+
+    assert wanted(samples=None) == [0, 2, 0] * 4
+    assert wanted(samples=None, labels="balanced") == [0, 2] * 6
+    assert wanted(samples=None, labels=2) == [2] * 4
+    assert wanted(samples=10, labels=2) == [2] * 10
+    for label in (1, 4):
+        with pytest.raises(PipelineError, match=f"^generate.labels: class {label} has 0 training images: name another"):
+            wanted(samples=10, labels=label)

@@ -146,7 +146,7 @@ def test_the_numbers_of_the_page() -> None:
     # 15 complete ones of 60 steps, 3 diverged ones and 7 odd pruned ones of 20, 5 even ones of 40
     steps_trained = sum(t.user_attrs["steps"] for t in found.trials)
     assert f"{steps_trained:,} steps were trained, {steps_trained / 1800:.0%} of those without pruning" in text
-    row = "1 2 173.7 165.7 to 181.7 3.47 3 0 222.9"  # mean, interval, x floor, seeds, diverged, study
+    row = "1 2 173.7 165.7 to 181.7 3 0 222.9"  # mean, interval, seeds, diverged, study
     assert row in text
     assert "4 11 212.0" in text and "Spearman's rank correlation, study to finals 0.60" in text
     assert "This is not FID." in text and "This is not FID." not in words(render(found, Subject("x", "fid", 3.0)))

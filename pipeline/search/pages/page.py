@@ -222,13 +222,12 @@ def finals_rows(results: StudyResults, about: Subject) -> dict[str, Any]:
     """The finalists by rank, as text."""
     places = decimals(value for finalist in results.finalists for value in finalist.finals)
     varied = list(results.settings["space"])
-    columns = [f"mean {about.metric}", "95% interval", f"{TIMES} floor", "seeds", "failed", "in the study"]
+    columns = [f"mean {about.metric}", "95% interval", "seeds", "failed", "in the study"]
     columns += [f"mean {results.cost_objective}", *varied] if results.cost_objective else varied
     rows = []
     for rank, finalist in enumerate(results.ranked, 1):
-        ratio = number(finalist.mean / about.floor, 2) if finalist.finals and about.floor > 0 else DASH
         proxy = DASH if finalist.proxy is None else number(finalist.proxy, places)
-        cells = [*_mean_cells(finalist, places), ratio, str(len(finalist.finals)), str(len(finalist.failed)), proxy]
+        cells = [*_mean_cells(finalist, places), str(len(finalist.finals)), str(len(finalist.failed)), proxy]
         if results.cost_objective:
             cells.append(DASH if finalist.cost is None else digits(finalist.cost))
         cells += [short(finalist.values.get(name, DASH)) for name in varied]
