@@ -35,7 +35,7 @@ from pipeline.experiment import Experiment
 from pipeline.metrics import load_extractor, load_reference, measure_reference
 from pipeline.params import PRESETS, Params, load
 from pipeline.report.uncertainty import mean_interval, welch_interval
-from pipeline.sampling.images import save_picture
+from pipeline.sampling.pictures import save_picture
 from pipeline.training.monitor import TrainingMonitor
 from pipeline.training.trainer import train_experiment
 

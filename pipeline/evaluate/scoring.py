@@ -26,7 +26,8 @@ from pipeline.metrics.floor import floor_images
 from pipeline.metrics.prdc import expected_coverage
 from pipeline.metrics.types import kernel_name
 from pipeline.params import Params
-from pipeline.sampling.images import LEAST_PIXEL_STD_RATIO, grid, save_picture
+from pipeline.sampling.images import LEAST_PIXEL_STD_RATIO
+from pipeline.sampling.pictures import grid, save_picture
 
 PAIRS = 10
 # Shares of what real images reach: below them a model has collapsed, or learnt next to nothing. The three default

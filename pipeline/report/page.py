@@ -23,7 +23,7 @@ from pipeline.report.formatting import TIMES, decimals, mean_and_std, number
 from pipeline.report.metrics_table import class_table, explained, metrics_table, nearest
 from pipeline.report.ranking import ranking_table
 from pipeline.report.results import PENALTY, Results, RunResult, differing
-from pipeline.sampling.images import grid, picture
+from pipeline.sampling.pictures import grid, picture
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 HUES = 8  # colours in templates/style.css; with more models they repeat, dashed

@@ -8,7 +8,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from scipy import stats
+from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
 NORMAL = 1.96  # 95% of a normal distribution are within so many standard deviations of its mean
@@ -60,4 +60,4 @@ def sampling_noise(first: Sequence[float | None], second: Sequence[float | None]
 
 
 def _quantile(freedom: float) -> float:
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))

@@ -1,5 +1,6 @@
 """From a trained generator to images.
 
-images       seeded latents and labels, uint8 samples, grids and animations
+images       seeded latents and labels, uint8 samples
+pictures     grids and animations of them
 generation   what the generate stage writes
 """

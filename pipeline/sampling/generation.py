@@ -15,7 +15,8 @@ from pipeline.core.progress import progress
 from pipeline.models import NETWORKS
 from pipeline.params import GenerateParams, Params
 from pipeline.sampling import images as sampled
-from pipeline.sampling.images import COLUMNS, grid, picture, rows_of_classes, sample, save_animation, save_picture
+from pipeline.sampling.images import rows_of_classes, sample
+from pipeline.sampling.pictures import COLUMNS, grid, picture, save_animation, save_picture
 
 
 def wanted_labels(generate: GenerateParams, description: dict[str, Any]) -> torch.Tensor:

@@ -1,23 +1,18 @@
-"""From a generator to uint8 images and pictures of them.
+"""From a generator to uint8 images.
 
 The latents of sample i are a function of (seed, i) alone, on every device. So are its pixels, given its label, but for
 the rounding of kernels that a library chooses by device and batch size: at most one level in a few pixels.
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
-from torchvision.utils import make_grid
 
-from pipeline.core.files import atomic_path
 from pipeline.core.randomness import rng
 
-COLUMNS = 10  # of every grid
 LEAST_PIXEL_STD_RATIO = 0.05  # of a grid, as a share of real images' spread: below it the model has collapsed
 BLOCK = 256  # latents are drawn in blocks of this size, so that a batch's size never shifts them
 
@@ -88,33 +83,6 @@ def sample(generator: nn.Module, labels: Tensor, seed: int, batch_size: int, lat
 def to_uint8(images: Tensor) -> Tensor:
     """[-1, 1] to 0..255, rounded to the nearest: -1 -> 0, 0 -> 128, 1 -> 255; what lies outside is clipped."""
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def grid(images: Tensor | np.ndarray, columns: int) -> Image.Image:
-    """Images uint8 (N, C, S, S) side by side on white, row by row, enlarged without smoothing to at least 32 pixels."""
-    images = torch.as_tensor(images)
-    scale = max(1, -(-32 // images.shape[-1]))
-    enlarged = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    return picture(make_grid(enlarged, nrow=columns, padding=2, pad_value=255))
-
-
-def picture(image: Tensor | np.ndarray) -> Image.Image:
-    """One image uint8 (C, S, S) for PIL; C is 1 or 3."""
-    array = np.asarray(image)
-    return Image.fromarray(array[0] if len(array) == 1 else array.transpose(1, 2, 0))  # (C, S, S) -> (S, S, C)
-
-
-def save_picture(image: Image.Image, path: Path) -> None:
-    """Write a PNG atomically."""
-    with atomic_path(path) as temporary:
-        image.save(temporary, format="PNG")
-
-
-def save_animation(frames: Sequence[Image.Image], path: Path, seconds: float = 0.4) -> None:
-    """Write an endless GIF atomically: `seconds` a frame, the last one four times as long."""
-    durations = [round(seconds * 1000)] * (len(frames) - 1) + [round(seconds * 4000)]
-    with atomic_path(path) as temporary:
-        frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
 
 
 def pixel_std(images: torch.Tensor) -> float:

@@ -13,9 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.check import validate
 from pipeline.core.checksums import SUMS, verify_checksums
-from pipeline.core.devices import make_deterministic
 from pipeline.core.errors import STOP_SIGNALS, PipelineError, Stopped
 from pipeline.core.files import sha256
 from pipeline.params import PARAMS_FILE, Params, load
@@ -27,13 +25,22 @@ LEG = re.compile(r"\w+@(?P<model>[a-z0-9][a-z0-9_]*)-(?P<seed>\d+)")  # what DVC
 TAKEN: dict[Path, bytes] = {}  # the folders that this stage reads, and the SHA256SUMS that they had
 
 
-def begin() -> Params:
-    """What every stage does first: tie its life to its parent's, validate params.yaml, and ask for determinism."""
+def begin(computes: bool = True) -> Params:
+    """What every stage does first: tie its life to its parent's, read params.yaml, validate it, ask for determinism.
+
+    Args:
+        computes: False for a stage that only shows what others computed: it needs no torch, and leaves to the stage
+            `check` what goes beyond the types and ranges of single values.
+    """
     stop_by_exception()
     _die_with_parent()
     params = load()
-    validate(params)
-    make_deterministic()
+    if computes:
+        from pipeline.check import validate
+        from pipeline.core.devices import make_deterministic
+
+        validate(params)
+        make_deterministic()
     return params
 
 

@@ -11,7 +11,7 @@ SHOWN = ["rank", "model", "seed", "metric", "value", "ratio_to_floor"]
 
 @exit_cleanly
 def main() -> None:
-    params = begin()
+    params = begin(computes=False)
     _require_inputs(params)
     table = write_report(params, paths.REPORTS)
     print(table[SHOWN].to_string(index=False, float_format="{:.2f}".format))

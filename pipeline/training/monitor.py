@@ -16,16 +16,8 @@ from pipeline.gan.checkpoint import RunHistory, generator_tensors
 from pipeline.gan.step import TrainState, reported_losses
 from pipeline.metrics import Extractor, Reference, extract
 from pipeline.params import TrainParams
-from pipeline.sampling.images import (
-    COLUMNS,
-    LEAST_PIXEL_STD_RATIO,
-    grid,
-    labels,
-    pixel_std,
-    rows_of_classes,
-    sample,
-    save_picture,
-)
+from pipeline.sampling.images import LEAST_PIXEL_STD_RATIO, labels, pixel_std, rows_of_classes, sample
+from pipeline.sampling.pictures import COLUMNS, grid, save_picture
 from pipeline.tracking.tracker import Tracker
 
 GRID_SEED, CURVE_SEED = stable_hash("grid"), stable_hash("curve")  # the same latents for all models and all steps

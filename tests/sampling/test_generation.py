@@ -14,7 +14,8 @@ from pipeline.core.errors import PipelineError
 from pipeline.experiment import Experiment
 from pipeline.models import build_gan
 from pipeline.sampling.generation import generate_samples, wanted_labels
-from pipeline.sampling.images import COLUMNS, latents
+from pipeline.sampling.images import latents
+from pipeline.sampling.pictures import COLUMNS
 from pipeline.training.monitor import CURVE_SEED, GRID_SEED, TrainingMonitor
 from tests.recipes import tiny_params
 

@@ -12,18 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.models import NETWORKS, build_gan
-from pipeline.sampling.images import (
-    BLOCK,
-    grid,
-    labels,
-    latents,
-    picture,
-    rows_of_classes,
-    sample,
-    save_animation,
-    save_picture,
-    to_uint8,
-)
+from pipeline.sampling.images import BLOCK, labels, latents, rows_of_classes, sample, to_uint8
+from pipeline.sampling.pictures import grid, picture, save_animation, save_picture
 from tests.networks import randomise
 from tests.recipes import tiny_recipe
 
