@@ -8,8 +8,7 @@ To add a data set, write a function that returns a `Source`, and add one entry t
 import functools
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +20,10 @@ from pipeline.data import downloads
 from pipeline.data.downloads import Archive, fetch
 from pipeline.data.folders import LabelledFiles, count_classes, label_files, list_images
 from pipeline.data.pictures import Picture, read_picture, reason_of
+from pipeline.data.source import Items, Source
 from pipeline.params import DataParams
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
-
-
-@dataclass(frozen=True)
-class Items:
-    """A split before preparation.
-
-    labels: the label of each item, int from 0; all 0 if unlabelled.
-    picture: reads item i as a PIL image or a uint8 array (H, W) or (H, W, 3); may raise `BadImage`.
-    """
-
-    labels: Sequence[int]
-    picture: Callable[[int], Picture]
-
-
-@dataclass(frozen=True)
-class Source:
-    """A data set before preparation. `test` is None if a test split has to be held out of `train`."""
-
-    classes: tuple[str, ...]  # () = unlabelled
-    train: Items
-    test: Items | None = None
-    skipped: Mapping[str, int] = field(default_factory=dict)  # files that were skipped while listing, by reason
 
 
 def _digits(params: DataParams) -> Source:

@@ -21,8 +21,9 @@ from pipeline.core.files import ArrayWriter, atomic_folder, damaged, read_json, 
 from pipeline.core.progress import progress
 from pipeline.core.randomness import rng
 from pipeline.data.batches import ImageSet
-from pipeline.data.datasets import DATASETS, Items, Source
+from pipeline.data.datasets import DATASETS
 from pipeline.data.pictures import RESIZE_FILTER, BadImage, reason_of, to_row
+from pipeline.data.source import Items, Source
 from pipeline.params import DataParams
 from pipeline.params.schema import Section, faults
 

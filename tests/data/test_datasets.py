@@ -17,9 +17,10 @@ from torchvision import datasets as torchvision_datasets
 
 from pipeline.core.errors import PipelineError
 from pipeline.data import datasets
-from pipeline.data.datasets import DATASETS, Source
+from pipeline.data.datasets import DATASETS
 from pipeline.data.pictures import to_row
 from pipeline.data.prepared import load_images, prepare
+from pipeline.data.source import Source
 from tests.data.samples import content_hash, params, refused, save
 
 pytestmark = pytest.mark.filterwarnings("error")  # Pillow's and numpy's warnings must never reach a user

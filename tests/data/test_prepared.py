@@ -14,8 +14,8 @@ from PIL import Image
 from pipeline.core.errors import PipelineError
 from pipeline.data import prepared as preparation
 from pipeline.data.batches import batch
-from pipeline.data.datasets import Items
 from pipeline.data.prepared import DESCRIPTION_KEYS, load_description, load_images, prepare
+from pipeline.data.source import Items
 from tests.data.samples import all_images, content_hash, params, prepared, refused, save
 
 pytestmark = pytest.mark.filterwarnings("error")  # Pillow's and numpy's warnings must never reach a user
