@@ -20,7 +20,7 @@ export PATH := $(abspath $(VENV))/bin:$(value PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run compare named search recipe test quick faults lint ui bench audit clean
+.PHONY: help setup run compare named search recipe test quick faults lint docs ui bench audit clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -63,10 +63,18 @@ quick: $(VENV)/installed-dev  ## the tests without the slow ones: at most two mi
 faults: $(VENV)/installed-dev  ## kills, full disks, broken servers, flipped bits, for real: make faults SEED=7 KILLS=200
 	OMP_NUM_THREADS=1 python -m tests.faults --seed="$$SEED" --kills="$$KILLS"
 
-lint: $(VENV)/installed-dev  ## style and types
+lint: $(VENV)/installed-dev  ## style and types, of the container and workflow files too
 	ruff check .
 	ruff format --check .
 	mypy
+	hadolint Dockerfile
+	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+
+docs: $(VENV)/installed-docs  ## the documentation as pages: site/index.html
+	rm -rf .site && mkdir .site
+	cp -r *.md LICENSE params.yaml docs pipeline presets .site
+	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
+	rm -rf .site
 
 ui: setup  ## MLflow's pages on 127.0.0.1: make ui PORT=5000
 	@python -m pipeline.tracking.ui --port="$$PORT"
@@ -92,6 +100,10 @@ $(VENV)/bin/python:
 $(VENV)/installed: requirements.txt | $(VENV)/bin/python
 	python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch "$$VENV/installed"
+
+$(VENV)/installed-docs: requirements-docs.txt $(VENV)/installed
+	python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	@touch "$$VENV/installed-docs"
 
 $(VENV)/installed-dev: requirements-dev.txt requirements-cluster.txt $(VENV)/installed
 	python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt

@@ -48,6 +48,7 @@ def test_requirements_are_those_of_the_package() -> None:
     assert sorted(PROJECT["dependencies"]) == requirements("requirements.txt")
     assert sorted(extras["cluster"]) == requirements("requirements-cluster.txt")
     assert sorted(extras["dev"]) == sorted(["gan-pipeline[cluster]", *requirements("requirements-dev.txt")])
+    assert sorted(extras["docs"]) == requirements("requirements-docs.txt")
     assert "-r requirements-cluster.txt" in (ROOT / "requirements-dev.txt").read_text().splitlines()
 
 

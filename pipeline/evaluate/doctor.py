@@ -1,4 +1,4 @@
-"""Can this installation's numbers be trusted? A table of what was checked: pass, fail, or cannot be checked here.
+"""Can this installation's numbers be trusted? Versions, and a table of checks: pass, fail, or cannot be checked here.
 
 python -m pipeline.metrics doctor                     the checks
 python -m pipeline.metrics doctor --explain PROTOCOL --experiment NAME
@@ -19,6 +19,7 @@ from pipeline.core import paths
 from pipeline.core.devices import choose_device
 from pipeline.core.errors import PipelineError, exit_cleanly
 from pipeline.core.files import read_json
+from pipeline.core.provenance import provenance
 from pipeline.evaluate.explain import PROTOCOLS, explain
 from pipeline.metrics.extractors import EXTRACTORS, load_extractor
 from pipeline.metrics.extractors.base import Extractor
@@ -51,6 +52,8 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.met
     if options.explain:
         _print_explanation(options.explain, options.experiment)
         return
+    _print_table([(name, value) for name, value in provenance().items()])
+    print()
     rows = [(name, *_outcome(check)) for name, check in checks().items()]
     _print_table([("check", "result", ""), *rows])
     if any(result == FAIL for _, result, _ in rows):

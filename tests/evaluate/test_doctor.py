@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,9 @@ def table(text: str) -> dict[str, list[str]]:
 
 def test_a_sound_installation_without_inceptions_weights(capsys: pytest.CaptureFixture[str]) -> None:
     doctor.main([])
-    rows = table(capsys.readouterr().out)
+    versions, _, checks = capsys.readouterr().out.partition("\n\n")
+    assert table(versions)["torch"] == [metadata.version("torch")] and "git commit" in table(versions)
+    rows = table(checks)
     assert rows.pop("check") == ["result"]
     passed = [name for name, (result, *_) in rows.items() if result == "pass"]
     assert passed == [
