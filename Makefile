@@ -31,6 +31,8 @@ define repro
 @python -m pipeline.check
 dvc repro
 @echo
+@python -m pipeline.core.seconds
+@echo
 @echo "report    reports/report.html  (open it in a browser)"
 @echo "metrics   reports/leaderboard.csv, or: . $$VENV/bin/activate && dvc metrics show"
 @echo "MLflow    make ui, then http://127.0.0.1:$$PORT"

@@ -62,7 +62,7 @@ def test_what_is_asked_is_what_is_run(folder: Path) -> None:
     code, text, told = make(folder, "compare", "MODELS=  dcgan  sagan ")
     assert code == 0 and "http://127.0.0.1:5000" in text
     assert told[:5] == ["python", "-m", "pipeline.params", "set", "compare.models=[dcgan,sagan]"]
-    assert told[5:] == ["python", "-m", "pipeline.check", "dvc", "repro"]
+    assert told[5:] == ["python", "-m", "pipeline.check", "dvc", "repro", "python", "-m", "pipeline.core.seconds"]
     _, _, told = make(folder, "search", "MODEL=sagan", "WORKERS=2")
     assert told == ["python", "-m", "pipeline.search", "--model=sagan", "--trials=24", "--workers=2"]
     _, _, told = make(folder, "faults", "KILLS=7", SEED="3")

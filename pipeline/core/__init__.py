@@ -8,5 +8,6 @@ randomness    random numbers by name: (seed, stream, step)
 paths         what each stage writes and where
 devices       the device, deterministic settings, out of memory
 provenance    package versions, platform and git commit
+seconds       how long each stage took, as a table
 versions      hashes of programs, without comments and docstrings
 """

@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.core.checksums import SUMS, verify_checksums
 from pipeline.core.errors import STOP_SIGNALS, PipelineError, Stopped
 from pipeline.core.files import sha256
+from pipeline.core.seconds import note_seconds
 from pipeline.params import PARAMS_FILE, Params, load
 
 CODE = {str(path): sha256(path) for path in Path(__file__).parent.parent.rglob("*.py")}  # as it is being imported
@@ -53,6 +54,8 @@ def take(folder: Path, *names: str) -> None:
 def finish(params: Params, *declared: str) -> None:
     """What every stage does last: see that its code, params and inputs are still those that it began with.
 
+    How long it took is kept for `python -m pipeline.core.seconds`.
+
     DVC reads all three only when a stage is over. So a result would count as made by what was changed meanwhile.
 
     Args:
@@ -71,6 +74,7 @@ def finish(params: Params, *declared: str) -> None:
             f"{changed[0]} was changed while this ran: the result was computed with the old version, but DVC would "
             "record the new one; run the same command again, which is quick if you undo the change first"
         )
+    note_seconds()
 
 
 def _holds(path: Path, content: bytes) -> bool:
