@@ -5,8 +5,10 @@ python -m pipeline.check --files   reads all outputs, too, and DVC's cache, whic
 """
 
 import argparse
+import getpass
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Collection, Iterable, Iterator
@@ -201,6 +203,34 @@ def _unknown(place: str, name: str, known: Collection[str]) -> Iterator[str]:
         yield f"{place}: unknown name {name!r}; {suggest(name, known)}"
 
 
+def require_dvc() -> None:
+    """See that DVC can start here: what it lacks, it tells without a remedy, or by a traceback.
+
+    Raises:
+        PipelineError: this user has no home folder or no name, or this folder has lost its hidden files.
+    """
+    user = f"user {os.getuid()} is not in the system's list of users"
+    if not os.path.isabs(os.path.expanduser("~")):
+        raise PipelineError(f"{user}, and DVC needs a home folder: give it one, for example `export HOME=$PWD/.work`")
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # OSError from Python 3.13 on
+        raise PipelineError(f"{user}, and DVC needs a name: give it one, for example `export USER=me`") from None
+    if not Path("dvc.yaml").exists():
+        return
+    if not Path(".dvc").is_dir():
+        raise PipelineError("there is no .dvc here: copy the project with its hidden files, or clone it")
+    from dvc.repo import Repo  # imported here, because DVC is slow to import
+    from dvc.scm import SCMError
+
+    try:
+        with Repo() as repo:
+            _ = repo.scm
+    except SCMError:
+        remedy = "run `git init`, or, to work without git, `dvc config core.no_scm true`"
+        raise PipelineError(f"{Path.cwd()} is not a git repository, which DVC expects: {remedy}") from None
+
+
 def mend_lock(path: Path = Path("dvc.lock")) -> None:
     """Move a dvc.lock away that was cut short, as DVC leaves it where it is killed while it writes.
 
@@ -280,6 +310,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.che
     params = load()
     validate(params)
     validate_surroundings(params)
+    require_dvc()
     mend_lock()
     mend_rwlock()
     if options.files:

@@ -2,8 +2,12 @@
 
 import functools
 import hashlib
+import pwd
+import shutil
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -498,3 +502,54 @@ def test_a_folder_instead_of_the_lock_file_is_put_aside(tmp_path: Path, monkeypa
     (tmp_path / "dvc.lock").mkdir()
     mend_lock()
     assert [path.name for path in tmp_path.iterdir()] == ["dvc.damaged"]
+
+
+# What DVC lacks here is said before DVC starts.
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A git repository that DVC takes for one of its own."""
+    monkeypatch.chdir(tmp_path)
+    Path("dvc.yaml").write_text("stages: {}\n")
+    Path(".dvc").mkdir()
+    Path(".dvc/config").write_text("[core]\nanalytics = false\n")
+    subprocess.run(["git", "init", "-q"], check=True)
+    return tmp_path
+
+
+def test_a_repository_without_git_is_said_and_both_remedies_help(repository: Path) -> None:
+    check.require_dvc()
+    shutil.rmtree(".git")
+    with pytest.raises(PipelineError) as caught:
+        check.require_dvc()
+    assert str(caught.value) == (
+        f"{repository} is not a git repository, which DVC expects: run `git init`, or, to work without git, "
+        "`dvc config core.no_scm true`"
+    )
+    subprocess.run([sys.executable, "-m", "dvc", "config", "core.no_scm", "true"], check=True, cwd=repository)
+    check.require_dvc()
+
+
+def test_a_copy_without_the_hidden_files_is_said(repository: Path) -> None:
+    shutil.rmtree(".dvc")
+    with pytest.raises(PipelineError, match=r"^there is no \.dvc here: copy the project with its hidden files"):
+        check.require_dvc()
+    Path("dvc.yaml").unlink()
+    check.require_dvc()  # no project at all: params alone are checked
+
+
+def test_a_user_without_home_or_name_is_said(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(_: int) -> NoReturn:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    with pytest.raises(PipelineError, match=r"DVC needs a home folder: give it one, for example `export HOME="):
+        check.require_dvc()
+    monkeypatch.setenv("HOME", str(repository))
+    with pytest.raises(PipelineError, match=r"DVC needs a name: give it one, for example `export USER=me`"):
+        check.require_dvc()
+    monkeypatch.setenv("USER", "me")
+    check.require_dvc()

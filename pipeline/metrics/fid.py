@@ -9,9 +9,11 @@ import numpy as np
 
 from pipeline.core.randomness import stable_hash
 from pipeline.metrics.frechet import Gaussian, Moments, frechet_distance
+from pipeline.metrics.sampling_error import strata
 from pipeline.metrics.types import Comparison, Estimate, NotAvailable
 
 BLOCK = 4096  # rows that are in memory in float64 at once
+SMALLEST = 10  # images of a class that is resampled by itself: resamples of n vary by a share of 1 / n too little
 SIZES = 15  # numbers of images at which the distance is measured to extrapolate it: as many as Chong and Forsyth use
 
 
@@ -25,7 +27,9 @@ def frechet_distance_metric(comparison: Comparison) -> dict[str, Estimate]:
     error = None
     if comparison.bootstrap >= 2:
         with contextlib.suppress(NotAvailable):  # statistics without features have a distance all the same
-            error = bootstrap_error(real, comparison.generated.features, comparison.bootstrap, stable_hash("fid"))
+            features = comparison.generated.features
+            members = strata(comparison.generated.labels, len(features), SMALLEST)
+            error = bootstrap_error(real, features, comparison.bootstrap, stable_hash("fid"), members)
     return {comparison.metric: Estimate(frechet_distance(real, generated), error)}
 
 
@@ -47,17 +51,25 @@ def fid_infinity(comparison: Comparison) -> dict[str, Estimate]:
     return {f"{comparison.metric}_infinity": estimate}
 
 
-def bootstrap_error(real: Gaussian, features: np.ndarray, repeats: int, seed: int) -> float:
+def bootstrap_error(
+    real: Gaussian, features: np.ndarray, repeats: int, seed: int, members: np.ndarray | None = None
+) -> float:
     """The standard error of the distance of generated features (N, D), over `repeats` resamples with replacement.
+
+    Each of the strata `members`, int64 (N,), numbered from 0, is resampled by itself, to as many images as it has
+    (Davison and Hinkley 1997, "Bootstrap methods and their application", section 3.2); None = all are one.
 
     A resample repeats some images and lacks others, which raises its distance: only the spread of the resamples'
     distances is used (their standard deviation), not their mean (Efron 1979, "Bootstrap methods").
     """
     source = np.random.default_rng(seed)
     count = len(features)
+    members = np.zeros(count, np.int64) if members is None else members
+    groups = [np.flatnonzero(members == number) for number in range(members.max() + 1)]
     distances = []
     for _ in range(repeats):
-        times = np.bincount(source.integers(count, size=count), minlength=count)
+        chosen = np.concatenate([rows[source.integers(len(rows), size=len(rows))] for rows in groups])
+        times = np.bincount(chosen, minlength=count)
         distances.append(frechet_distance(real, resampled(features, times)))
     return float(np.std(distances, ddof=1))
 

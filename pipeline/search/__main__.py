@@ -159,6 +159,7 @@ def _prepare(params: Params) -> None:
     if not done.returncode:
         return
     if not _is_prepared(params):
+        check.require_dvc()
         raise PipelineError(
             "data/reference is not up to date, and DVC could not make it (see above): if another `dvc repro` runs, "
             "wait for it, then run the same command again"

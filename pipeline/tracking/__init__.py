@@ -15,3 +15,7 @@ was first logged, and each (kind, key, step) is written once. So sending again o
 after a kill duplicates nothing. Points and files are sent independently: a server that refuses files still gets the
 points.
 """
+
+from pipeline.tracking.tracker import Tracker, sync
+
+__all__ = ["Tracker", "sync"]

@@ -3,7 +3,7 @@
 import argparse
 
 from pipeline.core.errors import exit_cleanly
-from pipeline.tracking.tracker import sync
+from pipeline.tracking import sync
 
 
 @exit_cleanly

@@ -38,6 +38,8 @@ def open_client(uri: str) -> Any:
     """An MlflowClient. The first call imports MLflow, with settings that make it fail early and print little."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(f"MLFLOW_{name}", value)
+    if not os.path.isabs(os.path.expanduser("~")):  # a user without a home, as in containers: MLflow would not start
+        os.environ["HOME"] = tempfile.gettempdir()
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it would print the password in the URI
     warnings.filterwarnings("ignore", module=r"(mlflow|sqlalchemy|alembic|torch)\.")
     from mlflow.tracking.client import MlflowClient

@@ -185,7 +185,7 @@ def sync() -> None:
     Raises:
         PipelineError: something could not be sent.
     """
-    failed = 0
+    failed, remedy = 0, ""
     folders = sorted(path.parent for path in (root() / ".work").rglob("outbox.jsonl"))
     for folder in folders:
         uploader = Uploader(folder)
@@ -196,12 +196,10 @@ def sync() -> None:
             text += f", {uploader.dropped} left out" if uploader.dropped else ""
         except Exception as error:
             failed += 1
+            remedy = f": {uploader.remedy}, then run `python -m pipeline.tracking sync` again"
             text = uploader.reason(error)
         print(f"{_name(folder)}: {text}", flush=True)
     if failed:
-        raise PipelineError(
-            f"{failed} of {len(folders)} runs could not be sent to MLflow completely: start the MLflow server or set "
-            "MLFLOW_TRACKING_URI, then run `python -m pipeline.tracking sync` again"
-        )
+        raise PipelineError(f"{failed} of {len(folders)} runs could not be sent to MLflow completely{remedy}")
     if not folders:
         print("nothing to send")

@@ -270,13 +270,23 @@ class Uploader:
 
     def reason(self, error: BaseException) -> str:
         """The first line of an error, without the credentials of the tracking URI."""
-        text = f"{type(error).__name__}: {error}".split("\n")[0]
+        lines = f"{error}".split("\n")
+        # SQLAlchemy may say first, in brackets, what it was about to do.
+        text = f"{type(error).__name__}: {next((line for line in lines if not line.startswith('(raised as')), '')}"
         user = found[2] if (found := CREDENTIALS.match(self.uri)) else ""
         password = user.partition(":")[2]
         query = self.uri.partition("?")[2]
         for secret in (user + "@" if user else "", query, password, urllib.parse.unquote(password)):
             text = text.replace(secret, "***") if secret else text
         return text[:300]
+
+    @property
+    def remedy(self) -> str:
+        """What may mend a store that takes nothing."""
+        if self.uri.startswith("sqlite:///"):
+            place = self.uri.removeprefix("sqlite:///").partition("?")[0]
+            return f"see that {place}, its folder and mlruns/ can be written"
+        return "start the MLflow server or set MLFLOW_TRACKING_URI"
 
     def warn_unsent(self, reason: str) -> None:
         """Warn once for each server that entries could not be sent, and say how to send them later."""
@@ -285,7 +295,7 @@ class Uploader:
             where,
             "unsent",
             f"logging to MLflow at {where} failed ({reason}); everything is kept in {self.folder}: "
-            "send it later with `python -m pipeline.tracking sync`",
+            f"{self.remedy}, then send it with `python -m pipeline.tracking sync`",
         )
 
 

@@ -135,6 +135,33 @@ def test_the_error_is_the_spread_of_fresh_draws(dim: int) -> None:
         assert true / 1.35 < error < true * 1.35
 
 
+def test_classes_are_resampled_each_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = recorded(monkeypatch)
+    labels = np.repeat([7, 3, 5, 8], [10, 20, 9, 1])[::-1].copy()
+    features = draw(40, [1.0], [1.0], 0)
+    error = frechet_distance_metric(comparison(FeatureSet(draw(50, [0.0], [1.0], 1)),
+                                    FeatureSet(features, labels), bootstrap=20))["fid"].error  # fmt: skip
+    assert len(calls) == 20
+    for times in calls:  # classes of fewer than 10 images, 5 and 8, are one stratum together
+        assert [int(times[np.isin(labels, group)].sum()) for group in ([3], [7], [5, 8])] == [20, 10, 10]
+    assert any(times[labels == 5].sum() != 9 for times in calls)
+    unlabelled = frechet_distance_metric(comparison(FeatureSet(draw(50, [0.0], [1.0], 1)), FeatureSet(features),
+                                         bootstrap=20))["fid"].error  # fmt: skip
+    assert error != unlabelled
+    assert {int(times[labels == 3].sum()) for times in calls[20:]} != {20}  # without labels all are one
+
+
+def test_the_error_within_classes_is_that_of_images_with_the_same_labels() -> None:
+    # Two classes of unit deviation, 10 apart, their mean 8 from the real one, their deviation nearly the real 5:
+    # d(mean²) = 2 * 8 / sqrt(200) = 1.13 with the labels fixed. Else it is the deviation of all, 5.1, times as much.
+    labels, real = np.repeat([0, 1], 100), normal([0.0], [5.0])
+    samples = [draw(200, [3.0], [1.0], seed) + 10.0 * labels[:, None] for seed in range(10)]
+    within = [bootstrap_error(real, x, 100, seed, labels) for seed, x in enumerate(samples)]
+    whole = [bootstrap_error(real, x, 100, seed) for seed, x in enumerate(samples)]
+    assert np.mean(within) == pytest.approx(16 / np.sqrt(200), rel=0.08)
+    assert np.mean(whole) == pytest.approx(5.1 * 16 / np.sqrt(200), rel=0.08)
+
+
 def test_more_images_have_a_smaller_error() -> None:
     real = normal([0.0, 0.0], [1.0, 1.0])
     few, many = (bootstrap_error(real, draw(n, [1.0, 0.0], [1.0, 2.0], 0), 200, 0) for n in (200, 3200))

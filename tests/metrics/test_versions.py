@@ -86,7 +86,7 @@ USED_BY: dict[str, set[str]] = {
     "prdc.py": {"prdc"},
     "classes.py": {"classes", "class_votes"},
     "class_votes.py": {"class_votes"},
-    "sampling_error.py": {"kid", "prdc", "memorisation", "class_votes"},
+    "sampling_error.py": {"fid", "fid_infinity", "kid", "prdc", "memorisation", "class_votes"},
     "memorisation.py": {"memorisation"},
     "inception_score.py": {"inception_score"},
     "frechet.py": {*METRICS},  # a set of features knows its Gaussian

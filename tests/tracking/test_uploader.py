@@ -11,13 +11,17 @@ import time
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 from PIL import Image
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from pipeline.tracking import mlflow_client
 from pipeline.tracking import tracker as tracker_module
 from pipeline.tracking.__main__ import main
 from pipeline.tracking.mlflow_client import open_client
-from pipeline.tracking.outbox import lock
+from pipeline.tracking.outbox import Outbox, lock
+from pipeline.tracking.uploader import Uploader
 from tests.tracking.mlflow_store import client, entries, files, history, opened, picture, runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -243,3 +247,49 @@ def test_an_image_is_stored_as_mlflow_stores_one(root, folder):
         with Image.open(client().download_artifacts(run.info.run_id, name, str(root))) as image:
             sizes.append((image.format, image.size))
     assert sizes[:2] == sizes[2:] == [("WEBP", (256, 17)), ("PNG", (300, 20))]
+
+
+READ_ONLY = {  # an entry of each kind, as it would be the first that a database refuses
+    "metric": ("loss/d", 2.0, 2), "param": ("lr", "3", 0), "tag": ("note", "x", 0), "status": ("", "FINISHED", 0),
+    "artifact": ("f/p.png", "outbox/p.png", 0), "image": ("grid", "outbox/p.png", 3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("first", READ_ONLY)
+def test_a_database_that_turns_read_only_keeps_nothing_out_for_good(folder, capsys, first):
+    query_only = [0]
+
+    def begin(connection):
+        connection.exec_driver_sql(f"PRAGMA query_only = {query_only[0]}")
+
+    outbox, uploader = Outbox(folder, "digits", "tiny-0"), Uploader(folder)
+    (folder / "outbox").mkdir()
+    picture(folder / "outbox/p.png")
+    outbox.add("metric", "loss/d", 1.0, 1)
+    event.listen(Engine, "begin", begin)
+    try:
+        assert uploader.send() == 2
+        query_only[0] = 1  # from now on sqlite refuses each change in the words that it has for a read-only file
+        for kind in sorted(READ_ONLY, key=lambda kind: kind != first):
+            outbox.add(kind, *READ_ONLY[kind])
+        if first not in ("artifact", "image"):  # MLflow writes files beside its database
+            for sender in (uploader, Uploader(folder)):
+                with pytest.raises(MlflowException, match="attempt to write a readonly database"):
+                    sender.send()
+        with pytest.raises(SystemExit):
+            main(["sync"])
+        out, error = capsys.readouterr()
+        assert out == "tiny-0: MlflowException: (sqlite3.OperationalError) attempt to write a readonly database\n"
+        assert error == (
+            f"error: 1 of 1 runs could not be sent to MLflow completely: see that {Path.cwd()}/mlflow.db, its folder "
+            "and mlruns/ can be written, then run `python -m pipeline.tracking sync` again\n"
+        )
+        query_only[0] = 0
+        main(["sync"])
+        assert uploader.dropped == 0 and "left out" not in capsys.readouterr().out
+    finally:
+        event.remove(Engine, "begin", begin)
+    (run,) = runs()
+    assert history("loss/d") == [(1, 1.0), (2, 2.0)] and run.info.status == "FINISHED"
+    assert run.data.params == {"lr": "3"} and run.data.tags["note"] == "x"
+    assert files("f") == ["f/p.png"] and len(files("images")) == 2
