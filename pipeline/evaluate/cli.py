@@ -86,7 +86,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("a", type=Path, metavar="A", help="the real images: a folder, .npy, .npz, or statistics (.npz)")
     add("b", type=Path, metavar="B", nargs="?", help="the generated images: the same")
-    add("--extractor", default="inception", help=f"{', '.join(EXTRACTORS)}; only inception gives a FID")
+    add("--extractor", default="inception", help=f"{', '.join(EXTRACTORS)}; only Inception gives a FID")
     add("--weights", metavar="PATH", help="the extractor's weights, if they do not lie where they are looked for")
     add("--allow-unknown-weights", action="store_true", help="take other weights; the metric is named by their hash")
     add("--device", type=_device, default="auto", help="auto, cpu, mps, cuda or cuda:N")
@@ -156,7 +156,11 @@ def _in_options(error: PipelineError, extractor: str) -> PipelineError:
         return error
     if not error.remedy:
         return PipelineError(f"{option}: {error.problem}")
-    other = "; or choose --extractor efficientnet_lite0, whose distance is no FID" if extractor == "inception" else ""
+    other = (
+        "; or choose --extractor efficientnet_lite0, whose distance is no FID"
+        if extractor.startswith("inception")
+        else ""
+    )
     return PipelineError(f"{error.problem}: {error.remedy}, or give {option}{other}")
 
 

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from pipeline.core import paths
 from pipeline.core.checksums import verify_checksums
@@ -33,20 +32,27 @@ _FID = {
     "extractor": "inception",
     "weights_sha256": inception.SHA256,
     "input_size": inception.SIZE,
-    "resize": inception.RESIZE,
     "quantisation": "uint8",
 }
+_ALL = {"real_split": "train", "real_images": 50_000, "generated_images": 50_000}
 PROTOCOLS: dict[str, dict[str, Any]] = {
     # the usual one for GANs on CIFAR-10
-    "train50k-50k": {**_FID, "real_split": "train", "real_images": 50_000, "generated_images": 50_000},
+    "train50k-50k": {**_FID, **_ALL},
     "test10k-10k": {**_FID, "real_split": "test", "real_images": 10_000, "generated_images": 10_000},
     # Miyato et al. 2018 (arXiv:1802.05957), appendix B.1: 10,000 real and 5,000 generated images
     "sngan": {**_FID, "real_split": "test", "real_images": 10_000, "generated_images": 5_000},
-    # Parmar et al. 2022 (arXiv:2104.11222)
-    "clean-fid": {
-        **_FID, "resize": "bicubic, antialias", "real_split": "train", "real_images": 50_000,
-        "generated_images": 50_000,
-    },
+    # the resizes that go by the name of FID
+    "pytorch-fid": {**_FID, **_ALL},
+    "tf": {**_FID, **_ALL, "extractor": "inception_tf"},
+    "clean-fid": {**_FID, **_ALL, "extractor": "inception_clean"},
+    "torchmetrics": {**_FID, **_ALL, "extractor": "inception_torchmetrics"},
+}
+# Who measures by which of them.
+ALIASES = {
+    "legacy_pytorch": "pytorch-fid",
+    "legacy_tensorflow": "tf", "ttur": "tf", "stylegan": "tf", "stylegan2-ada": "tf", "stylegan3": "tf", "adm": "tf",
+    "edm": "tf", "r3gan": "tf", "torch-fidelity": "tf", "cfm": "tf",
+    "clean": "clean-fid",
 }  # fmt: skip
 
 
@@ -69,8 +75,9 @@ def explain(protocol: str, experiment: str, params: Params) -> tuple[str, float,
     Raises:
         PipelineError: the protocol or the experiment is unknown, or files are missing.
     """
+    protocol = ALIASES.get(protocol, protocol)
     if protocol not in PROTOCOLS:
-        raise PipelineError(f"--explain {protocol}: no such protocol; {suggest(protocol, PROTOCOLS)}")
+        raise PipelineError(f"--explain {protocol}: no such protocol; {suggest(protocol, [*PROTOCOLS, *ALIASES])}")
     known = [path.parent.name for path in sorted(paths.SCORES.glob("*/record.json"))]
     if experiment not in known:
         raise PipelineError(f"--experiment {experiment}: not measured here; {suggest(experiment, known)}")
@@ -126,7 +133,6 @@ class _Case:
         """The distance with one field of the protocol changed to `value`."""
         change: Callable[[Any], float] | None = {
             "extractor": self._other_extractor,
-            "resize": self._resized,
             "real_split": lambda split: _distance(getattr(self.whole, split).features, self._features),
             "real_images": lambda count: _distance(_chosen(self.reference.train.features, count), self._features),
             "generated_images": lambda count: self.reference.distance(_chosen(self._features, count)),
@@ -154,16 +160,6 @@ class _Case:
     def _other_extractor(self, name: str) -> float:
         params = self.params.metrics.model_copy(update={"extractor": name, "weights": None})
         return self._under(load_extractor(params, self.extractor.device))
-
-    def _resized(self, resize: str) -> float:
-        mode, _, rest = resize.partition(", ")
-        size = self.extractor.protocol["input_size"]
-
-        def resized(images: torch.Tensor) -> torch.Tensor:  # the extractor's own resizing then finds nothing to do
-            images = F.interpolate(images, (size, size), mode=mode, align_corners=False, antialias=rest == "antialias")
-            return self.extractor.resize(images.clamp(0, 255))
-
-        return self._under(dataclasses.replace(self.extractor, resize=resized))
 
     def _under(self, extractor: Extractor) -> float:
         return _distance(*(self._extracted(extractor, images) for images in (self.real, self.generated)))

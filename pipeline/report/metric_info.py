@@ -170,7 +170,7 @@ def metric_info(metric: str) -> dict[str, MetricInfo]:
 
 def kernel_name(metric: str) -> str:
     """What the kernel distance is called if the distance is called `metric`."""
-    return "kid" if metric == "fid" else "kd_" + metric.removeprefix("fd_")
+    return f"k{metric.removeprefix('f')}"
 
 
 def class_prefix(metric: str) -> str:
