@@ -21,6 +21,7 @@ from pipeline.core.devices import choose_device
 from pipeline.core.errors import PipelineError, exit_cleanly, suggest, warn
 from pipeline.core.files import storage_errors
 from pipeline.data.datasets import DATASETS, expected_classes
+from pipeline.data.zips import is_zip
 from pipeline.gan.augment import AUGMENTATIONS
 from pipeline.gan.losses import LOSSES
 from pipeline.gan.optimisers import OPTIMISERS
@@ -52,7 +53,11 @@ def validate_surroundings(params: Params) -> None:
     `data.root` is first linked to the original's. A folder for downloads is made.
     """
     root, original = Path(params.data.root), paths.root() / params.data.root
-    if not root.is_absolute() and Path.cwd().resolve() != paths.root().resolve() and original.is_dir():
+    if (
+        not root.is_absolute()
+        and Path.cwd().resolve() != paths.root().resolve()
+        and (original.is_dir() or is_zip(original))
+    ):
         if not root.exists():
             root.parent.mkdir(parents=True, exist_ok=True)
             root.symlink_to(original)
@@ -110,7 +115,7 @@ def _root_problems(data: DataParams) -> Iterator[str]:
         if here == made.resolve() or here in made.resolve().parents or made.resolve() in here.parents:
             yield f"data.root: must not hold {made}, which the pipeline writes, nor lie in it, got {data.root}"
             return
-    if data.dataset == "folder" and not root.is_dir():
+    if data.dataset == "folder" and not root.is_dir() and not is_zip(root):
         yield f"data.root: {data.root} is not a folder: set it to the folder of your images"
 
 

@@ -20,7 +20,8 @@ from pipeline.core.devices import choose_device
 from pipeline.core.errors import PipelineError, exit_cleanly
 from pipeline.core.files import read_json
 from pipeline.core.provenance import provenance
-from pipeline.evaluate.explain import ALIASES, PROTOCOLS, explain
+from pipeline.evaluate.explain import PROTOCOLS, explain
+from pipeline.evaluate.stated import ALIASES
 from pipeline.metrics.extractors import EXTRACTORS, load_extractor
 from pipeline.metrics.extractors.base import Extractor
 from pipeline.metrics.extractors.weights import WeightsNotFound

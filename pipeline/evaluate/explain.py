@@ -20,6 +20,7 @@ from pipeline.core.devices import choose_device
 from pipeline.core.errors import PipelineError, suggest
 from pipeline.core.files import read_json
 from pipeline.data.prepared import load_array, load_description
+from pipeline.evaluate.stated import ALIASES, RESIZES
 from pipeline.gan.checkpoint import load_generator
 from pipeline.metrics.extractors import inception, load_extractor
 from pipeline.metrics.extractors.base import Extractor, features_of
@@ -42,18 +43,8 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     # Miyato et al. 2018 (arXiv:1802.05957), appendix B.1: 10,000 real and 5,000 generated images
     "sngan": {**_FID, "real_split": "test", "real_images": 10_000, "generated_images": 5_000},
     # the resizes that go by the name of FID
-    "pytorch-fid": {**_FID, **_ALL},
-    "tf": {**_FID, **_ALL, "extractor": "inception_tf"},
-    "clean-fid": {**_FID, **_ALL, "extractor": "inception_clean"},
-    "torchmetrics": {**_FID, **_ALL, "extractor": "inception_torchmetrics"},
+    **{name: {**_FID, **_ALL, "extractor": extractor} for name, extractor in RESIZES.items()},
 }
-# Who measures by which of them.
-ALIASES = {
-    "legacy_pytorch": "pytorch-fid",
-    "legacy_tensorflow": "tf", "ttur": "tf", "stylegan": "tf", "stylegan2-ada": "tf", "stylegan3": "tf", "adm": "tf",
-    "edm": "tf", "r3gan": "tf", "torch-fidelity": "tf", "cfm": "tf",
-    "clean": "clean-fid",
-}  # fmt: skip
 
 
 class ProtocolDifference(NamedTuple):
