@@ -77,6 +77,11 @@ def problems(params: Params, tuned: str | None = None) -> Iterator[str]:
     """
     yield from _unknown("data.dataset", params.data.dataset, DATASETS)
     yield from _unknown("metrics.extractor", params.metrics.extractor, EXTRACTORS)
+    for name in params.metrics.further_extractors:
+        yield from _unknown("metrics.further_extractors", name, EXTRACTORS)
+    everything = [params.metrics.extractor, *params.metrics.further_extractors]
+    if len(set(everything)) < len(everything):
+        yield f"metrics.further_extractors: must name others than metrics.extractor, each once, got {everything[1:]}"
     for name in params.compare.models:
         yield from _unknown("compare.models", name, params.models)
     for key in ("models", "seeds"):

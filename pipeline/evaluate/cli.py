@@ -144,6 +144,7 @@ def _load_extractor(options: argparse.Namespace) -> Extractor:
     """The extractor. An error about it names this command's options, not the parameters of params.yaml."""
     params = MetricsParams(
         extractor=options.extractor,
+        further_extractors=(),
         weights=options.weights,
         unknown_weights="allow" if options.allow_unknown_weights else "refuse",
         batch_size=options.batch_size,

@@ -137,6 +137,7 @@ def _params(name: str) -> MetricsParams:
     ours = load().metrics if PARAMS_FILE.exists() else None
     return MetricsParams(
         extractor=name,
+        further_extractors=(),
         weights=ours.weights if ours and ours.extractor == name else None,
         unknown_weights="refuse",
         batch_size=8,

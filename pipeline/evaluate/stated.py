@@ -14,6 +14,7 @@ from torch import nn
 from pipeline.core.errors import PipelineError, suggest
 from pipeline.metrics.extractors import EXTRACTORS, efficientnet_lite0, inception
 from pipeline.metrics.extractors.base import Extractor
+from pipeline.metrics.further import distance_name
 from pipeline.metrics.npz import load_arrays
 
 # The protocols of FID by the names of the tools that measure by them, and the extractor of each.
@@ -89,4 +90,4 @@ def _metric(extractor: str, protocol: dict[str, Any]) -> str:
     digest = str(protocol.get("weights_sha256", ""))
     if digest and digest not in (inception.SHA256, efficientnet_lite0.SHA256):
         return f"fd_{extractor}_{digest[:8]}"
-    return f"fid{extractor.removeprefix('inception')}" if extractor.startswith("inception") else f"fd_{extractor}"
+    return distance_name(extractor)

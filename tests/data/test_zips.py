@@ -75,7 +75,7 @@ def test_a_name_that_leads_out_is_only_a_name(tmp_path: Path) -> None:
             archive.writestr(f"/out{i}.png", image)
             archive.writestr(f"../../up{i}.png", image)  # as in a hidden folder
     assert prepared(path)[0]["train"] == 6
-    assert not Path("/out0.png").exists() and not list(tmp_path.parents[1].rglob("up*.png"))
+    assert not Path("/out0.png").exists() and not (tmp_path.parents[1] / "up0.png").exists()
 
 
 def test_a_large_label_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

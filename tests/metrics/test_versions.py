@@ -108,6 +108,7 @@ USED_BY: dict[str, set[str]] = {
     "reference.py": set(),
     "protocol.py": set(),
     "versions.py": set(),
+    "further.py": set(),
     "gaussian_file.py": set(),
     "npz.py": set(),
     "__init__.py": set(),
