@@ -23,6 +23,7 @@ from pipeline.core.devices import choose_device
 from pipeline.core.errors import PipelineError, exit_cleanly, suggest, warn
 from pipeline.core.files import storage_errors
 from pipeline.data.datasets import DATASETS, expected_classes
+from pipeline.data.zips import is_zip
 from pipeline.gan.augment import AUGMENTATIONS
 from pipeline.gan.losses import LOSSES
 from pipeline.gan.optimisers import OPTIMISERS
@@ -54,7 +55,11 @@ def validate_surroundings(params: Params) -> None:
     `data.root` is first linked to the original's. A folder for downloads is made.
     """
     root, original = Path(params.data.root), paths.root() / params.data.root
-    if not root.is_absolute() and Path.cwd().resolve() != paths.root().resolve() and original.is_dir():
+    if (
+        not root.is_absolute()
+        and Path.cwd().resolve() != paths.root().resolve()
+        and (original.is_dir() or is_zip(original))
+    ):
         if not root.exists():
             root.parent.mkdir(parents=True, exist_ok=True)
             root.symlink_to(original)
@@ -74,6 +79,11 @@ def problems(params: Params, tuned: str | None = None) -> Iterator[str]:
     """
     yield from _unknown("data.dataset", params.data.dataset, DATASETS)
     yield from _unknown("metrics.extractor", params.metrics.extractor, EXTRACTORS)
+    for name in params.metrics.further_extractors:
+        yield from _unknown("metrics.further_extractors", name, EXTRACTORS)
+    everything = [params.metrics.extractor, *params.metrics.further_extractors]
+    if len(set(everything)) < len(everything):
+        yield f"metrics.further_extractors: must name others than metrics.extractor, each once, got {everything[1:]}"
     for name in params.compare.models:
         yield from _unknown("compare.models", name, params.models)
     for key in ("models", "seeds"):
@@ -112,7 +122,7 @@ def _root_problems(data: DataParams) -> Iterator[str]:
         if here == made.resolve() or here in made.resolve().parents or made.resolve() in here.parents:
             yield f"data.root: must not hold {made}, which the pipeline writes, nor lie in it, got {data.root}"
             return
-    if data.dataset == "folder" and not root.is_dir():
+    if data.dataset == "folder" and not root.is_dir() and not is_zip(root):
         yield f"data.root: {data.root} is not a folder: set it to the folder of your images"
 
 

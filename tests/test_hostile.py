@@ -136,8 +136,8 @@ def test_arrays_unpickle_nothing(here: Path, name: str) -> None:
 @pytest.mark.parametrize("unknown", ["refuse", "allow"])
 def test_weights_unpickle_nothing(here: Path, name: str, unknown: str, legacy: bool) -> None:
     torch.save({"fc.weight": Trap()}, here / "w.pth", _use_new_zipfile_serialization=not legacy)
-    params = MetricsParams(extractor=name, weights=str(here / "w.pth"), unknown_weights=unknown, batch_size=8,
-                           compile=False, bootstrap=0, infinity=False)  # fmt: skip
+    params = MetricsParams(extractor=name, further_extractors=(), weights=str(here / "w.pth"), unknown_weights=unknown,
+                           batch_size=8, compile=False, bootstrap=0, infinity=False)  # fmt: skip
     sentence = refused(lambda: load_extractor(params, torch.device("cpu")))
     assert ("cannot be read" if unknown == "allow" else "are not the known ones") in sentence
 

@@ -19,8 +19,9 @@ from pipeline.core.files import storage_errors
 from pipeline.data import downloads
 from pipeline.data.downloads import Archive, fetch
 from pipeline.data.folders import LabelledFiles, count_classes, label_files, list_images
-from pipeline.data.pictures import Picture, read_picture, reason_of
+from pipeline.data.pictures import FORMATS, Picture, decode_bytes, own_limits, read_picture, reason_of
 from pipeline.data.source import Items, Source
+from pipeline.data.zips import ZipFolder, is_zip
 from pipeline.params import DataParams
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
@@ -71,10 +72,10 @@ def _torchvision_items(split: Any) -> Items:
 
 
 def _folder(params: DataParams) -> Source:
-    """A folder of images, see pipeline.data.folders."""
+    """A folder or a zip of images, see pipeline.data.folders."""
     root = folder_of(params)
     place = printable(str(root), 200)
-    if not os.path.isdir(root):
+    if not os.path.isdir(root) and not is_zip(root):
         fault = "is a file, not a folder: unpack it and" if os.path.exists(root) else "does not exist:"
         raise PipelineError(f"{place} {fault} set data.root to the folder of your images")
     files, skipped = list_images(root, EXTENSIONS)
@@ -95,10 +96,16 @@ def _folder(params: DataParams) -> Source:
 
 
 def _folder_items(root: Path, found: LabelledFiles, chosen: Sequence[int], megapixels: float) -> Items:
-    """The chosen files of a folder. Memory holds their names and one picture."""
+    """The chosen files of a folder or a zip. Memory holds their names and one picture."""
+    archive = ZipFolder(root) if is_zip(root) else None
 
     def picture(index: int) -> Picture:
-        return read_picture(root.joinpath(*found.files[chosen[index]]), megapixels)
+        parts = found.files[chosen[index]]
+        path = root.joinpath(*parts)
+        if archive is None:
+            return read_picture(path, megapixels)
+        with own_limits():
+            return decode_bytes(archive.image(parts, megapixels), path, megapixels, FORMATS, "data.max_megapixels")
 
     return Items([found.labels[place] for place in chosen], picture)
 

@@ -1,4 +1,4 @@
-"""A folder of images: which files it holds, which classes they have, and which split they belong to.
+"""A folder of images, or a zip of one: which files it holds, which classes they have, and which split they belong to.
 
     root/a.png ..                          unlabelled
     root/CLASS/a.png ..                    labelled by the first subfolder
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import PipelineError, printable, warn
+from pipeline.data.zips import ZipFolder, is_zip
 
 Parts = tuple[str, ...]  # of a path below the root
 
@@ -55,24 +56,36 @@ def list_images(root: Path, extensions: tuple[str, ...]) -> tuple[list[Parts], d
     skipped: Counter[str] = Counter()
     suffixes: Counter[str] = Counter()
     labelled = _read_label_file(root) is not None
-    for folder, subfolders, names in _walk(root):
-        skipped["linked_folders"] += sum(os.path.islink(os.path.join(folder, name)) for name in subfolders)
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        parts = Path(folder).relative_to(root).parts
-        for name in names:
-            if name.startswith("."):
-                skipped["hidden_files"] += 1
-            elif name.lower().endswith(extensions):
-                files.append((*parts, name))
-            elif not (labelled and (*parts, name) == (LABEL_FILE,)):
-                skipped["other_files"] += 1
-                suffixes[Path(name).suffix.lower() or "no extension"] += 1
+    for parts in _zipped(root) if is_zip(root) else _in_folder(root, skipped):
+        if parts[-1].startswith("."):
+            skipped["hidden_files"] += 1
+        elif parts[-1].lower().endswith(extensions):
+            files.append(parts)
+        elif not (labelled and parts == (LABEL_FILE,)):
+            skipped["other_files"] += 1
+            suffixes[Path(parts[-1]).suffix.lower() or "no extension"] += 1
     counts = {reason: count for reason, count in sorted(skipped.items()) if count}
     if counts:
         what = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in counts.items())
         kinds = f" ({', '.join(printable(suffix) for suffix, _ in suffixes.most_common(5))})" if suffixes else ""
         warn(f"{printable(str(root), 200)}: skipped {what}{kinds}")
     return sorted(files), counts
+
+
+def _in_folder(root: Path, skipped: Counter[str]) -> Iterator[Parts]:
+    """The files below a folder, hidden folders left out; linked ones are counted in `skipped`."""
+    for folder, subfolders, names in _walk(root):
+        skipped["linked_folders"] += sum(os.path.islink(os.path.join(folder, name)) for name in subfolders)
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        parts = Path(folder).relative_to(root).parts
+        yield from ((*parts, name) for name in names)
+
+
+def _zipped(root: Path) -> Iterator[Parts]:
+    """The files in a zip, those in hidden folders left out."""
+    for parts in ZipFolder(root).names():
+        if not any(part.startswith(".") for part in parts[:-1]):
+            yield parts
 
 
 def label_files(root: Path, files: list[Parts], mixed: bool = False) -> LabelledFiles:
@@ -117,6 +130,9 @@ def count_classes(root: Path, extensions: tuple[str, ...]) -> int:
     known = _read_label_file(root)
     if known is not None:
         return max(known.values(), default=-1) + 1
+    if is_zip(root):
+        files = [file for file in _zipped(root) if file[-1].lower().endswith(extensions) and file[-1][0] != "."]
+        return len(label_files(root, sorted(files)).classes)
     names = _folders_with_images(root, extensions)
     roles = _split_folders(names)
     inner = [name for role in roles for name in _folders_with_images(root / role, extensions)] if roles else names
@@ -155,10 +171,11 @@ def _read_label_file(root: Path) -> dict[str, int] | None:
         PipelineError: its labels are not one whole number for each image.
     """
     path = root / LABEL_FILE
-    if not path.is_file():
+    text = ZipFolder(root).text(LABEL_FILE) if is_zip(root) else path.read_bytes() if path.is_file() else None
+    if text is None:
         return None
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(text)
     except (ValueError, RecursionError):
         return None
     if not isinstance(content, dict) or "labels" not in content:

@@ -104,7 +104,20 @@ def decode(path: Path, max_megapixels: float, formats: tuple[str, ...], limit: s
         if (held := path.stat().st_size) > most_bytes(max_megapixels):
             size = f"{held / 1e6:.0f} MB, more than any image of {max_megapixels:g} megapixels"
             raise BadImage("too_large", f"{path} holds {size}; see {limit}")
-        content, clock = path.read_bytes(), _Clock(path)
+        content = path.read_bytes()
+    except BadImage:
+        raise
+    except OSError as error:
+        raise BadImage("broken", f"{path} cannot be read ({reason_of(error)})") from error
+    return decode_bytes(content, path, max_megapixels, formats, limit)
+
+
+def decode_bytes(
+    content: bytes, path: Path, max_megapixels: float, formats: tuple[str, ...], limit: str
+) -> Image.Image:
+    """`decode` for the content of a file, which errors call `path`."""
+    clock = _Clock(path)
+    try:
         if (count := _scans(content, clock)) > MOST_SCANS:
             raise BadImage("too_large", f"{path} has {count} scans, more than {MOST_SCANS}: save it again")
         try:
@@ -117,7 +130,7 @@ def decode(path: Path, max_megapixels: float, formats: tuple[str, ...], limit: s
         raise
     except UnidentifiedImageError:
         *first, last = ("WebP" if name == "WEBP" else name for name in formats)
-        reason = f"is not a {', '.join(first)} or {last} image" if path.stat().st_size else "is empty (0 bytes)"
+        reason = f"is not a {', '.join(first)} or {last} image" if content else "is empty (0 bytes)"
         raise BadImage("broken", f"{path} {reason}") from None
     except Exception as error:  # decoders raise anything: OSError, SyntaxError, ValueError, struct.error ...
         raise BadImage("broken", f"{path} cannot be decoded ({reason_of(error)})") from error

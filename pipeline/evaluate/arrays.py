@@ -17,22 +17,30 @@ import numpy as np
 
 from pipeline.core.errors import PipelineError, printable
 from pipeline.core.files import sha256
-from pipeline.metrics.npz import damage_named, members, open_member, read_header
+from pipeline.metrics.npz import damage_named, load_arrays, members, open_member, read_header
 
 CHANNELS = (1, 3)
 ROUNDING = 1e-6  # of the range: floats that rounding took so far beyond it are clipped; half precision rounds more
 
 
 class ArrayImages:
-    """The images of one array. `member` is its name in an .npz, None for a .npy."""
+    """The images of one array. `member` is its name in an .npz, None for a .npy; `labels` (N,) are those beside it."""
 
     def __init__(
-        self, path: Path, member: str | None, value_range: tuple[float, float] | None, max_megapixels: float
+        self,
+        path: Path,
+        member: str | None,
+        value_range: tuple[float, float] | None,
+        max_megapixels: float,
+        labels: np.ndarray | None = None,
     ) -> None:
         self.path, self.member, self.value_range = path, member, value_range or (0.0, 1.0)
-        self.labels, self.classes, self.skipped = None, (), dict[str, int]()  # an array holds nothing but images
+        self.labels, self.classes, self.skipped = None, tuple[str, ...](), dict[str, int]()
         with damage_named(path), self._opened() as (self.shape, self.dtype, _):
             pass
+        if labels is not None and labels.dtype.kind in "iu" and labels.shape == self.shape[:1]:
+            names, self.labels = np.unique(labels, return_inverse=True)
+            self.classes = tuple(map(str, names.tolist()))
         self.layout = _layout(path, self.shape)
         if math.prod(self.shape[1:]) > 3e6 * max_megapixels:
             raise PipelineError(
@@ -99,6 +107,8 @@ class ArrayImages:
 def open_array(path: Path, value_range: tuple[float, float] | None, max_megapixels: float) -> ArrayImages:
     """The images of a .npy file, or of an .npz file's `arr_0` or only array.
 
+    Whole numbers `arr_1` (N,) beside `arr_0` are its labels, as ADM's and EDM's sample batches have them.
+
     Raises:
         PipelineError: it is damaged, or what it holds cannot be read as images, or in two ways.
     """
@@ -112,7 +122,11 @@ def open_array(path: Path, value_range: tuple[float, float] | None, max_megapixe
             f"{path} holds neither images (arr_0, or one array alone) nor statistics (mu and sigma) but {held}: "
             "save the images as arr_0"
         )
-    return ArrayImages(path, member, value_range, max_megapixels)
+    labels = None
+    if member == "arr_0" and "arr_1" in names:
+        with damage_named(path):
+            labels = load_arrays(path, ("arr_1",))["arr_1"]
+    return ArrayImages(path, member, value_range, max_megapixels, labels)
 
 
 def _layout(path: Path, shape: tuple[int, ...]) -> str:

@@ -18,8 +18,10 @@ from typing import Any, NoReturn
 from pipeline.core.devices import choose_device
 from pipeline.core.errors import PipelineError, exit_cleanly, suggest, warn
 from pipeline.core.files import write_bytes
-from pipeline.evaluate.compare import ImageSetResult, compare, measure_image_set, open_image_set
+from pipeline.evaluate.compare import ImageSetResult, compare, dimensions_of, measure_image_set, open_image_set
 from pipeline.evaluate.features import ReadOptions
+from pipeline.evaluate.images import ImageSource
+from pipeline.evaluate.stated import stated_extractor, without_network
 from pipeline.evaluate.statistics import write_statistics
 from pipeline.metrics import EXTRACTORS, METRICS, Extractor, load_extractor
 from pipeline.metrics.protocol import protocol_of
@@ -84,9 +86,15 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = _Parser(prog=prog, description=__doc__, formatter_class=formatter)
     add = parser.add_argument
-    add("a", type=Path, metavar="A", help="the real images: a folder, .npy, .npz, or statistics (.npz)")
+    add(
+        "a",
+        type=Path,
+        metavar="A",
+        help="the real images: a folder, .zip, .npy or .npz, or their features or statistics",
+    )
     add("b", type=Path, metavar="B", nargs="?", help="the generated images: the same")
-    add("--extractor", default="inception", help=f"{', '.join(EXTRACTORS)}; only inception gives a FID")
+    add("--extractor", metavar="NAME", help=f"{', '.join(EXTRACTORS)}; only Inception, the default, gives a FID")
+    add("--statistics-protocol", metavar="NAME", help="how files of statistics or features were made: tf, clean-fid ..")
     add("--weights", metavar="PATH", help="the extractor's weights, if they do not lie where they are looked for")
     add("--allow-unknown-weights", action="store_true", help="take other weights; the metric is named by their hash")
     add("--device", type=_device, default="auto", help="auto, cpu, mps, cuda or cuda:N")
@@ -136,6 +144,7 @@ def _load_extractor(options: argparse.Namespace) -> Extractor:
     """The extractor. An error about it names this command's options, not the parameters of params.yaml."""
     params = MetricsParams(
         extractor=options.extractor,
+        further_extractors=(),
         weights=options.weights,
         unknown_weights="allow" if options.allow_unknown_weights else "refuse",
         batch_size=options.batch_size,
@@ -156,7 +165,11 @@ def _in_options(error: PipelineError, extractor: str) -> PipelineError:
         return error
     if not error.remedy:
         return PipelineError(f"{option}: {error.problem}")
-    other = "; or choose --extractor efficientnet_lite0, whose distance is no FID" if extractor == "inception" else ""
+    other = (
+        "; or choose --extractor efficientnet_lite0, whose distance is no FID"
+        if extractor.startswith("inception")
+        else ""
+    )
     return PipelineError(f"{error.problem}: {error.remedy}, or give {option}{other}")
 
 
@@ -170,11 +183,11 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     for name, path in {"--save": options.save and options.a, "--held-out": options.held_out}.items():
         if path and sources[path] is None:
             raise PipelineError(f"{path} holds statistics, and {name} needs images: name the images")
-    extractor = _load_extractor(options)
+    extractor, stated = _extractor_for(options, sources)
     cache = None if options.no_cache else options.cache or _default_cache()
 
     def measured(path: Path, cache: Path | None) -> ImageSetResult:
-        return measure_image_set(path, sources[path], extractor, read, cache)
+        return measure_image_set(path, sources[path], extractor, read, cache, stated)
 
     real = measured(options.a, cache)
     if options.save:
@@ -184,6 +197,18 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     held_out = measured(options.held_out, cache) if options.held_out else None
     generated = measured(options.b, None)
     return compare(real, generated, held_out, extractor, options.bootstrap, options.infinity, options.metrics)
+
+
+def _extractor_for(options: argparse.Namespace, sources: dict[Path, ImageSource | None]) -> tuple[Extractor, bool]:
+    """The extractor, without its network where no side has images; and whether the caller states it for the files."""
+    stated = stated_extractor(options.statistics_protocol)
+    if stated and options.extractor not in (None, stated):
+        raise PipelineError(f"--statistics-protocol is of {stated}: give --extractor {stated}, whose numbers compare")
+    name = stated or options.extractor
+    if all(source is None for source in sources.values()):
+        return without_network({path: dimensions_of(path) for path in sources}, name), bool(stated)
+    options.extractor = name or "inception"
+    return _load_extractor(options), bool(stated)
 
 
 def _default_cache() -> Path:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.core.errors import PipelineError
+from pipeline.evaluate.feature_files import feature_dim, is_feature_file, read_features
 from pipeline.evaluate.features import (
     ReadOptions,
     cache_folder,
@@ -19,7 +21,13 @@ from pipeline.evaluate.features import (
     read_cached,
 )
 from pipeline.evaluate.images import ImageSource, open_images
-from pipeline.evaluate.statistics import is_statistics, read_statistics
+from pipeline.evaluate.statistics import (
+    dimensions,
+    holds_images,
+    is_statistics,
+    read_statistics,
+    unknown_protocol,
+)
 from pipeline.metrics.extractors.base import Extractor
 from pipeline.metrics.protocol import protocol_of
 from pipeline.metrics.registry import measure, metric_versions
@@ -30,7 +38,7 @@ from pipeline.metrics.types import Comparison, FeatureSet
 class ImageSetResult:
     """One of the sets after it was read: its features, what the record says of it, and warnings as sentences.
 
-    source: None for a statistics file.
+    source: None for a file of statistics or features.
     cached_in: the folder of this set in the cache, None if it is not cached.
     """
 
@@ -43,20 +51,31 @@ class ImageSetResult:
 
 
 def open_image_set(path: Path, options: ReadOptions) -> ImageSource | None:
-    """The images at `path`, or None if it is a statistics file; nothing is decoded yet."""
-    if is_statistics(path):
+    """The images at `path`, or None if it is a file of statistics or features; nothing is decoded yet."""
+    if (is_statistics(path) and not holds_images(path)) or is_feature_file(path):
         return None
     return open_images(path, options.max_megapixels, options.bad_images, options.value_range)
 
 
+def dimensions_of(path: Path) -> int:
+    """The dimensions of the features that a file of statistics or features holds."""
+    return feature_dim(path) if is_feature_file(path) else dimensions(path)
+
+
 def measure_image_set(
-    path: Path, source: ImageSource | None, extractor: Extractor, options: ReadOptions, cache: Path | None
+    path: Path,
+    source: ImageSource | None,
+    extractor: Extractor,
+    options: ReadOptions,
+    cache: Path | None,
+    stated: bool = False,
 ) -> ImageSetResult:
-    """The features of one set. With `cache` they come from there, or are added to it."""
+    """The features of one set. With `cache` they come from there, or are added to it.
+
+    stated: the caller says that files of statistics and features are of this extractor.
+    """
     if source is None:
-        features, warnings = read_statistics(path, extractor.dim, extractor.protocol)
-        record = {"path": str(path), "images": len(features) or None, "statistics": True}
-        return ImageSetResult(path, None, features, record, warnings, None)
+        return _from_file(path, extractor, stated)
     content, folder, cached = source.content_sha256(), None, False
     if cache is None:
         features = extract_features(source, extractor, options)
@@ -72,7 +91,26 @@ def measure_image_set(
             f"{path}: {source.count} images are too few for {extractor.dim} dimensions: the covariance is "
             "rank-deficient and the distance biased upwards; compare it only with distances of as many images"
         )
+    if holds_images(path):
+        known, told = read_statistics(path, extractor.dim, extractor.protocol, stated)
+        near = features.neighbour_distances if features.has_neighbour_distances else None
+        features = FeatureSet(features.features, features.labels, known.gaussian, near, extractor.device)
+        record["statistics"], warnings = "mu and sigma for the distance, its images for all else", warnings + told
     return ImageSetResult(path, source, features, record, warnings, folder)
+
+
+def _from_file(path: Path, extractor: Extractor, stated: bool) -> ImageSetResult:
+    if not is_feature_file(path):
+        features, warnings = read_statistics(path, extractor.dim, extractor.protocol, stated)
+        record = {"path": str(path), "images": len(features) or None, "statistics": True}
+        return ImageSetResult(path, None, features, record, warnings, None)
+    features = read_features(path, extractor.device)
+    if (dim := features.features.shape[1]) != extractor.dim:
+        raise PipelineError(
+            f"{path} has {dim} dimensions, the extractor {extractor.dim}: choose its own with --extractor"
+        )
+    record = {"path": str(path), "images": len(features), "features": True}
+    return ImageSetResult(path, None, features, record, [] if stated else [unknown_protocol(path)], None)
 
 
 def compare(

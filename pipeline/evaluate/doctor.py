@@ -21,6 +21,7 @@ from pipeline.core.errors import PipelineError, exit_cleanly
 from pipeline.core.files import read_json
 from pipeline.core.provenance import provenance
 from pipeline.evaluate.explain import PROTOCOLS, explain
+from pipeline.evaluate.stated import ALIASES
 from pipeline.metrics.extractors import EXTRACTORS, load_extractor
 from pipeline.metrics.extractors.base import Extractor
 from pipeline.metrics.extractors.weights import WeightsNotFound
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.met
     """Print the table; exit status 1 if a check failed."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=formatter)
-    parser.add_argument("--explain", metavar="PROTOCOL", help=", ".join(PROTOCOLS))
+    parser.add_argument("--explain", metavar="PROTOCOL", help=", ".join([*PROTOCOLS, *ALIASES]))
     parser.add_argument("--experiment", metavar="NAME", help="what is explained, as it is called under scores/")
     options = parser.parse_args(arguments)
     if bool(options.explain) != bool(options.experiment):
@@ -136,6 +137,7 @@ def _params(name: str) -> MetricsParams:
     ours = load().metrics if PARAMS_FILE.exists() else None
     return MetricsParams(
         extractor=name,
+        further_extractors=(),
         weights=ours.weights if ours and ours.extractor == name else None,
         unknown_weights="refuse",
         batch_size=8,

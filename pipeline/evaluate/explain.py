@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from pipeline.core import paths
 from pipeline.core.checksums import verify_checksums
@@ -21,6 +20,7 @@ from pipeline.core.devices import choose_device
 from pipeline.core.errors import PipelineError, suggest
 from pipeline.core.files import read_json
 from pipeline.data.prepared import load_array, load_description
+from pipeline.evaluate.stated import ALIASES, RESIZES
 from pipeline.gan.checkpoint import load_generator
 from pipeline.metrics.extractors import inception, load_extractor
 from pipeline.metrics.extractors.base import Extractor, features_of
@@ -33,21 +33,18 @@ _FID = {
     "extractor": "inception",
     "weights_sha256": inception.SHA256,
     "input_size": inception.SIZE,
-    "resize": inception.RESIZE,
     "quantisation": "uint8",
 }
+_ALL = {"real_split": "train", "real_images": 50_000, "generated_images": 50_000}
 PROTOCOLS: dict[str, dict[str, Any]] = {
     # the usual one for GANs on CIFAR-10
-    "train50k-50k": {**_FID, "real_split": "train", "real_images": 50_000, "generated_images": 50_000},
+    "train50k-50k": {**_FID, **_ALL},
     "test10k-10k": {**_FID, "real_split": "test", "real_images": 10_000, "generated_images": 10_000},
     # Miyato et al. 2018 (arXiv:1802.05957), appendix B.1: 10,000 real and 5,000 generated images
     "sngan": {**_FID, "real_split": "test", "real_images": 10_000, "generated_images": 5_000},
-    # Parmar et al. 2022 (arXiv:2104.11222)
-    "clean-fid": {
-        **_FID, "resize": "bicubic, antialias", "real_split": "train", "real_images": 50_000,
-        "generated_images": 50_000,
-    },
-}  # fmt: skip
+    # the resizes that go by the name of FID
+    **{name: {**_FID, **_ALL, "extractor": extractor} for name, extractor in RESIZES.items()},
+}
 
 
 class ProtocolDifference(NamedTuple):
@@ -69,8 +66,9 @@ def explain(protocol: str, experiment: str, params: Params) -> tuple[str, float,
     Raises:
         PipelineError: the protocol or the experiment is unknown, or files are missing.
     """
+    protocol = ALIASES.get(protocol, protocol)
     if protocol not in PROTOCOLS:
-        raise PipelineError(f"--explain {protocol}: no such protocol; {suggest(protocol, PROTOCOLS)}")
+        raise PipelineError(f"--explain {protocol}: no such protocol; {suggest(protocol, [*PROTOCOLS, *ALIASES])}")
     known = [path.parent.name for path in sorted(paths.SCORES.glob("*/record.json"))]
     if experiment not in known:
         raise PipelineError(f"--experiment {experiment}: not measured here; {suggest(experiment, known)}")
@@ -126,7 +124,6 @@ class _Case:
         """The distance with one field of the protocol changed to `value`."""
         change: Callable[[Any], float] | None = {
             "extractor": self._other_extractor,
-            "resize": self._resized,
             "real_split": lambda split: _distance(getattr(self.whole, split).features, self._features),
             "real_images": lambda count: _distance(_chosen(self.reference.train.features, count), self._features),
             "generated_images": lambda count: self.reference.distance(_chosen(self._features, count)),
@@ -154,16 +151,6 @@ class _Case:
     def _other_extractor(self, name: str) -> float:
         params = self.params.metrics.model_copy(update={"extractor": name, "weights": None})
         return self._under(load_extractor(params, self.extractor.device))
-
-    def _resized(self, resize: str) -> float:
-        mode, _, rest = resize.partition(", ")
-        size = self.extractor.protocol["input_size"]
-
-        def resized(images: torch.Tensor) -> torch.Tensor:  # the extractor's own resizing then finds nothing to do
-            images = F.interpolate(images, (size, size), mode=mode, align_corners=False, antialias=rest == "antialias")
-            return self.extractor.resize(images.clamp(0, 255))
-
-        return self._under(dataclasses.replace(self.extractor, resize=resized))
 
     def _under(self, extractor: Extractor) -> float:
         return _distance(*(self._extracted(extractor, images) for images in (self.real, self.generated)))

@@ -25,7 +25,8 @@ import numpy as np
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256
 from pipeline.data.folders import label_files, list_images
-from pipeline.data.pictures import BadImage, converted, decode, most_bytes, own_limits
+from pipeline.data.pictures import BadImage, converted, decode, decode_bytes, most_bytes, own_limits
+from pipeline.data.zips import Parts, ZipFolder, is_zip
 from pipeline.evaluate.arrays import ArrayImages, open_array
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
@@ -33,7 +34,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 SIZES_NAMED = 20  # in a record; the others are counted together
 BadImages = Literal["refuse", "skip"]
 MOST_WAITING = 2**28  # bytes of images in a batch, and of those that are decoded ahead; or one image, if it is larger
-PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+PICKLED = (".pkl", ".pickle")
+PACKED = (".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 
 class _Seen(NamedTuple):
@@ -171,55 +173,69 @@ def open_images(
     bad_images: BadImages,
     value_range: tuple[float, float] | None,
 ) -> ImageSource:
-    """A folder of images, subfolders included, or an array file (.npy, .npz).
+    """A folder of images, subfolders included, a zip of one, or an array file (.npy, .npz).
 
     max_megapixels: an image file with more is bad. value_range: of float arrays; None is 0..1.
 
     Raises:
         PipelineError: nothing is there, it is neither, or it holds fewer than 2 images.
     """
-    if os.path.isdir(path):
+    if os.path.isdir(path) or is_zip(path):
         content: FolderImages | ArrayImages = FolderImages(path, max_megapixels)
     elif not os.path.exists(path):
-        raise PipelineError(f"{path} does not exist: name a folder of images, or a .npy or .npz file")
+        raise PipelineError(f"{path} does not exist: name a folder of images, a .zip, .npy or .npz file")
     elif path.suffix.lower() in PACKED:
         raise PipelineError(f"{path} is an archive: unpack it first, and name the folder")
+    elif path.suffix.lower() in PICKLED:
+        raise PipelineError(
+            f"{path} is a pickle, which can run programs when it is read, and is refused: where you trust it, run "
+            "`import pickle, numpy; d = pickle.load(open(FILE, 'rb')); numpy.savez('a.npz', **d.get('fid', d))`"
+        )
     elif os.path.isfile(path) and path.suffix.lower() in (".npy", ".npz"):
         content = open_array(path, value_range, max_megapixels)
     else:
-        raise PipelineError(f"{path} is neither a folder of images nor a .npy or .npz file: name one of these")
+        raise PipelineError(f"{path} is neither a folder of images nor a .zip, .npy or .npz file: name one of these")
     _require_two(path, len(content), {})
     return ImageSource(path, content, bad_images)
 
 
 class FolderImages:
-    """The image files below a folder, in sorted order; labelled if they have at least two classes."""
+    """The image files below a folder or in a zip, in sorted order; labelled if they have at least two classes."""
 
     def __init__(self, root: Path, max_megapixels: float) -> None:
         self.conversion: dict[str, Any] = {"alpha": "on white", "animation": "the first frame", "16_bit": "x / 257"}
         files, self.skipped = list_images(root, EXTENSIONS)
-        self.paths, self.max_megapixels = [root.joinpath(*file) for file in files], max_megapixels
+        self.root, self.files, self.max_megapixels = root, files, max_megapixels
+        self.archive = ZipFolder(root) if is_zip(root) else None
         found = label_files(root, files, mixed=True)
         self.classes = found.classes if len(found.classes) > 1 else ()
         self.labels = np.array(found.labels, np.int64) if self.classes else None
         self.row_bytes = 0  # that are read before an image is decoded
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.files)
 
     def tasks(self) -> Iterator[Callable[[], np.ndarray]]:
         """A function for each image that gives it as uint8 (C, H, W), to be called within `own_limits`."""
-        return (functools.partial(self._read, path) for path in self.paths)
+        return (functools.partial(self._read, file) for file in self.files)
 
-    def _read(self, path: Path) -> np.ndarray:
-        pixels = np.asarray(converted(decode(path, self.max_megapixels, FORMATS, "--max-megapixels")))
+    def _read(self, file: Parts) -> np.ndarray:
+        path, limit = self.root.joinpath(*file), "--max-megapixels"
+        if self.archive is None:
+            picture = decode(path, self.max_megapixels, FORMATS, limit)
+        else:
+            content = self.archive.image(file, self.max_megapixels)
+            picture = decode_bytes(content, path, self.max_megapixels, FORMATS, limit)
+        pixels = np.asarray(converted(picture))
         return np.array(np.atleast_3d(pixels).transpose(2, 0, 1), order="C")  # (H, W) or (H, W, C) -> (C, H, W)
 
     def sha256(self) -> str:
-        """The sha256 over the sha256 of each file."""
+        """The sha256 of the zip, or that over the sha256 of each file."""
+        if self.archive is not None:
+            return sha256(self.root)
         digest = hashlib.sha256()
-        for path in self.paths:
-            digest.update(_file_sha256(path, most_bytes(self.max_megapixels)).encode())
+        for file in self.files:
+            digest.update(_file_sha256(self.root.joinpath(*file), most_bytes(self.max_megapixels)).encode())
         return digest.hexdigest()
 
 

@@ -3,6 +3,7 @@
 metrics.json holds the few of these numbers that `dvc metrics show` and `dvc exp show` print.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,14 @@ from pipeline.metrics import (
     protocol_of,
 )
 from pipeline.metrics.floor import floor_images
+from pipeline.metrics.further import distance_name, further_metrics, named
 from pipeline.metrics.prdc import expected_coverage
 from pipeline.metrics.types import kernel_name
 from pipeline.params import Params
 from pipeline.sampling.images import LEAST_PIXEL_STD_RATIO
 from pipeline.sampling.pictures import grid, save_picture
 
+Further = tuple[str, Extractor | str, Reference | None]  # a name, and an extractor with its reference or why not
 PAIRS = 10
 # Shares of what real images reach: below them a model has collapsed, or learnt next to nothing. The three default
 # models on digits have 0.53 of recall and 0.09 of the rarest class or more, a single class of real images 0.01 and 0.
@@ -46,6 +49,7 @@ def score_samples(
     extractor: Extractor,
     reference: Reference,
     out: Path,
+    further: Iterable[Further] = (),
 ) -> dict[str, Any]:
     """Measure samples against the reference; write record.json, metrics.json and closest.png to the folder `out`.
 
@@ -57,6 +61,7 @@ def score_samples(
         labels: int64 (N,), the classes that the samples were generated for; None if the generator ignores labels.
         real: the training images, uint8 (M, C, S, S), of which closest.png shows some.
         info: generator.json.
+        further: other extractors, whose numbers stand beside those of the first under names of their own.
 
     Returns:
         What record.json says.
@@ -85,6 +90,8 @@ def score_samples(
         "protocol": protocol(extractor, reference, params, info, len(samples["images"])),
         "versions": metric_versions(extractor),
     }
+    for other in further:
+        _add(other, record, samples, labels, params, info)
     places, nearest, _ = closest_pairs(comparisons["images"], PAIRS)
     pairs = np.concatenate([samples["images"][places], real[nearest]])
     save_picture(grid(pairs, len(places)), out / "closest.png")
@@ -92,6 +99,35 @@ def score_samples(
     write_json(out / "metrics.json", key_numbers(record, extractor.metric, info["images_seen"]))
     write_sums(out, "closest.png", "metrics.json", "record.json")
     return record
+
+
+def _add(
+    further: Further,
+    record: dict[str, Any],
+    samples: dict[str, np.ndarray],
+    labels: np.ndarray | None,
+    params: Params,
+    info: dict[str, Any],
+) -> None:
+    """Measure by a further extractor; its numbers, protocol and versions go into `record`."""
+    name, extractor, reference = further
+    if isinstance(extractor, str) or reference is None:
+        record["not_available"][distance_name(name)] = str(extractor)
+        return
+    if isinstance(params.generate.labels, int):
+        reference = reference.of_class(params.generate.labels)
+    for kind, images in samples.items():
+        generated = _features(images, labels, extractor, params, f"{kind} under {name}")
+        found = measure(reference.against(generated, extractor, params.metrics), further_metrics())
+        places = [record, record["best"]] if len(samples) == 1 else [record if kind == "images" else record["best"]]
+        for place in places:
+            place.update(named(found.values, extractor))
+            place["sampling_error"].update(named(found.errors, extractor))
+    record.setdefault("further", {})[name] = {
+        "metric": extractor.metric,
+        "protocol": protocol(extractor, reference, params, info, len(samples["images"])),
+        "versions": metric_versions(extractor, further_metrics()),
+    }
 
 
 def key_numbers(record: dict[str, Any], metric: str, images_seen: int) -> dict[str, float]:

@@ -29,16 +29,39 @@ def is_statistics(path: Path) -> bool:
     return path.suffix.lower() == ".npz" and os.path.isfile(path) and bool({*KEYS} & {*members(path)})
 
 
+def holds_images(path: Path) -> bool:
+    """Whether images lie beside the statistics, as in ADM's reference batches VIRTUAL_*.npz.
+
+    Those are 10,000 of the images whose `mu` and `sigma` the file has: the Fréchet distance is to the latter, all
+    other metrics are of the former.
+    """
+    return is_statistics(path) and "arr_0" in members(path)
+
+
+def dimensions(path: Path) -> int:
+    """The dimensions D of a statistics file.
+
+    Raises:
+        PipelineError: it is damaged or lacks `mu`.
+    """
+    mean = _load(path).get("mu")
+    if mean is None or mean.ndim != 1:
+        raise PipelineError(f"{path} lacks mu: make the statistics again")
+    return len(mean)
+
+
 def write_statistics(path: Path, features: FeatureSet, protocol: dict[str, Any]) -> None:
     """Write the set's Gaussian, its number of images and the protocol."""
     text = json.dumps(protocol, sort_keys=True)
     save_gaussian(path, features.gaussian, protocol=text, extractor=str(protocol.get("extractor", "unknown")))
 
 
-def read_statistics(path: Path, dim: int, protocol: dict[str, Any]) -> tuple[FeatureSet, list[str]]:
+def read_statistics(
+    path: Path, dim: int, protocol: dict[str, Any], stated: bool = False
+) -> tuple[FeatureSet, list[str]]:
     """The set that a statistics file describes, without features, and warnings as sentences.
 
-    Its count is 0 where the file does not say it.
+    Its count is 0 where the file does not say it. `stated` says that the caller knows it to be of this protocol.
 
     Raises:
         PipelineError: the file is damaged, is no Gaussian of `dim` dimensions, or was made by another protocol.
@@ -51,7 +74,7 @@ def read_statistics(path: Path, dim: int, protocol: dict[str, Any]) -> tuple[Fea
         raise PipelineError(f"{path}: mu {mean.shape} and sigma {sigma.shape} must be (D,) and (D, D): make it again")
     if len(mean) != dim:
         raise PipelineError(f"{path} has {len(mean)} dimensions, the extractor {dim}: choose its own with --extractor")
-    warnings = _check_protocol(path, saved, protocol)
+    warnings = _check_protocol(path, saved, protocol, stated)
     largest = np.abs(sigma).max()
     if np.abs(sigma - sigma.T).max() > ASYMMETRY * largest:
         raise PipelineError(f"{path}: sigma is not symmetric, so it is no covariance: make the statistics again")
@@ -75,9 +98,14 @@ def _numbers(path: Path, key: str, array: np.ndarray) -> np.ndarray:
     return array.astype(np.float64)
 
 
-def _check_protocol(path: Path, saved: dict[str, np.ndarray], protocol: dict[str, Any]) -> list[str]:
+def unknown_protocol(path: Path) -> str:
+    """A warning of features of which nobody says how they were made."""
+    return f"{path} does not say by which weights and resizing it was made: only if by these is a number right"
+
+
+def _check_protocol(path: Path, saved: dict[str, np.ndarray], protocol: dict[str, Any], stated: bool) -> list[str]:
     if "protocol" not in saved:
-        return [f"{path} does not say by which weights and resizing it was made: only if by these is a number right"]
+        return [] if stated else [unknown_protocol(path)]
     try:
         theirs = json.loads(str(saved["protocol"]))
     except (ValueError, RecursionError):

@@ -1,5 +1,6 @@
 """The real images' side of every measurement: computed once, checked, and shared by all models."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -7,20 +8,23 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.checksums import write_sums
-from pipeline.core.errors import PipelineError
+from pipeline.core.errors import PipelineError, warn
 from pipeline.core.files import ArrayWriter, atomic_folder, read_json, write_json
 from pipeline.data.prepared import SPLITS, load_array, map_array
 from pipeline.metrics.class_votes import coarse_pixels
 from pipeline.metrics.extractors.base import Extractor, features_of
 from pipeline.metrics.frechet import Gaussian, Moments, frechet_distance
+from pipeline.metrics.further import distance_name, further_extractors, further_metrics, named
 from pipeline.metrics.gaussian_file import load_gaussian, save_gaussian
 from pipeline.metrics.registry import measure
 from pipeline.metrics.types import NEIGHBOURS, Comparison, FeatureSet
 from pipeline.params import MetricsParams
 
-# CIFAR-10's 50,000 training and 10,000 test images, 32 x 32 RGB, as `prepare` writes them; the FID between the two.
+# CIFAR-10's 50,000 training and 10,000 test images, 32 x 32 RGB, as `prepare` writes them; the distances between the
+# two that are known: FID by pytorch-fid, FD-DINOv2 from Stein et al. 2023 (arXiv:2306.04675), table 11.
 CIFAR10_SHA256 = "9048fcbac9c08a64d57a7c5a5a66750a974ad4eab380914df129f7e223d823df"
 CIFAR10_FLOOR, CIFAR10_TOLERANCE = 3.151, 0.005
+KNOWN = {"fid": (CIFAR10_FLOOR, CIFAR10_TOLERANCE), "fd_dinov2_vitl14": (31.07, 0.1)}
 
 
 @dataclass(frozen=True)
@@ -60,33 +64,58 @@ def measure_reference(
 ) -> dict[str, Any]:
     """Write features and statistics of both splits to the folder `out`, and floor.json, which is returned.
 
+    Those of each further extractor lie in a subfolder of its name; what it measured stands in floor.json too, see
+    `pipeline.metrics.further.named`.
+
     Raises:
         PipelineError: a self-check failed: the numbers of this extractor on this machine cannot be trusted.
     """
     with atomic_folder(out) as folder:
-        train, test = (_measure_split(split, prepared, description, extractor, params, folder) for split in SPLITS)
-        save_gaussian(folder / "statistics.npz", train.gaussian)
-        if len(train) > NEIGHBOURS:
-            np.save(folder / "neighbours.npy", train.neighbour_distances)
-        comparison = _comparison(train, test, None, extractor, params)
-        if train.labels is not None:
-            real, held_out = (coarse_pixels(map_array(prepared / f"{split}.npy")) for split in SPLITS)
-            comparison = replace(comparison, pixels=(real, held_out))
-        found = measure(comparison)
-        value = found.values[extractor.metric]
-        floor = {
-            "metric": extractor.metric,
-            "value": value,
-            "train_images": len(train),
-            "test_images": len(test),
-            "data_sha256": description["sha256"],
-            "extractor": extractor.protocol,
-            "metrics": found.values,
-            "sampling_error": found.errors,
-            "self_check": self_check(train.gaussian, value, extractor.metric, description["sha256"]),
-        }
+        floor = _measure(prepared, description, extractor, params, folder)
+        for name, other in further_extractors(params, extractor.device):
+            if isinstance(other, str):
+                warn(f"{distance_name(name)} is not measured: {other}")
+                continue
+            (folder / name).mkdir()
+            found = _measure(prepared, description, other, params, folder / name, further_metrics())
+            for kind in ("metrics", "sampling_error"):
+                floor[kind] |= named(found[kind], other)
         write_json(folder / "floor.json", floor)
         write_sums(folder)
+    return floor
+
+
+def _measure(
+    prepared: Path,
+    description: dict[str, Any],
+    extractor: Extractor,
+    params: MetricsParams,
+    folder: Path,
+    names: Collection[str] | None = None,
+) -> dict[str, Any]:
+    """Write what one extractor measures of both splits to `folder`; returns its floor.json."""
+    train, test = (_measure_split(split, prepared, description, extractor, params, folder) for split in SPLITS)
+    save_gaussian(folder / "statistics.npz", train.gaussian)
+    if len(train) > NEIGHBOURS:
+        np.save(folder / "neighbours.npy", train.neighbour_distances)
+    comparison = _comparison(train, test, None, extractor, params)
+    if train.labels is not None:
+        real, held_out = (coarse_pixels(map_array(prepared / f"{split}.npy")) for split in SPLITS)
+        comparison = replace(comparison, pixels=(real, held_out))
+    found = measure(comparison, names)
+    value = found.values[extractor.metric]
+    floor = {
+        "metric": extractor.metric,
+        "value": value,
+        "train_images": len(train),
+        "test_images": len(test),
+        "data_sha256": description["sha256"],
+        "extractor": extractor.protocol,
+        "metrics": found.values,
+        "sampling_error": found.errors,
+        "self_check": self_check(train.gaussian, value, extractor.metric, description["sha256"]),
+    }
+    write_json(folder / "floor.json", floor)
     return floor
 
 
@@ -114,15 +143,16 @@ def check_known_value(floor: float, metric: str, data_sha256: str) -> str | None
     Raises:
         PipelineError: the floor is not the known one.
     """
-    if metric != "fid" or data_sha256 != CIFAR10_SHA256:
+    if metric not in KNOWN or data_sha256 != CIFAR10_SHA256:
         return None
-    if abs(floor - CIFAR10_FLOOR) > CIFAR10_TOLERANCE:
+    title, (known, tolerance) = "FID" if metric == "fid" else metric, KNOWN[metric]
+    if abs(floor - known) > tolerance:
         raise PipelineError(
-            f"self-check failed: CIFAR-10's test images have FID {floor:.4f} to its training images, which must be "
-            f"{CIFAR10_FLOOR} ± {CIFAR10_TOLERANCE}: no FID of this machine is comparable; reinstall torch, or set "
+            f"self-check failed: CIFAR-10's test images have {title} {floor:.4f} to its training images, which must be "
+            f"{known} ± {tolerance}: no {title} of this machine is comparable; reinstall torch, or set "
             "runtime.device: cpu"
         )
-    return f"FID {floor:.4f} between CIFAR-10's training and test images, {CIFAR10_FLOOR} is known"
+    return f"{title} {floor:.4f} between CIFAR-10's training and test images, {known} is known"
 
 
 def load_reference(folder: Path, extractor: Extractor) -> Reference:

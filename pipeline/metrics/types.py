@@ -16,10 +16,10 @@ NEIGHBOURS = 5  # as many are looked up for each image: what density and coverag
 def kernel_name(metric: str) -> str:
     """What the kernel distance is called where the Fréchet distance is called `metric`.
 
-    >>> kernel_name("fid"), kernel_name("fd_net")
-    ('kid', 'kd_net')
+    >>> kernel_name("fid"), kernel_name("fid_tf"), kernel_name("fd_net")
+    ('kid', 'kid_tf', 'kd_net')
     """
-    return "kid" if metric == "fid" else "kd_" + metric.removeprefix("fd_")
+    return f"k{metric.removeprefix('f')}"
 
 
 class Estimate(NamedTuple):

@@ -92,6 +92,7 @@ class DataParams(Section):
 
 class MetricsParams(Section):
     extractor: str
+    further_extractors: Annotated[tuple[str, ...], Field(strict=False, max_length=20)]
     weights: str | None
     unknown_weights: Literal["refuse", "allow"]
     batch_size: Count

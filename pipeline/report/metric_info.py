@@ -3,8 +3,8 @@
 Metrics without an entry are still shown, under their own names.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -159,18 +159,47 @@ METRIC_INFO: dict[str, MetricInfo] = {
 }  # fmt: skip
 
 
-def metric_info(metric: str) -> dict[str, MetricInfo]:
+DISTANCE = MetricInfo(
+    "distance",
+    "lower",
+    "The Fréchet distance between features of another network than the one that ranks.",
+    "It orders models differently: what the ranking network sees may not be all that matters.",
+    "",
+    None,
+)
+
+
+RATIO = MetricInfo(
+    "times the floor",
+    "lower",
+    "This distance divided by that of equally many real test images: about 1 is as good as real images.",
+    "Far from the ranked ratio: the two networks look at different things.",
+    "",
+    2,
+)
+
+
+def metric_info(metric: str, further: Mapping[str, str] = {}) -> dict[str, MetricInfo]:
     """METRIC_INFO by the names of the metrics if the distance is called `metric`.
+
+    further: names of further extractors, and what the distance under each is called; their metrics follow.
 
     >>> list(metric_info("fid"))[:2], list(metric_info("fd_net"))[:2]
     (['fid_infinity', 'kid'], ['fd_net_infinity', 'kd_net'])
     """
-    return {key.format(metric=metric, kernel=kernel_name(metric)): info for key, info in METRIC_INFO.items()}
+    known = {key.format(metric=metric, kernel=kernel_name(metric)): info for key, info in METRIC_INFO.items()}
+    for name, distance in further.items():
+        known[distance] = replace(DISTANCE, title=f"distance, {name}", measured_by=distance)
+        known[f"{name}/ratio_to_floor"] = replace(RATIO, title=f"times the floor, {name}", measured_by=distance)
+        for key, info in metric_info(distance).items():
+            own = key if key.startswith((distance, kernel_name(distance))) else f"{name}/{key}"
+            known[own] = replace(info, title=f"{info.title}, {name}", measured_by=distance)
+    return known
 
 
 def kernel_name(metric: str) -> str:
     """What the kernel distance is called if the distance is called `metric`."""
-    return "kid" if metric == "fid" else "kd_" + metric.removeprefix("fd_")
+    return f"k{metric.removeprefix('f')}"
 
 
 def class_prefix(metric: str) -> str:
@@ -178,7 +207,7 @@ def class_prefix(metric: str) -> str:
     return f"{metric}_class/"
 
 
-def in_order(keys: Collection[str], metric: str) -> list[str]:
+def in_order(keys: Collection[str], metric: str, further: Mapping[str, str] = {}) -> list[str]:
     """`keys` with those of METRIC_INFO first, in its order, then unknown ones by name; single classes are left out."""
-    known = [key for key in metric_info(metric) if key in keys]
+    known = [key for key in metric_info(metric, further) if key in keys]
     return known + sorted(key for key in keys if key not in known and not key.startswith(class_prefix(metric)))

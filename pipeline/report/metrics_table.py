@@ -34,7 +34,8 @@ class MetricRow:
 
 def metrics_table(results: Results, group: ProtocolGroup) -> list[MetricRow]:
     """One row for each metric that a model of the group has, or says why it has not; models in order of rank."""
-    known = metric_info(results.metric)
+    further = _further(results)
+    known = metric_info(results.metric, further)
     floor = results.measured_floor(group)
     models = [ranked.runs for ranked in group.ranking]
     everything = [run for runs in models for run in runs]
@@ -42,13 +43,18 @@ def metrics_table(results: Results, group: ProtocolGroup) -> list[MetricRow]:
     shown = {key for run in everything for key in run.scores.metrics}
     shown |= {key for key, info in known.items() if info.measured_by in missing}
     shown |= missing - {info.measured_by for info in known.values()}
-    return [_row(key, known.get(key), models, floor) for key in in_order(shown, results.metric)]
+    return [_row(key, known.get(key), models, floor) for key in in_order(shown, results.metric, further)]
 
 
 def explained(results: Results) -> dict[str, MetricInfo]:
     """The explanations of the metrics that any model has, by name."""
     measured = {key for run in results.runs for key in run.scores.metrics}
     return {key: info for key, info in metric_info(results.metric).items() if key in measured}
+
+
+def _further(results: Results) -> dict[str, str]:
+    """The further extractors of any run, and what the distance under each is called."""
+    return {name: metric for run in results.runs for name, metric in run.scores.further.items()}
 
 
 def class_table(results: Results, group: ProtocolGroup) -> list[MetricRow]:

@@ -23,6 +23,7 @@ class Scores:
     errors: sampling errors by name, of `metrics` and of the distance itself.
     not_available: the reason for each metric that is missing, by its name in pipeline.metrics.METRICS.
     collapsed: values that show that the model has collapsed or learnt nothing, such as "coverage 0.010"; else empty.
+    further: the names of further extractors, and what the distance under each is called.
     best_value: the distance at `best_step`, the checkpoint that had the lowest small-sample distance.
     """
 
@@ -38,6 +39,7 @@ class Scores:
     best_value: float
     best_step: int
     protocol: dict[str, Any]
+    further: dict[str, str]
 
 
 def read_scores(path: Path, metric: str) -> Scores:
@@ -62,11 +64,22 @@ def read_scores(path: Path, metric: str) -> Scores:
         at_floor=numbers.get(at_floor),
         ratio=numbers.get("ratio_to_floor"),
         error=errors.get(metric),
-        metrics={key: value for key, value in numbers.items() if key not in (metric, at_floor, *NOT_METRICS)},
+        metrics={key: value for key, value in numbers.items() if _is_shown(key, metric)},
         errors=errors,
         not_available=held["not_available"],
         collapsed=tuple(map(str, held["collapsed"])),
         best_value=best[metric],
         best_step=int(best["step"]),
         protocol=protocol,
+        further=_further(held.get("further")),
     )
+
+
+def _is_shown(key: str, metric: str) -> bool:
+    """Whether a number is one of the further metrics; of other extractors the ratio to the floor is, its parts not."""
+    return key not in (metric, *NOT_METRICS) and not key.endswith(("_at_floor", "/floor"))
+
+
+def _further(held: Any) -> dict[str, str]:
+    entries = held.items() if isinstance(held, dict) else ()
+    return {str(name): str(entry["metric"]) for name, entry in entries if isinstance(entry, dict) and "metric" in entry}

@@ -1,17 +1,21 @@
 """Stage fid: every metric of one model's samples against the real images, with the protocol of the measurement."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 
 from pipeline.core import paths
 from pipeline.core.devices import choose_device, memory_errors
 from pipeline.core.errors import exit_cleanly, warn
 from pipeline.core.files import read_json
 from pipeline.data.prepared import load_array, load_description
-from pipeline.evaluate.scoring import score_samples
+from pipeline.evaluate.scoring import Further, score_samples
 from pipeline.experiment import Experiment
 from pipeline.metrics import load_extractor, load_reference
+from pipeline.metrics.further import distance_name, further_extractors
+from pipeline.params import MetricsParams
 from pipeline.sampling.generation import wanted_labels
 from pipeline.stages import begin, experiment_options, finish, take
 
@@ -36,7 +40,8 @@ def main(arguments: list[str] | None = None) -> None:
     out = paths.SCORES / experiment.name
     labels = load_array(folder / "labels.npy", np.int64, shape[:1]) if experiment.conditional else None
     with memory_errors("lower metrics.batch_size or generate.samples"):
-        record = score_samples(samples, labels, real, info, params, extractor, reference, out)
+        further = _further(params.metrics, extractor.device)
+        record = score_samples(samples, labels, real, info, params, extractor, reference, out, further)
     name, best = extractor.metric, record["best"]
     print(
         f"{experiment.name}: {name} {record[name]:.2f}; {_beside_floor(record, name)}; "
@@ -52,6 +57,16 @@ def main(arguments: list[str] | None = None) -> None:
         tracker.tags({f"protocol.{key}": str(text) for key, text in record["protocol"].items()})
         tracker.artifact(out / "closest.png", "final")
     finish(params, "metrics", "generate")
+
+
+def _further(params: MetricsParams, device: torch.device) -> Iterator[Further]:
+    """Each further extractor with its reference, one after another."""
+    for name, extractor in further_extractors(params, device):
+        if isinstance(extractor, str):
+            warn(f"{distance_name(name)} is not measured: {extractor}")
+            yield name, extractor, None
+        else:
+            yield name, extractor, load_reference(paths.REFERENCE / name, extractor)
 
 
 def _beside_floor(record: dict[str, Any], metric: str) -> str:

@@ -476,7 +476,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "missing": (lambda d: d / "missing", "does not exist"),
     "empty": (lambda d: folder(d / "x", pixels(0, 0)), "holds no image"),
     "one": (lambda d: folder(d / "x", pixels(1, 0)), "holds 1 image"),
-    "zip": (lambda d: archive(d / "x.zip"), "unpack it first"),
+    "tar": (lambda d: archive(d / "x.tar"), "unpack it first"),
     "file": (lambda d: folder(d / "x", pixels(2, 0)) / "000.png", "neither a folder"),
     "ambiguous": (lambda d: array(d / "x.npy", np.zeros((9, 3, 8, 3), np.uint8)), "may come first or last"),
     "type": (lambda d: array(d / "x.npy", np.zeros((9, 8, 8), np.int64)), "holds int64"),
@@ -621,7 +621,7 @@ def test_as_a_process(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pipeline.metrics", "doctors", "x"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: doctors does not exist: name a folder of images, or a .npy or .npz file\n"
+    assert done.stderr == "error: doctors does not exist: name a folder of images, a .zip, .npy or .npz file\n"
 
 
 def test_the_bundled_extractor(

@@ -284,7 +284,7 @@ def test_too_few_images(tmp_path: Path) -> None:
     assert "holds 1 image that can be used (1 were skipped)" in refused(tmp_path, bad_images="skip")
 
 
-@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.TGZ"])
+@pytest.mark.parametrize("name", ["a.7z", "a.tar", "a.tar.gz", "a.TGZ"])
 def test_archives_are_to_be_unpacked(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"PK")
     assert "unpack it first" in refused(tmp_path / name)

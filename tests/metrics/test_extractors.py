@@ -21,6 +21,12 @@ from pipeline.metrics.extractors.weights import WeightsNotFound
 from pipeline.params import MetricsParams
 
 CPU = torch.device("cpu")
+FIDS = {
+    "inception": "fid",
+    "inception_tf": "fid_tf",
+    "inception_clean": "fid_clean",
+    "inception_torchmetrics": "fid_torchmetrics",
+}
 KEYS = {"extractor", "input_size", "resize", "value_range", "weights_sha256", "precision"}
 
 
@@ -42,7 +48,7 @@ def extractors(inception_file: Path, metrics_params: Params) -> dict[str, Extrac
     """Every entry of EXTRACTORS, Inception with weights that pass for the known ones."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inception, "SHA256", hashlib.sha256(inception_file.read_bytes()).hexdigest())
-        weights = {"inception": str(inception_file)}
+        weights = {name: str(inception_file) for name in FIDS}
         return {name: load_extractor(metrics_params(name, weights=weights.get(name)), CPU) for name in EXTRACTORS}
 
 
@@ -62,7 +68,7 @@ def test_what_holds_for_every_extractor(name: str, extractors: dict[str, Extract
     assert extractor.protocol["extractor"] == name
     assert extractor.protocol["precision"] == "fp32"
     assert re.fullmatch("[0-9a-f]{64}|none", extractor.protocol["weights_sha256"])
-    assert extractor.metric == ("fid" if name == "inception" else f"fd_{name}")
+    assert extractor.metric == FIDS.get(name, f"fd_{name}")
     assert not extractor.network.training
     assert not any(parameter.requires_grad for parameter in extractor.network.parameters())
     with pytest.raises(AssertionError, match=r"must be uint8, got torch\.float32"):
@@ -140,6 +146,22 @@ def test_inception_equals_pytorch_fid(inception_file: Path, extractors: dict[str
     assert got.shape == (3, 2048)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-4 * scale)
     assert (expected[0] - expected[1]).abs().max() > 1e-2 * scale  # the tolerance tells images apart
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(FIDS.keys() - {"inception"}))
+def test_a_fid_of_another_protocol(name: str, inception_file: Path, extractors: dict[str, Extractor]) -> None:
+    """The same network; 0 and 255 become -1 and 127/128; features, key and protocol are others than Inception's."""
+    extractor, first = extractors[name], extractors["inception"]
+    images = random_images(2, 3, 32)
+    shown = extractor.resize(images.float())
+    levels = extractor.resize(torch.tensor([0.0, 255.0]).view(2, 1, 1, 1).expand(2, 3, 32, 32))
+    assert levels.amax((1, 2, 3)).tolist() == levels.amin((1, 2, 3)).tolist() == [-1, 127 / 128]
+    torch.testing.assert_close(extractor(images), first.network(shown), rtol=1e-4, atol=1e-4)
+    assert (extractor(images) - first(images)).abs().max() > 1e-3
+    differing = {key for key in KEYS if extractor.protocol[key] != first.protocol[key]}
+    assert differing == {"extractor", "resize", "value_range"}
+    assert extractor.head is first.head or np.array_equal(extractor.head, first.head)
 
 
 def test_inceptions_class_weights_give_its_logits(inception_file: Path, extractors: dict[str, Extractor]) -> None:

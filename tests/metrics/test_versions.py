@@ -78,6 +78,7 @@ def test_comments_and_docstrings_change_no_version(versions_after: After) -> Non
     assert versions_after(edit) == versions_after(lambda package: None)
 
 
+FIDS = {"inception", "inception_tf", "inception_clean", "inception_torchmetrics"}
 # Which versions change with the code of each file.
 USED_BY: dict[str, set[str]] = {
     "kid.py": {"kid"},
@@ -96,13 +97,18 @@ USED_BY: dict[str, set[str]] = {
     "extractors/base.py": {*EXTRACTORS},
     "extractors/fast.py": {*EXTRACTORS},
     "extractors/weights.py": {*EXTRACTORS},
-    "extractors/inception.py": {"inception"},
+    "extractors/inception.py": FIDS,
+    "extractors/protocols.py": FIDS - {"inception"},
+    "extractors/inception_tf.py": {"inception_tf"},
+    "extractors/inception_clean.py": {"inception_clean"},
+    "extractors/inception_torchmetrics.py": {"inception_torchmetrics"},
     "extractors/efficientnet_lite0.py": {"efficientnet_lite0"},
     "extractors/__init__.py": set(),
     "registry.py": set(),
     "reference.py": set(),
     "protocol.py": set(),
     "versions.py": set(),
+    "further.py": set(),
     "gaussian_file.py": set(),
     "npz.py": set(),
     "__init__.py": set(),

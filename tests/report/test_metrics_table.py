@@ -156,3 +156,23 @@ def test_every_meaning_says_what_is_better_and_who_measures_it() -> None:
     assert in_order(["b", "recall", "a", "kid", "fid_class/1", "precision"], "fid") == [
         "kid", "precision", "recall", "a", "b",
     ]  # fmt: skip
+
+
+def test_further_extractors_have_rows_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_data()
+    scores = {
+        "fd_net": 7.25, "kd_net": 0.5, "net/precision": 0.75, "net/floor": 3.0, "net/ratio_to_floor": 2.5,
+        "fd_net_at_floor": 7.5, "precision": 0.5, "not_available": {"fd_absent": "the weights do not exist"},
+        "further": {"net": {"metric": "fd_net"}},
+    }  # fmt: skip
+    make_experiment("dcgan", 0, 100, scores=scores)
+    results = read_results(compare(["dcgan"], [0]))
+    rows = {row.key: row for row in metrics_table(results, results.groups[0])}
+    assert list(rows) == [
+        "precision", "fd_net", "net/ratio_to_floor", "kd_net", "net/precision", "fd_absent"
+    ]  # fmt: skip
+    assert (rows["fd_net"].title, rows["net/precision"].title) == ("distance, net", "precision, net")
+    assert rows["net/precision"].cells[0].text == "0.750" and rows["net/ratio_to_floor"].cells[0].text == "2.50"
+    assert rows["fd_absent"].reason == "the weights do not exist"
+    assert results.groups[0].ranking[0].runs[0].value == 100

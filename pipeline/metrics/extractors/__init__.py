@@ -1,12 +1,14 @@
 """Extractors: networks whose features the metrics compare.
 
-Only the 2015 Inception network gives a FID. Any other extractor's distance has its own name, `fd_<extractor>`, and is
-never ranked with one.
+Only the 2015 Inception network gives a FID, and under each resize another one: `fid`, `fid_tf` and so on. Any other
+extractor's distance has its own name, `fd_<extractor>`, and is never ranked with one.
 
     base                 what an extractor is, and how images pass through it
     weights              files of weights, which must be the known ones
     fast                 the same features in less time
-    inception            the network of every published FID
+    inception            the network of every published FID, with pytorch-fid's resize
+    inception_tf inception_clean inception_torchmetrics        the same with others' resizes
+    protocols            what these three have in common
     efficientnet_lite0   small, and its weights come with a package
 
 To add an extractor, write a function that returns an `Extractor` in a file of its own, and one entry in EXTRACTORS.
@@ -22,11 +24,17 @@ from pipeline.core.errors import PipelineError, suggest
 from pipeline.metrics.extractors.base import Extractor
 from pipeline.metrics.extractors.efficientnet_lite0 import load_efficientnet_lite0
 from pipeline.metrics.extractors.inception import load_inception
+from pipeline.metrics.extractors.inception_clean import load_inception_clean
+from pipeline.metrics.extractors.inception_tf import load_inception_tf
+from pipeline.metrics.extractors.inception_torchmetrics import load_inception_torchmetrics
 from pipeline.metrics.versions import sources, version_of
 from pipeline.params import MetricsParams
 
 EXTRACTORS: dict[str, Callable[[MetricsParams, torch.device], Extractor]] = {
     "inception": load_inception,
+    "inception_tf": load_inception_tf,
+    "inception_clean": load_inception_clean,
+    "inception_torchmetrics": load_inception_torchmetrics,
     "efficientnet_lite0": load_efficientnet_lite0,
 }
 
