@@ -8,7 +8,7 @@ SEED    ?= 0
 KILLS   ?= 200
 
 # What a user may set. Recipes read it as "$$NAME" from their environment: neither make nor the shell evaluates it.
-SETTINGS := PYTHON VENV PORT TRIALS WORKERS SEED KILLS MODEL MODELS
+SETTINGS := PYTHON VENV PORT TRIALS WORKERS SEED KILLS MODEL MODELS JOBS GPUS
 $(foreach name,$(SETTINGS),$(eval override $(name) := $$(value $(name))))
 export $(SETTINGS)
 
@@ -29,6 +29,7 @@ setup: $(VENV)/installed  ## make .venv and install requirements.txt
 
 define repro
 @python -m pipeline.check
+@python -m pipeline.jobs --jobs="$$JOBS" --gpus="$$GPUS"
 dvc repro
 @echo
 @echo "report    reports/report.html  (open it in a browser)"
@@ -36,7 +37,7 @@ dvc repro
 @echo "MLflow    make ui, then http://127.0.0.1:$$PORT"
 endef
 
-run: setup  ## the whole comparison that params.yaml describes (by default on digits, offline)
+run: setup  ## the whole comparison that params.yaml describes (by default on digits, offline); JOBS=2: two trainings at once
 	$(repro)
 
 compare: named setup  ## the comparison of other recipes: make compare MODELS="dcgan wgan_gp sagan"
