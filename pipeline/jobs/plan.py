@@ -1,6 +1,7 @@
 """What there is to train: the legs of the comparison that DVC would run and no finished checkpoint spares."""
 
 import functools
+import logging
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ def legs_that_dvc_would_run(names: list[str]) -> set[str]:
     from dvc.repo import Repo
     from dvc.stage.cache import RunCacheNotFoundError
 
+    logging.getLogger("dvc").setLevel(logging.ERROR)  # it would say of each stage that it is cached
     found = set()
     try:
         with Repo() as repo, repo.lock:

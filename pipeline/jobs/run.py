@@ -108,7 +108,8 @@ def train_side_by_side(
         running = [one for one in trainings if one.process and one.state in (STARTING, TRAINING)]
         end(one.process for one in running if one.process)
         _look(running, True, shown)
-        shown.show([one.row() for one in trainings], last=True)
+        if trainings:
+            shown.show([one.row() for one in trainings], last=True)
     return trainings
 
 
