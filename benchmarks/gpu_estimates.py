@@ -23,9 +23,9 @@ from pathlib import Path
 
 import torch
 
+from pipeline.gan.cost import step_total
 from pipeline.gan.penalties import PENALTIES
 from pipeline.gan.step import create_state
-from pipeline.jobs.plan import step_total
 from pipeline.models import build_gan
 from pipeline.models.summary import Row, inputs_of, summarise
 from pipeline.params import Params, Recipe, load

@@ -10,6 +10,7 @@ import torch
 
 from benchmarks.gpu_estimates import cost_of
 from pipeline.core.errors import PipelineError
+from pipeline.gan.cost import step_cost
 from pipeline.jobs import __main__ as command
 from pipeline.jobs import plan
 from pipeline.params import load
@@ -49,7 +50,7 @@ def test_the_cost_of_a_step_is_that_of_the_estimates() -> None:
     params = load(ROOT / "presets" / "cifar10.yaml")
     for name in ("dcgan", "wgan_gp"):
         recipe = params.models[name]
-        assert plan.step_cost(recipe, (3, 32, 32), 10) == cost_of(recipe, params).step
+        assert step_cost(recipe, (3, 32, 32), 10) == cost_of(recipe, params).step
 
 
 def refused(*arguments: str, **params: Any) -> str:
