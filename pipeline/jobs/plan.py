@@ -59,7 +59,6 @@ def legs_that_dvc_would_run(names: list[str]) -> set[str]:
     """
     from dvc.exceptions import DvcException  # imported here, because DVC is slow to import
     from dvc.repo import Repo
-    from dvc.stage.cache import RunCacheNotFoundError
 
     logging.getLogger("dvc").setLevel(logging.ERROR)  # it would say of each stage that it is cached
     found = set()
@@ -71,8 +70,10 @@ def legs_that_dvc_would_run(names: list[str]) -> set[str]:
                     stage = repo.stage.load_one("dvc.yaml", f"train@{name}")
                     if stage.changed():
                         stage.save_deps()
-                        repo.stage_cache.restore(stage, dry=True)
-                except (RunCacheNotFoundError, DvcException, AttributeError, TypeError):
+                        known = repo.stage_cache._load(stage)  # of a run with the dependencies of now
+                        if not known or not repo.stage_cache._create_stage(known, wdir=stage.wdir).outs_cached():
+                            found.add(name)
+                except (DvcException, AttributeError, TypeError):
                     found.add(name)
     except DvcException as error:
         raise PipelineError(
