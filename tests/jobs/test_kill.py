@@ -15,7 +15,7 @@ from tests.clones import environment, make_clone, run
 STEPS = 60
 CHANGES = {
     "train.steps": STEPS, "train.report_every": 20, "train.score_every": STEPS, "train.grid_every": STEPS,
-    "train.score_samples": 10, "data.limit": 60, "runtime.checkpoint_every": 1, "runtime.device": "cpu",
+    "train.score_samples": 10, "data.limit": 100, "runtime.checkpoint_every": 1, "runtime.device": "cpu",
     "runtime.tracking": False, "runtime.log_model": False, "compare.models": ["dcgan", "resnet"],
     "recipe.width_g": 8, "recipe.width_d": 8, "models.dcgan.width_g": 8, "models.dcgan.width_d": 8,
 }  # fmt: skip
