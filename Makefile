@@ -8,7 +8,7 @@ SEED    ?= 0
 KILLS   ?= 200
 
 # What a user may set. Recipes read it as "$$NAME" from their environment: neither make nor the shell evaluates it.
-SETTINGS := PYTHON VENV PORT TRIALS WORKERS SEED KILLS MODEL MODELS
+SETTINGS := PYTHON VENV PORT TRIALS WORKERS SEED KILLS MODEL MODELS JOBS GPUS
 $(foreach name,$(SETTINGS),$(eval override $(name) := $$(value $(name))))
 export $(SETTINGS)
 
@@ -20,15 +20,16 @@ export PATH := $(abspath $(VENV))/bin:$(value PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run compare named search recipe test quick faults lint docs ui bench audit clean
+.PHONY: help setup run compare named search recipe test quick faults lint docs ui bench gpu-check audit clean
 
 help:  ## list these targets
-	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 setup: $(VENV)/installed  ## make .venv and install requirements.txt
 
 define repro
 @python -m pipeline.check
+@python -m pipeline.jobs --jobs="$$JOBS" --gpus="$$GPUS"
 dvc repro
 @echo
 @python -m pipeline.core.seconds
@@ -38,7 +39,7 @@ dvc repro
 @echo "MLflow    make ui, then http://127.0.0.1:$$PORT"
 endef
 
-run: setup  ## the whole comparison that params.yaml describes (by default on digits, offline)
+run: setup  ## the whole comparison that params.yaml describes (by default on digits, offline); JOBS=2: two trainings at once
 	$(repro)
 
 compare: named setup  ## the comparison of other recipes: make compare MODELS="dcgan wgan_gp sagan"
@@ -84,6 +85,10 @@ ui: setup  ## MLflow's pages on 127.0.0.1: make ui PORT=5000
 bench: setup  ## speed: training beside a plain DataLoader loop, evaluation beside the pytorch-fid command
 	python -m benchmarks.training_speed
 	python -m benchmarks.evaluation_speed
+
+# Without setup, which needs a network: where there is no venv, the Python that has torch will do.
+gpu-check:  ## at most ten minutes on a CUDA machine: exact resume, host syncs, memory, speed; a table for docs/gpu.md
+	@if test -x "$$VENV/bin/python"; then python -m benchmarks.gpu_check; else "$$PYTHON" -m benchmarks.gpu_check; fi
 
 # pip-audit has a venv of its own, for it needs other packages; --strict: what could not be looked up is not passed.
 audit: setup  ## known vulnerabilities of the installed packages, as pypi.org tells them

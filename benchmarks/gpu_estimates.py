@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 
+from pipeline.gan.cost import step_total
 from pipeline.gan.penalties import PENALTIES
 from pipeline.gan.step import create_state
 from pipeline.models import build_gan
@@ -58,12 +59,6 @@ class Cost:
             steps * max(2 * self.step / rates[0], self.passes * LAUNCH[0]) / 3600,
             steps * max(2 * self.step / rates[1], self.passes * LAUNCH[1]) / 3600,
         )
-
-
-def step_total(g: int, d: int, n_critic: int, batch: int, penalised: bool, every: int = 1) -> int:
-    """A quantity of one step, given that of one image passing forwards through G and D; the formula is above."""
-    penalty = 6 * n_critic * d // every if penalised else 0
-    return batch * (n_critic * (g + 6 * d) + penalty + 3 * g + 2 * d)
 
 
 def cost_of(recipe: Recipe, params: Params) -> Cost:

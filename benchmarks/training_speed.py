@@ -105,6 +105,7 @@ def plain_loop(recipe: Recipe, images: ImageSet, variant: Variant) -> Callable[[
 
 
 def _loaded(recipe: Recipe, images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
+    assert isinstance(images.images, Tensor)
     pixels = TensorDataset(images.images.cpu().float() / 127.5 - 1, images.labels.cpu())
     while True:
         yield from DataLoader(pixels, recipe.batch_size, shuffle=True, drop_last=True)

@@ -14,6 +14,7 @@ experiment      one recipe with one seed: what a stage and a search trial share
 evaluate/       the scores of a model's samples; `python -m pipeline.metrics`: any two sets; the doctor
 training/       an experiment trained from checkpoint to checkpoint, and what is measured on the way
 stages/         what dvc.yaml runs
+jobs/           the comparison's trainings side by side; `python -m pipeline.jobs`
 search/         studies: Optuna tunes a recipe; `python -m pipeline.search`
 warm_start      the command `python -m pipeline.warm_start`
 cli             the command `gan`, which has all of these

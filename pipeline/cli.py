@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "params": ("pipeline.params.__main__", "show and change params.yaml"),
     "check": ("pipeline.check", "say what is wrong with params.yaml, or with any output"),
     "models": ("pipeline.models.__main__", "layers, shapes and parameters of a recipe's networks"),
+    "jobs": ("pipeline.jobs.__main__", "train the comparison's experiments side by side, ahead of dvc repro"),
     "search": ("pipeline.search.__main__", "tune a recipe"),
     "warm-start": ("pipeline.gan.warm_start", "keep the networks of a run, so that recipes can start from them"),
     "tracking": ("pipeline.tracking.__main__", "send to MLflow what it has not received"),

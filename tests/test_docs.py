@@ -66,9 +66,9 @@ def test_commands_that_are_named_exist(path: Path) -> None:
     text = TEXTS[path]
     for module in re.findall(r"python -m ((?:pipeline|benchmarks|tests)[\w.]*\w)", text):
         assert importlib.util.find_spec(module), module
-    targets = set(re.findall(r"(?m)^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8")))
+    targets = set(re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8")))
     # in code only: "make sure" is English
-    assert set(re.findall(r"(?m)(?:`|^    |&& )make ([a-z]+)", text)) <= targets
+    assert set(re.findall(r"(?m)(?:`|^    |&& )make ([a-z-]+)", text)) <= targets
     assert set(re.findall(r"(?m)(?:`|^    )gan ([a-z][a-z-]*)", text)) <= set(COMMANDS)
 
 

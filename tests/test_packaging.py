@@ -27,6 +27,7 @@ MODULES = {
     "params": "pipeline.params.__main__",
     "check": "pipeline.check",
     "models": "pipeline.models.__main__",
+    "jobs": "pipeline.jobs.__main__",
     "search": "pipeline.search.__main__",
     "warm-start": "pipeline.warm_start",
     "tracking": "pipeline.tracking.__main__",

@@ -1,9 +1,11 @@
 """The device that computes, and settings that make it compute the same every time."""
 
 import contextlib
+import math
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -35,6 +37,26 @@ def make_deterministic() -> None:
     torch.backends.cudnn.deterministic = True
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs time
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that can still be taken on a device; of the CPU, and of what shares its memory, those of this machine.
+
+    It is infinite where the system does not say, and on `meta`.
+    """
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    if device.type == "meta":
+        return math.inf
+    limits = [math.inf]
+    with contextlib.suppress(OSError, LookupError, ValueError):
+        found = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        limits.append(1024 * float(found["MemAvailable"].split()[0]))
+    with contextlib.suppress(OSError, LookupError, ValueError):  # of a container; "max" = none
+        group = Path("/sys/fs/cgroup")
+        used = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        limits.append(float((group / "memory.max").read_text()) - float(used["anon"]))
+    return min(limits)
 
 
 class OutOfMemory(PipelineError):

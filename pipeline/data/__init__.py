@@ -5,6 +5,7 @@ folders       a folder of images: files, classes, splits
 pictures      one picture file: decoded within bounds, 8 bits, upright, cropped and resized
 source        what a data set is before it is prepared
 datasets      DATASETS: named sources of pictures with labels
+host_images   images that stay in their file, read batch by batch
 batches       batches of prepared images on a device
 prepared      a data set as uint8 arrays on disk: written by `prepare`, read by `load_images`
 """

@@ -7,13 +7,14 @@ import torch
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.randomness import rng
+from pipeline.data.host_images import HostImages
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A split on one device: images uint8 (N, C, H, W), labels int64 (N,)."""
+    """A split for one device: images uint8 (N, C, H, W), there or in their file; labels int64 (N,), there."""
 
-    images: torch.Tensor
+    images: torch.Tensor | HostImages
     labels: torch.Tensor
     n_classes: int  # 0 = unlabelled
 
@@ -34,9 +35,12 @@ def batch(
     count, device = len(images.labels), images.images.device
     if size > count:
         raise PipelineError(f"batch_size: must be at most the number of training images, {count}, got {size}")
-    epoch, place = divmod(index, count // size)
-    chosen = _epoch_order(count, seed, epoch, device)[place * size : (place + 1) * size]
-    rows = images.images[chosen]
+    chosen = _chosen(count, index, size, seed, device)
+    if isinstance(images.images, HostImages):
+        here, following = (_chosen(count, one, size, seed, torch.device("cpu")) for one in (index, index + 1))
+        rows = images.images.batch(here, following)
+    else:
+        rows = images.images[chosen]
     if flip:
         mirrored = torch.rand(size, 1, 1, 1, device=device, generator=rng(device, seed, "flip", index)) < 0.5
         rows = torch.where(mirrored, rows.flip(-1), rows)
@@ -47,7 +51,15 @@ def batch(
     return values, images.labels[chosen]
 
 
-@functools.lru_cache(maxsize=2)
+def _chosen(count: int, index: int, size: int, seed: int, device: torch.device) -> torch.Tensor:
+    """The numbers of the images of batch `index`, int64 (size,). Do not write to them."""
+    epoch, place = divmod(index, count // size)
+    return _epoch_order(count, seed, epoch, device)[place * size : (place + 1) * size]
+
+
+@functools.lru_cache(maxsize=8)  # two sequences, on the device and on the host, at the turn of an epoch
 def _epoch_order(count: int, seed: int, epoch: int, device: torch.device) -> torch.Tensor:
     """The permutation of one epoch, int64 (count,). Do not write to it: it is cached."""
-    return torch.randperm(count, generator=rng("cpu", seed, "epoch", epoch)).to(device)
+    pinned = device.type == "cuda"  # so that the copy makes the host wait for nothing
+    order = torch.randperm(count, generator=rng("cpu", seed, "epoch", epoch), pin_memory=pinned)
+    return order.to(device, non_blocking=pinned)

@@ -5,6 +5,7 @@ prepare(params, folder) -> train.npy, test.npy, ... -> load_images -> ImageSet
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,18 +17,22 @@ import torch
 from pydantic import Field, ValidationError
 
 from pipeline.core.checksums import write_sums
+from pipeline.core.devices import free_memory, memory_errors
 from pipeline.core.errors import PipelineError, printable, suggest, warn
 from pipeline.core.files import ArrayWriter, atomic_folder, damaged, read_json, require_space, write_json
 from pipeline.core.progress import progress
 from pipeline.core.randomness import rng
 from pipeline.data.batches import ImageSet
 from pipeline.data.datasets import DATASETS
+from pipeline.data.host_images import HostImages
 from pipeline.data.pictures import RESIZE_FILTER, BadImage, reason_of, to_row
 from pipeline.data.source import Items, Source
 from pipeline.params import DataParams
 from pipeline.params.schema import Section, faults
 
 SPLITS = ("train", "test")
+RESIDENT = ("auto", "device", "host")
+MOST_RESIDENT = 0.6  # of a device's free memory for the images: the rest is for the networks and a step
 
 
 class _Description(Section):
@@ -186,21 +191,31 @@ def load_description(folder: Path) -> dict[str, Any]:
     return description
 
 
-def load_images(folder: Path, split: str, device: torch.device | str) -> ImageSet:
-    """A prepared split on `device`. It is read, not mapped: a later change of the file cannot affect training.
+def load_images(folder: Path, split: str, device: torch.device | str, resident: str = "device") -> ImageSet:
+    """A prepared split for `device`. It is read, not mapped: a file that is cut short meanwhile gives an error.
+
+    Args:
+        resident: "device": copied there, so that a later change of the file cannot affect training. "host": its images
+            stay in their file and are read batch by batch, to the same bits; a later change of the file is an error.
+            "auto": host if they are more than `MOST_RESIDENT` of the device's free memory.
 
     Raises:
         PipelineError: a file is missing, damaged, or does not fit dataset.json.
+        OutOfMemory: the images do not fit.
     """
-    assert split in SPLITS, split
+    assert split in SPLITS and resident in RESIDENT, (split, resident)
     description = load_description(folder)
     count, classes = description[split], len(description["classes"])
-    images = load_array(Path(folder) / f"{split}.npy", np.uint8, (count, *description["image_shape"]))
+    shape, device = (count, *description["image_shape"]), torch.device(device)
+    images = HostImages(Path(folder) / f"{split}.npy", shape, device)
     labels = load_array(Path(folder) / f"{split}_labels.npy", np.int64, (count,))
     if labels.min() < 0 or labels.max() >= max(classes, 1):
         raise damaged(Path(folder) / f"{split}_labels.npy", f"labels outside 0..{max(classes, 1) - 1}")
-    read, known = (torch.from_numpy(array).to(device, copy=True) for array in (images, labels))
-    return ImageSet(read, known, classes)
+    known = torch.from_numpy(labels).to(device, copy=True)
+    if resident == "host" or (resident == "auto" and math.prod(shape) > MOST_RESIDENT * free_memory(device)):
+        return ImageSet(images, known, classes)
+    with memory_errors("set runtime.resident: host, or lower data.limit or data.image_size"):
+        return ImageSet(images.copy(), known, classes)
 
 
 def load_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:

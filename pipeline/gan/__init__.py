@@ -7,6 +7,7 @@
     schedules    values that change over training: constant, linear, cosine
     state        TrainState: all that a step changes; its curves; divergence
     step         train_step, and train, the loop
+    cost         multiply-adds of a step
     checkpoint   atomic save and verified load; the exported networks
     warm_start   a recipe that begins with an earlier run's networks
 

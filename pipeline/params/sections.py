@@ -207,6 +207,8 @@ class SearchParams(Section):
 
 class RuntimeParams(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|meta|cuda(:\d{1,2})?)$")]
+    resident: Literal["auto", "device", "host"]
+    jobs: Annotated[int, Field(ge=1, le=1024)]
     checkpoint_every: Count
     tracking: bool
     log_model: bool

@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _train(experiment: Experiment, params: Params, received: list[int]) -> None:
     device = choose_device(params.runtime.device)
-    images = load_images(paths.PREPARED, "train", device)
+    images = load_images(paths.PREPARED, "train", device, params.runtime.resident)
     extractor = load_extractor(params.metrics, device)
     reference = load_reference(paths.REFERENCE, extractor)
     with experiment.open_tracker() as tracker:

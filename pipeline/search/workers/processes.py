@@ -1,6 +1,5 @@
 """Workers of a study on this machine: processes with their share of the cores and a GPU, restarted if they die."""
 
-import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -8,9 +7,9 @@ from collections.abc import Callable, Mapping
 import torch
 
 from pipeline.core.errors import PipelineError, warn
+from pipeline.jobs.processes import end, share, visible_gpus
 
 POLL = 0.5  # seconds between two looks at the workers
-GRACE = 60.0  # seconds for a worker to end when it is asked to
 SHORT_LIFE, LIVES = 20.0, 5  # a worker that ends within so many seconds, so many times in a row, is not started again
 
 
@@ -32,6 +31,7 @@ def run_here(
         PipelineError: a worker ended with an error of the user's, or workers died again and again.
     """
     workers: dict[int, subprocess.Popen[bytes]] = {}
+    gpus = visible_gpus() if torch.cuda.device_count() > 1 else []
     started, short = dict.fromkeys(range(count), 0.0), 0
     try:
         while not over() and not should_stop():
@@ -46,36 +46,9 @@ def run_here(
                     if short >= LIVES:
                         raise PipelineError(f"workers died {LIVES} times in a row: see their messages above")
                     warn(f"a worker died (exit status {worker.returncode}); another continues its trial")
-                workers[index] = subprocess.Popen(command, env={**_environment(index, count), **environment})
+                workers[index] = subprocess.Popen(command, env={**share(index, count, gpus), **environment})
                 started[index] = time.monotonic()
             report_progress()
             time.sleep(POLL)
     finally:
-        _end(list(workers.values()))
-
-
-def _end(workers: list[subprocess.Popen[bytes]]) -> None:
-    """Ask workers to stop, which write their checkpoints first; kill one that has not within `GRACE`."""
-    for worker in workers:
-        worker.terminate()
-    deadline = time.monotonic() + GRACE
-    for worker in workers:
-        try:
-            worker.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            worker.kill()
-            worker.wait()
-
-
-def _environment(index: int, count: int) -> dict[str, str]:
-    """A worker's environment: its share of the cores, its GPU, and the process that started it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    variables = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // count)))}
-    if torch.cuda.device_count() > 1:
-        variables["CUDA_VISIBLE_DEVICES"] = _gpus()[index % torch.cuda.device_count()]
-    return {**os.environ, **variables, "PIPELINE_PARENT": str(os.getpid())}
-
-
-def _gpus() -> list[str]:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+        end(workers.values())

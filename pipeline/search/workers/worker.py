@@ -168,9 +168,8 @@ def load_context(params: Params) -> TrialContext:
     device = choose_device(params.runtime.device)
     extractor = load_extractor(params.metrics, device)
     reference = load_reference(paths.REFERENCE, extractor)
-    return TrialContext(
-        params, load_description(paths.PREPARED), load_images(paths.PREPARED, "train", device), extractor, reference
-    )
+    images = load_images(paths.PREPARED, "train", device, params.runtime.resident)
+    return TrialContext(params, load_description(paths.PREPARED), images, extractor, reference)
 
 
 @exit_cleanly

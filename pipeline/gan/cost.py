@@ -1,0 +1,32 @@
+"""What a training step costs, in multiply-adds: to train the longest first, and to estimate hours on a GPU."""
+
+import torch
+
+from pipeline.gan.penalties import PENALTIES
+from pipeline.models import build_gan
+from pipeline.models.summary import inputs_of, summarise
+from pipeline.params import Recipe
+
+
+def step_total(g: int, d: int, n_critic: int, batch: int, penalised: bool, every: int = 1) -> int:
+    """A quantity of one training step, given that of one image passing forwards through G and D.
+
+    With d the quantity of D and g that of G, a backward pass costing twice a forward one:
+    n_critic batch (g + 6 d) for the updates of D, batch (3 g + 2 d) for that of G, whose step needs no gradient of D's
+    weights, and n_critic batch 6 d more for a penalty of D, each `every` updates.
+    """
+    penalty = 6 * n_critic * d // every if penalised else 0
+    return batch * (n_critic * (g + 6 * d) + penalty + 3 * g + 2 * d)
+
+
+def step_cost(recipe: Recipe, image_shape: tuple[int, int, int], n_classes: int) -> int:
+    """Multiply-adds of one training step; networks are built on the meta device, where they take no memory."""
+    with torch.device("meta"):
+        gan, (to_g, to_d) = build_gan(recipe, image_shape, n_classes, seed=0), inputs_of(recipe, image_shape)
+        g, d = (
+            sum(row.multiply_adds for row in summarise(network, given))
+            for network, given in ((gan.generator, to_g), (gan.discriminator, to_d))
+        )
+    penalty = PENALTIES[recipe.penalty]
+    penalised = penalty.value is not None and penalty.of == "discriminator"
+    return step_total(g, d, recipe.n_critic, recipe.batch_size, penalised, recipe.penalty_every)

@@ -1,0 +1,10 @@
+"""The trainings of a comparison side by side, each on a GPU of its own or on its share of the cores.
+
+plan         what there is to train, longest first: what DVC would run and no finished checkpoint spares
+processes    processes with their share of the machine, and how they end
+table        a line for each training: state, step, speed, distance
+run          all of them, from where they are to their end
+
+Each training is the stage train as DVC runs it, but started here. It leaves a finished checkpoint in .work/, which the
+stage under `dvc repro` then finds and only hands over. The command is `python -m pipeline.jobs`.
+"""
