@@ -25,7 +25,7 @@ MOST_POINTS = 400  # of a line; more are averaged in bins
 # Okabe and Ito's palette, told apart by the colour-blind; the light ones are darkened to 3:1 on white.
 LIGHT = {
     "paper": "#ffffff", "raised": "#f6f7f8", "ink": "#16191d", "soft": "#565d66", "line": "#dfe3e7", "mark": "#fdf3d8",
-    "note": "#b26a00", "hue0": "#0072b2", "hue1": "#d55e00", "hue2": "#009e73", "hue3": "#c1689a", "hue4": "#b98300",
+    "note": "#965900", "hue0": "#0072b2", "hue1": "#d55e00", "hue2": "#009e73", "hue3": "#c1689a", "hue4": "#b98300",
     "hue5": "#3a9ad0", "hue6": "#5f4b8b", "hue7": "#8a4b2d",
 }  # fmt: skip
 DARK = {
