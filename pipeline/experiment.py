@@ -108,7 +108,18 @@ class Experiment:
             "git_commit": commit(),
             "dvc_stage": os.environ.get("DVC_STAGE", "none"),
             "dvc_experiment": os.environ.get("DVC_EXP_NAME", "none"),
+            "mlflow.note.content": self.note(),
         }
+
+    def note(self) -> str:
+        """What MLflow shows as the run's description."""
+        data, width = self.description, self.image_shape[2]
+        page = (paths.root() / paths.REPORTS / "report.html").absolute()
+        return (
+            f"**{self.model}** with seed {self.seed} on {data['train']:,} images of {data['name']}, "
+            f"{width} pixels wide: network {self.recipe.network}, loss {self.recipe.loss}, {self.params.train.steps:,} "
+            f"steps. The page of the comparison: `{page}`"
+        )
 
     def open_tracker(self) -> Tracker:
         """The MLflow run of this experiment, new or reopened.
@@ -125,6 +136,8 @@ class Experiment:
         tracker = Tracker(folder, group, self.name, self.params.runtime.tracking)
         tracker.params({**self.recipe.model_dump(), **self.params.train.model_dump(), "seed": self.seed})
         tracker.tags(self.tags())
+        shown = {key: self.description.get(key) for key in ("train", "test", "image_shape", "class_counts")}
+        tracker.dataset(self.description["name"], self.description["sha256"], shown)
         return tracker
 
 

@@ -175,7 +175,7 @@ def test_the_wheel_holds_code_templates_and_presets_and_nothing_else(wheel: Path
             "[console_scripts]", "gan", "=", "pipeline.cli:main",
         ]  # fmt: skip
     templates = visible(Path("pipeline"), "templates/*")
-    assert len(templates) > 5 and all(name.endswith((".html", ".css")) for name in templates)
+    assert len(templates) > 5 and all(name.endswith((".html", ".css", ".js")) for name in templates)
     presets = {f"pipeline/presets/{path.name}" for path in PRESETS.glob("*.yaml")}
     assert len(presets) == 5
     assert held == visible(Path("pipeline"), "*.py") | templates | presets

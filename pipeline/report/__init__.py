@@ -8,7 +8,8 @@ metric_info                 title, explanation and better direction of each furt
 ranking, metrics_table      Results -> tables of text
 conclusions                 Results -> sentences
 export                      Results -> leaderboard.csv
-charts                      curves -> geometry
+figures                     plotly's charts: one theme, inline in the page, foreign text as text
+curves, board               Results -> charts; the rows of the first screen
 page, templates/            Results -> HTML
 
 Only files are read, and nothing is fetched, neither when the page is made nor when it is opened.

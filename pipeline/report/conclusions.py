@@ -34,6 +34,21 @@ def conclusions(results: Results) -> list[str]:
     return sentences
 
 
+def doubt(group: ProtocolGroup, places: int) -> str:
+    """How sure the first place of a ranking is, in one sentence; empty if no two models can be compared."""
+    standing = _standing(group)
+    behind = [ranked for ranked in standing if ranked.rank > standing[0].rank]
+    single = "one training seed per model says nothing about training variance"
+    one_seed = all(len(ranked.runs) == 1 for ranked in group.ranking)
+    if not behind:
+        return ONE_SEED if one_seed else ""
+    finding, detail = _difference(standing[0], behind[0], places)
+    lead = f"{standing[0].model}'s lead over {behind[0].model} is {finding} ({detail})"
+    if not finding.startswith("beyond"):
+        return f"Not certain: {lead}{f', and {single}' if one_seed else ''}."
+    return f"Not quite certain: {lead}, but {single}." if one_seed else f"{lead}."
+
+
 def cautions(results: Results) -> list[str]:
     """Sentences about results that are not ordinary: collapsed models and diverged trainings."""
     sentences = []

@@ -10,26 +10,26 @@ from typing import Any
 
 import jinja2
 import numpy as np
-import pandas as pd
 from markupsafe import Markup, escape
 from PIL import Image
 
 from pipeline.core import paths
 from pipeline.core.errors import PipelineError
 from pipeline.core.provenance import provenance
-from pipeline.report.charts import Chart, Line, Point, line_chart, thin
-from pipeline.report.conclusions import cautions, conclusions
-from pipeline.report.formatting import TIMES, decimals, mean_and_std, number
+from pipeline.report.board import board
+from pipeline.report.conclusions import cautions, conclusions, doubt
+from pipeline.report.curves import distance_figure, loss_figure
+from pipeline.report.figures import DARK, HUES, LIGHT, TEMPLATES, chart, embedded, script_sources, scripts
+from pipeline.report.formatting import TIMES, decimals, mean_and_std
 from pipeline.report.metrics_table import class_table, explained, metrics_table, nearest
 from pipeline.report.ranking import ranking_table
-from pipeline.report.results import PENALTY, Results, RunResult, differing
-from pipeline.sampling.pictures import grid, picture
+from pipeline.report.results import Results, RunResult, differing
+from pipeline.sampling.pictures import grid
 
-TEMPLATES = Path(__file__).resolve().parent / "templates"
-HUES = 8  # colours in templates/style.css; with more models they repeat, dashed
 REAL_IMAGES = 100  # as many as in every model's grid
-SINGLES = 10
-MEDIA = {".png": "image/png", ".gif": "image/gif"}
+STRIP = 10  # images in a row of the first screen
+FRAMES, FRAME_BYTES = 12, 4_000_000  # of all models' grids while training: the most steps, and the most bytes in all
+LARGE = 500  # pixels: wider pictures are stored with small losses
 
 
 @cache
@@ -44,6 +44,9 @@ def template_environment() -> jinja2.Environment:
     )
     templates.filters |= {"breakable": breakable, "plain": plain, "data_uri": data_uri}
     templates.globals |= {"css": css, "keys": keys, "nearest": nearest, "mean_and_std": mean_and_std}
+    templates.globals |= {"strip": strip, "alarming": alarming}
+    templates.globals |= {"light": LIGHT, "dark": DARK, "scripts": scripts, "script_sources": script_sources}
+    templates.globals["colours"] = embedded({colour: DARK[name] for name, colour in LIGHT.items()})
     return templates
 
 
@@ -60,11 +63,14 @@ def render(results: Results) -> str:
     first = [runs[0] for runs in models.values()]
     protocols = [group.protocol for group in groups]
     recipes = [run.info["recipe"] for run in first]
-    real_grid, real_singles = real_images(paths.PREPARED / "train.npy")
+    real_grid, real_strip = real_images(paths.PREPARED / "train.npy")
+    frames = training_frames(first)
     context = {
         "results": results,
         "title": f"{dataset['name']}, {width} {TIMES} {height}, {'grey' if channels == 1 else 'RGB'}",
         "conclusions": conclusions(results),
+        "doubt": doubt(groups[0], places(results)),
+        "boards": [board(results, group) for group in groups],
         "cautions": cautions(results),
         "groups": groups,
         "tables": [ranking_table(results, group) for group in groups],
@@ -75,12 +81,15 @@ def render(results: Results) -> str:
         "first": first,
         "several": len(results.runs) > len(first),
         "budgets": {run.info["images_seen"] for run in first},
-        "distances": [distance_chart(results, axis) for axis in ("images", "seconds")],
-        "losses": [loss_chart(runs) for runs in models.values()],
+        "distances": [
+            chart(distance_figure(results, axis), f"Small-sample {results.metric} against {axis}")
+            for axis in ("images", "seconds")
+        ],
+        "losses": [chart(loss_figure(runs), f"Losses of {model}", 240) for model, runs in models.items()],
         "real_grid": real_grid,
-        "real_singles": real_singles,
-        "grid_width": min(max(_width(run.samples / "grid.png") for run in first), 522),
-        "single_width": width * max(1, 64 // width),
+        "real_strip": real_strip,
+        "frames": embedded(frames),
+        "frame_count": len(frames[0]),
         "protocols": protocols,
         "protocol_differs": differing(protocols),
         "recipes": recipes,
@@ -103,54 +112,31 @@ def rank_deficient(results: Results) -> bool:
     return results.features is not None and any(n is not None and n <= results.features for n in counts)
 
 
-def distance_chart(results: Results, axis: str) -> Chart:
-    """The small-sample distance against images or seconds; with several seeds, thin lines around their mean."""
-    name = {"images": "images seen", "seconds": "training seconds"}[axis]
-    seeds, means = [], []
-    for model, runs in results.models.items():
-        curves = [run.curve.dropna(subset=["distance", axis]) for run in runs]
-        if len(runs) > 1:
-            style = f"{css(runs[0].index)} seed"
-            seeds += [Line(_points(c, axis), style, run.name) for c, run in zip(curves, runs, strict=True)]
-        # Only steps that all seeds have: a mean over fewer seeds would jump.
-        steps = pd.concat(curves).groupby("step")[[axis, "distance"]].agg(["mean", "size"])
-        mean = steps[steps[(axis, "size")] == len(runs)].xs("mean", axis=1, level=1)
-        means.append(Line(_points(pd.DataFrame(mean), axis), css(runs[0].index), model, model))
-    value = results.floor["value"]
-    zero = any(group.floor is None for group in results.groups)
-    rule = None if zero else (value, f"floor {number(value, places(results))}")
-    description = f"Logarithmic; one line for each model: {', '.join(results.models)}. The floor is dashed."
-    title = f"Small-sample {results.metric} against {name}"
-    return line_chart(title, description, seeds + means, name, f"small-sample {results.metric}", log=True, rule=rule)
-
-
-def loss_chart(runs: Sequence[RunResult]) -> Chart:
-    """The losses of G (grey) and D (the model's colour) and D's or G's penalties (dotted), one line for each seed."""
-    colour = css(runs[0].index)
-    curves = {"loss/g": ("neutral", "G"), "loss/d": (colour, "D")}
-    penalties = [name for name in runs[0].curve.columns if name.startswith(PENALTY)]
-    curves |= {name: (f"{colour} penalty", name.removeprefix(PENALTY)) for name in penalties}
-    lines = []
-    for key, (style, label) in curves.items():
-        for position, run in enumerate(run for run in runs if key in run.curve):
-            points = thin(_points(run.curve.dropna(subset=[key]), "images", key))
-            style_of_run = f"{style} several" if len(runs) > 1 else style
-            lines.append(Line(points, style_of_run, f"{run.name}, {label}", label if position == 0 else ""))
-    description = "Losses of the discriminator (D) and the generator (G) and their penalties against images seen"
-    return line_chart(runs[0].model, description, lines, "images seen", "loss", size=(350, 230))
-
-
-def _points(curve: pd.DataFrame, x: str, y: str = "distance") -> list[Point]:
-    return [(float(a), float(b)) for a, b in zip(curve[x], curve[y], strict=True)]
-
-
-def real_images(path: Path) -> tuple[str, list[str]]:
-    """A grid of training images taken at equal intervals from the split, and ten single ones, as data URIs."""
+def real_images(path: Path) -> tuple[str, str]:
+    """A grid and a strip of training images taken at equal intervals from the split, as data URIs."""
     try:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
-        return _png(grid(_evenly(images, REAL_IMAGES), 10)), [_png(picture(i)) for i in _evenly(images, SINGLES)]
+        return _uri(grid(_evenly(images, REAL_IMAGES), 10)), _uri(grid(_evenly(images, STRIP), STRIP))
     except (OSError, ValueError, IndexError):
         raise PipelineError(f"{path} is missing or damaged: run `dvc repro`, which makes it") from None
+
+
+def strip(run: RunResult) -> str:
+    """The first samples of a model in a row, as a data URI."""
+    pictures = [np.atleast_3d(np.asarray(_opened(path))).transpose(2, 0, 1) for path in run.singles[:STRIP]]
+    return _uri(grid(np.stack(pictures), STRIP))  # of (H, W, C), or (H, W) if grey, each (C, H, W)
+
+
+def training_frames(runs: Sequence[RunResult]) -> list[list[tuple[str, str]]]:
+    """For each run its grids of the same latents while it trained, as many for each: steps and data URIs.
+
+    They are taken at equal intervals, with the first and the last, and are fewer where they are large.
+    """
+    grids = [sorted((paths.RUNS / run.name / "grids").glob("*.png")) for run in runs]
+    size = sum(len(_uri(_opened(own[-1]))) for own in grids)
+    count = max(2, min(FRAMES, FRAME_BYTES // size, *map(len, grids)))
+    chosen = [[own[i] for i in np.linspace(0, len(own) - 1, count).round().astype(int)] for own in grids]
+    return [[(f"{int(path.stem):,}", _uri(_opened(path))) for path in own] for own in chosen]
 
 
 def _evenly(images: np.ndarray, count: int) -> np.ndarray:
@@ -158,32 +144,34 @@ def _evenly(images: np.ndarray, count: int) -> np.ndarray:
     return np.array(images[rows])
 
 
-def _png(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return _uri(buffer.getvalue(), MEDIA[".png"])
-
-
-def _width(path: Path) -> int:
+def _opened(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
-            return image.width
-    except OSError:
+            image.load()
+            return image
+    except (OSError, SyntaxError):  # the latter for a chunk whose checksum is wrong
         raise PipelineError(f"{path} is not a picture: delete it and run `dvc repro` again") from None
 
 
 def data_uri(path: Path) -> str:
     """A picture file as a data URI."""
-    return _uri(path.read_bytes(), MEDIA[path.suffix])
+    return _uri(_opened(path))
 
 
-def _uri(content: bytes, media: str) -> str:
-    return f"data:{media};base64,{base64.b64encode(content).decode()}"
+def _uri(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format="WebP", lossless=image.width <= LARGE, quality=82, method=2)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def alarming(key: str, runs: Sequence[RunResult]) -> bool:
+    """Whether a metric is among those by which a model is said to have collapsed."""
+    return any(sign.split(" ")[0] == key for run in runs for sign in run.scores.collapsed)
 
 
 def css(index: int) -> str:
     """The CSS classes of a model's colour."""
-    return f"m{index % HUES}" + (" again" if index >= HUES else "")
+    return f"m{index % len(HUES)}" + (" again" if index >= len(HUES) else "")
 
 
 def keys(mappings: Sequence[dict[str, Any]]) -> list[str]:

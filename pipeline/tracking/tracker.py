@@ -18,6 +18,7 @@ from pipeline.tracking.uploader import Uploader, warn_once
 
 INTERVAL = 5.0  # seconds between two rounds of sending
 RETRY = 60.0  # seconds until the next round after a failed one
+SYSTEM_EVERY = 15.0  # seconds between two looks at what the machine does
 FILES = "outbox"  # the folder of copied files, beside outbox.jsonl
 CLOSE_WAIT = {"FINISHED": 30.0, "FAILED": 15.0, "KILLED": 5.0}  # seconds that `close` waits at most
 
@@ -42,6 +43,7 @@ class Tracker:
         self._folder = Path(folder)
         self._failed = False  # whether the last round of sending failed
         self._closing = threading.Event()
+        self._lock = threading.Lock()  # the uploader's thread logs too
         self._outbox: Outbox | None = None
         if enabled:
             with self._disk_errors():
@@ -96,6 +98,17 @@ class Tracker:
                     self._keep(path, "model")
                 self._add("model", "generator", f"{FILES}/model")
 
+    def dataset(self, name: str, digest: str, profile: Mapping[str, Any]) -> None:
+        """Log what the run was trained on as MLflow's own dataset input; `profile` are facts about it."""
+        self._add("dataset", name, {"digest": digest[:36], "profile": dict(profile)})
+
+    def best(self) -> None:
+        """Make the run's model a version of the registered model that is named as the experiment, with alias `best`.
+
+        The run that is told so last has the alias: ``mlflow.pytorch.load_model("models:/<experiment>@best")``.
+        """
+        self._add("version", "best", time.time_ns() // 1_000_000)
+
     def rollback(self, number: int, step: int) -> None:
         """Record a rollback to `step`. Later steps may be logged a second time; MLflow shows the newest value."""
         self._add("rollback", str(number), step)
@@ -125,7 +138,7 @@ class Tracker:
 
     def _add(self, kind: str, key: str, value: Any, step: int = 0) -> None:
         if self._outbox:
-            with self._disk_errors():
+            with self._disk_errors(), self._lock:
                 self._outbox.add(kind, _clean(key), value, int(step))
 
     def _add_file(self, kind: str, key: str, path: Path, step: int) -> None:
@@ -150,12 +163,15 @@ class Tracker:
 
     def _upload(self) -> None:
         """The uploader thread: one round every `INTERVAL` seconds, or `RETRY` after a failure, and one at the end."""
-        delay = 0.0
+        delay, looked = 0.0, time.monotonic()
         while not (self._closing.wait(delay) and self._failed):
             closing = self._closing.is_set()
             try:
                 done = self._uploader.send() is not None
                 self._failed, delay = False, INTERVAL
+                if not closing and time.monotonic() - looked >= SYSTEM_EVERY:
+                    looked = time.monotonic()
+                    self.metrics(int(time.time() - self._uploader.begun), system_metrics())
                 if closing and done:
                     return
                 if closing:  # another process is sending this outbox
@@ -163,6 +179,29 @@ class Tracker:
             except Exception as error:
                 self._failed, delay = True, RETRY
                 self._uploader.warn_unsent(self._uploader.reason(error))
+
+
+def system_metrics() -> dict[str, float]:
+    """What MLflow's own monitors say of the machine, by MLflow's names: system/cpu_utilization_percentage, .."""
+    from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+    from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+
+    found: dict[str, float] = {}
+    kinds: tuple[Any, ...] = (CPUMonitor, DiskMonitor, GPUMonitor)
+    for kind in kinds:
+        with contextlib.suppress(Exception):  # the last without a GPU, or without nvidia-ml-py
+            monitor = kind()
+            monitor.collect_metrics()
+            found |= {f"system/{name}": float(value) for name, value in monitor.aggregate_metrics().items()}
+    return found
+
+
+def measured_run(name: str, fingerprint: str) -> Path | None:
+    """The folder of the run in which a training was measured last; None if it was tracked nowhere here."""
+    outboxes = (root() / ".work").glob(f"{name}-{fingerprint}-*/outbox.jsonl")
+    newest = max(outboxes, key=lambda path: path.stat().st_mtime, default=None)
+    return newest.parent if newest else None
 
 
 def _clean(key: str) -> str:

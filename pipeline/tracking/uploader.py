@@ -10,6 +10,7 @@ import contextlib
 import errno
 import hashlib
 import itertools
+import json
 import logging
 import os
 import re
@@ -28,10 +29,11 @@ from pipeline.tracking.mlflow_model import export
 from pipeline.tracking.outbox import BATCH, ends_a_line, lock, read_header, requests
 
 # Streams are sent independently, each up to its own byte: a server that refuses files still gets the points.
-STREAMS = {"sent": {"run", *BATCH, "status"}, "sent_files": {"image", "artifact", "model"}}
+STREAMS = {"sent": {"run", *BATCH, "status", "dataset"}, "sent_files": {"image", "artifact", "model", "version"}}
 REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "NOT_FOUND", "ENDPOINT_NOT_FOUND", "RESOURCE_DOES_NOT_EXIST"}
 CREDENTIALS = re.compile(r"([\w+.-]+://)?(.*)@")  # of a URI, after its scheme
 EXPERIMENT_KIND = "custom_model_development"  # makes the UI open on training runs, not on traces of agents
+RANKED_TAG = "pipeline.tracking.ranked"  # of a model version: when its run was named best
 PARENT_TAG = "mlflow.parentRunId"  # MLflow's UI nests runs by this tag
 THUMBNAIL = (256, 256)  # pixels; what MlflowClient.log_image stores beside an image
 
@@ -55,6 +57,8 @@ class Uploader:
         self._client: Any = None
         self._run_id = ""
         self._experiment_id = ""
+        header = read_header(folder) if (folder / "outbox.jsonl").exists() else None
+        self.begun = header["time"] / 1000 if header else 0.0  # seconds since the epoch
 
     def send(self) -> int | None:
         """Send the unsent entries and return their number; None if another process is sending this outbox.
@@ -229,6 +233,34 @@ class Uploader:
             self._client.update_run(self._run_id, "RUNNING")
         else:
             self._client.set_terminated(self._run_id, entry["value"], entry["time"])
+
+    def _send_dataset(self, entry: dict[str, Any]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        held, source = entry["value"], json.dumps({"uri": "data/prepared"})
+        made = Dataset(entry["key"], held["digest"], "local", source, profile=json.dumps(held["profile"]))
+        self._client.log_inputs(self._run_id, [DatasetInput(made, [InputTag("mlflow.data.context", "training")])])
+
+    def _send_version(self, entry: dict[str, Any]) -> None:
+        """Register the run's model under the experiment's name, unless it is, and give it the alias, unless a run that
+        was named best later has it."""
+        model = next(
+            iter(self._client.search_logged_models([self._experiment_id], f"source_run_id = '{self._run_id}'")), None
+        )
+        if model is None:
+            raise _Unsendable("the run has no model: runtime.log_model was false")
+        name = self._client.get_experiment(self._experiment_id).name
+        with contextlib.suppress(Exception):  # it exists; else what follows fails
+            self._client.create_registered_model(name)
+        found = self._client.search_model_versions(f"name = '{name}'")
+        version = next((v for v in found if v.run_id == self._run_id), None)
+        if version is None:
+            version = self._client.create_model_version(
+                name, f"models:/{model.model_id}", self._run_id, model_id=model.model_id
+            )
+        if all(int(v.tags.get(RANKED_TAG, 0)) <= entry["value"] for v in found):
+            self._client.set_model_version_tag(name, version.version, RANKED_TAG, str(entry["value"]))
+            self._client.set_registered_model_alias(name, entry["key"], version.version)
 
     def _send_artifact(self, entry: dict[str, Any]) -> None:
         with _local_faults():

@@ -11,6 +11,7 @@ from PIL import Image
 
 from pipeline.params import Params, load
 from pipeline.report import read_results, render
+from pipeline.report.figures import scripts
 
 PARAMS = load(Path(__file__).resolve().parents[2] / "params.yaml")
 
@@ -96,10 +97,17 @@ def compare(models: list[str], seeds: list[int]) -> Params:
 
 
 def page(params: Params) -> str:
-    return render(read_results(params))
+    """The page without plotly's 4.8 MB."""
+    return render(read_results(params)).replace(scripts()[0], "")
+
+
+def figures(html: str) -> dict[str, Any]:
+    """Plotly's figures in a page, by their titles."""
+    found = re.findall(r'<div class="plot"[^>]* aria-label="([^"]*)"[^>]*><script[^>]*>(.*?)</script>', html)
+    return {title: json.loads(text) for title, text in found}
 
 
 def words(html: str) -> str:
     """The text of a page, blanks joined."""
-    html = re.sub(r"<(style|svg).*?</\1>", "", html, flags=re.S).replace("<wbr>", "")
+    html = re.sub(r"<(style|script).*?</\1>", "", html, flags=re.S).replace("<wbr>", "")
     return unescape(" ".join(re.sub(r"<[^>]+>", " ", html).split()))

@@ -145,7 +145,7 @@ def test_nearest_training_images_are_shown_with_what_was_measured(three: Params)
     ]  # fmt: skip
     html = render(results)
     assert html.count("nearest to training images, above those") == 3
-    assert "sagan ratio 0.50, copies 0.013" in words(html)
+    assert "sagan 200.0 nearest training images ratio 0.50, copies 0.013" in words(html)
 
 
 def test_every_meaning_says_what_is_better_and_who_measures_it() -> None:

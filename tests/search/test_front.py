@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from pipeline.search.pages.space_charts import importances
 from ruamel.yaml import YAML
 
 from pipeline.core.errors import PipelineError
@@ -19,7 +20,6 @@ from pipeline.params import Params, load
 from pipeline.search.__main__ import _apply, main
 from pipeline.search.pages.outputs import as_json, curves_table, finals_table, trials_table
 from pipeline.search.pages.page import render_study, study_charts
-from pipeline.search.pages.space_charts import importances
 from pipeline.search.study.mlflow_run import track_progress
 from pipeline.search.study.results import load_results
 from pipeline.search.study.space import problems

@@ -1,193 +1,203 @@
-"""The charts of a study's trials and finals: best value so far, curves, cost against distance, intervals.
-
-The baseline and the best trial have colours of their own in all charts.
-"""
+"""The charts of a study: those of optuna.visualization, and its finals. One that has nothing to show is left out."""
 
 import math
+import warnings
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from optuna.trial import FrozenTrial
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from pipeline.report.charts import NAME_GAP, Chart, Line, Point, line_chart, spread_out
-from pipeline.report.formatting import digits
+from pipeline.report.figures import LIGHT, figure, hue
 from pipeline.search.pages.comparison import Entry
-from pipeline.search.pages.drawing import (
-    Axis,
-    Dot,
-    Drawing,
-    IntervalRow,
-    Stroke,
-    intervals,
-    left_margin,
-    number_axis,
-    plot_frame,
-    staircase,
-)
-from pipeline.search.study.results import Finalist, StudyResults, short
-from pipeline.search.study.trial_stats import curve_of, distance_of, last_distance_of, state_of
+from pipeline.search.study.results import Finalist, StudyResults
+from pipeline.search.study.trial_stats import curve_of, distance_of, has_failed
 
-SIZE = 500.0, 330.0  # of a chart, whose plot ends at:
-TOP, BOTTOM, RIGHT = 34.0, 288.0, 484.0
-NAMES = 62.0  # the width of the finalists' names beside their chart
-COST = {"images": "real images that D was shown", "seconds": "seconds of training"}
-WIDE = 10.0  # from so many times the lowest cost on, the axis is logarithmic
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+FEWEST_IMPORTANCES, FEWEST_FIELD = 8, 5  # complete trials, below which importances or a field would be guesses
+BEST_PART = 0.2  # of the trials: importances tell the values of these from those of all
+OTHERS, WINNER, BASELINE = range(3)  # the hues of finalists
+TOLD = ("steps", "seconds", "fault", "failure")  # of a trial, beside its values
 
 
-def history_chart(results: StudyResults, axis_of: str, metric: str) -> Drawing:
-    """Every trial's value and the best so far, against the trials ("trials") or the steps trained ("steps")."""
-    rows, at = [], 0.0
-    order = results.trials if axis_of == "trials" else sorted(results.trials, key=_finished)
-    for index, trial in enumerate(order):
-        at = float(index) if axis_of == "trials" else at + trial.user_attrs.get("steps", 0)
-        rows.append((at, trial))
-    known = [value for _, trial in rows if (value := last_distance_of(trial)) is not None and value > 0]
-    x_name = {"trials": "trials", "steps": "steps trained, of all trials together"}[axis_of]
-    low, high = min(known, default=1.0), max(known, default=10.0)
-    y = number_axis(metric, low, high, (BOTTOM, TOP), log=True)
-    x = number_axis(x_name, 0, max(at, 1), (left_margin(y), RIGHT))
-    title = f"Best {metric} against {'trials' if axis_of == 'trials' else 'cost'}"
-    made = plot_frame(title, "One dot a trial; the line is the best so far.", x, y, SIZE, metric)
-    best: list[Point] = []
-    for where, trial in rows:
-        value, state = last_distance_of(trial), state_of(trial)
-        if value is None or value <= 0:
-            made.text(x(where), 44, "×", "middle", "fault", tooltip(trial))
-            continue
-        if state == "complete" and (not best or y(value) > best[-1][1]):
-            best.append((x(where), y(value)))
-        made.dots.append(Dot(x(where), y(value), state_css(trial), tooltip(trial)))
-    if best:
-        best.append((x(max(at, 1)), best[-1][1]))
-        made.strokes.append(Stroke(staircase(best), "curve m0", "best so far"))
-    baseline = distance_of(results.baseline_trial) if results.baseline_trial else None
-    if baseline is not None and baseline > 0:
-        made.line((x(0), y(baseline)), (RIGHT, y(baseline)), "rule", "the baseline")
+@dataclass(frozen=True)
+class IntervalRow:
+    """The final seeds of one recipe, their mean and its 95% interval; `colour` is that of the mean."""
+
+    name: str
+    finals: Sequence[float]
+    mean: float
+    interval: tuple[float, float] | None
+    colour: str
+
+
+def study_charts(results: StudyResults, metric: str) -> dict[str, dict[str, "go.Figure"]]:
+    """The charts of "finals", "trials" and the "space" by their titles, those that there are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        parts = {"finals": finals_charts, "trials": trial_charts, "space": space_charts}
+        return {part: make(results, metric) for part, make in parts.items()}
+
+
+def trial_charts(results: StudyResults, metric: str) -> dict[str, "go.Figure"]:
+    """How the study went on: the best so far, all curves, when trials ran, and the Pareto front."""
+    from optuna import visualization as drawn
+
+    study, made = as_study(results), {}
+    above_zero = all(value > 0 for trial in study.trials for value in (*curve_of(trial).values(), trial.value or 1))
+    scale = "log" if above_zero else "linear"
+    if len(results.complete) > 1:
+        made["Best so far"] = drawn.plot_optimization_history(study, target_name=metric).update_yaxes(type=scale)
+    if any(trial.intermediate_values and trial.state != TrialState.FAIL for trial in study.trials):
+        made["Learning curves"] = drawn.plot_intermediate_values(study).update_yaxes(type=scale, title_text=metric)
+    if len(results.complete) > 1:
+        made["Share of trials below a value"] = drawn.plot_edf(study, target_name=metric)
+        made["When trials ran"] = drawn.plot_timeline(study)
+    if results.cost_objective and results.front:
+        both = as_study(results, costs=True)
+        names = [metric, results.cost_objective]
+        made["Distance and cost"] = drawn.plot_pareto_front(both, target_names=names)
     return made
 
 
-def curves_chart(results: StudyResults, metric: str) -> Chart:
-    """The distance while training, of every trial: pruned ones grey, the best and the baseline named."""
-    best = results.best
-    lines, named = [], []
-    for trial in results.trials:
-        points = [(float(step), value) for step, value in curve_of(trial).items()]
-        state = state_of(trial)
-        if best is not None and trial.number == best.number:
-            name = "baseline" if trial is results.baseline_trial else f"trial {trial.number}"
-            named.append(Line(points, "m1", tooltip(trial), name))
-        elif trial is results.baseline_trial:
-            named.append(Line(points, "m2", tooltip(trial), "baseline"))
-        else:
-            lines.append(Line(points, "m0 seed" if state == "complete" else "neutral seed", tooltip(trial)))
-    lines.sort(key=lambda line: line.css == "m0 seed")
-    description = "Logarithmic; one line a trial. Those that were pruned are grey and end early."
-    title = f"{metric} while training, of every trial"
-    return line_chart(title, description, lines + named, "steps", metric, log=True, size=(1040, 380))
+def space_charts(results: StudyResults, metric: str) -> dict[str, "go.Figure"]:
+    """Which parameters matter, and where the distance is low."""
+    from optuna import visualization as drawn
 
-
-def pareto_chart(results: StudyResults, metric: str) -> Drawing:
-    """Every complete trial's distance against its cost, and the front as a staircase."""
-    front = {trial.number for trial in results.front}
-    x, y = _axes(results, [_point(trial) for trial in results.complete], metric, RIGHT)
-    about = "One dot a complete trial; the line is the Pareto front."
-    made = plot_frame(f"{metric} against cost", about, x, y, SIZE, metric)
-    for trial in results.complete:
-        cost, distance = _point(trial)
-        css = "m2" if trial is results.baseline_trial else "m1" if trial.number in front else "m0"
-        name = f"{tooltip(trial)}; {digits(cost)} {results.cost_objective}"
-        made.dots.append(Dot(x(cost), y(distance), css, name, 5.0 if trial.number in front else 3.5))
-    corners = [(x(cost), y(distance)) for cost, distance in map(_point, results.front)]
-    if corners:
-        stairs = [(corners[0][0], TOP), *corners, (RIGHT, corners[-1][1])]
-        made.strokes.append(Stroke(staircase(stairs), "curve m1", "the Pareto front"))
+    study, names, made = as_study(results), varied(results), {}
+    shares = importances(results)
+    if shares:
+        evaluator = PedAnovaImportanceEvaluator(target_quantile=BEST_PART)
+        made["Parameter importances"] = drawn.plot_param_importances(study, evaluator=evaluator, params=names)
+        names.sort(key=lambda name: -shares[name])
+    if not names:
+        return made
+    for name in names:
+        made[f"{metric} against {name}"] = drawn.plot_slice(study, params=[name], target_name=metric)
+    made["All parameters together"] = drawn.plot_parallel_coordinate(study, params=names, target_name=metric)
+    if len(names) > 1 and len(results.complete) >= FEWEST_FIELD:
+        two = f"{names[0]} and {names[1]}"
+        made[f"{two}, interpolated"] = drawn.plot_contour(study, params=names[:2], target_name=metric)
+        made[f"{two}, by rank"] = drawn.plot_rank(study, params=names[:2], target_name=metric)
     return made
 
 
-def finals_cost_chart(results: StudyResults, metric: str) -> Drawing:
-    """Every finalist's mean distance, with its 95% interval, against its mean cost."""
-    shown = [finalist for finalist in results.ranked if finalist.finals and finalist.cost is not None]
-    points = [(finalist.cost or 0.0, value) for finalist in shown for value in _ends(finalist)]
-    x, y = _axes(results, points, metric, RIGHT - NAMES)
-    made = plot_frame("Finals", "The mean of each and its 95% interval, against its mean cost.", x, y, SIZE, metric)
-    places = []
-    for finalist in shown:
-        at, css, name = (x(finalist.cost), y(finalist.mean)), finalist_css(results, finalist), _name(results, finalist)
-        if finalist.interval:
-            low, high = finalist.interval
-            reach = f"95% interval {low:.2f} to {high:.2f}"
-            made.line((at[0], y(low)), (at[0], y(high)), f"whisker {css}", f"{name}, {reach}")
-        cost = f"{digits(finalist.cost or 0.0)} {results.cost_objective}"
-        made.dots.append(Dot(*at, css, f"{name}: mean {finalist.mean:.2f}, {cost}", 5.0))
-        places.append((at, name))
-    places.sort(key=lambda place: place[0][1])
-    heights = spread_out([at[1] for at, _ in places], NAME_GAP, TOP, BOTTOM)
-    for (at, name), height in zip(places, heights, strict=True):
-        made.text(at[0] + 9, height + 4, name)
+def finals_charts(results: StudyResults, metric: str) -> dict[str, "go.Figure"]:
+    """The finalists by rank, and in a study of two objectives also against their costs."""
+    shown = [finalist for finalist in results.ranked if finalist.finals]
+    if not shown:
+        return {}
+    rows = [_row(_name(results, each), each, hue(finalist_hue(results, each))) for each in shown]
+    made = {"Finals": intervals_figure(rows, metric)}
+    costs = [each.cost for each in shown]
+    if None not in costs:
+        means, marks = [row.mean for row in rows], {"color": [row.colour for row in rows], "size": 9}
+        trace = {"type": "scatter", "mode": "markers+text", "x": costs, "y": means, "marker": marks,
+                 "text": [row.name for row in rows], "textposition": "middle right",
+                 "error_y": _spread(rows)}  # fmt: skip
+        made["Finals: distance and cost"] = figure([trace], f"mean {results.cost_objective}", metric)
     return made
 
 
-def finals_chart(results: StudyResults, metric: str) -> Drawing:
-    """The finalists by rank, each with its seeds, mean and interval."""
-    rows = [_row(_name(results, each), each, finalist_css(results, each)) for each in results.ranked]
-    return intervals("Finals", "Every final seed, the mean and its 95% interval", rows, metric)
-
-
-def comparison_chart(entries: Sequence[Entry], metric: str) -> Drawing:
+def comparison_figure(entries: Sequence[Entry], metric: str) -> "go.Figure":
     """Every model untuned (grey) and tuned (its colour)."""
     rows = []
     for entry in entries:
         name = entry.results.model
-        rows.append(_row(f"{name}, tuned", entry.results.winner, f"m{entry.index % 8}"))
-        rows.append(_row("untuned", entry.results.baseline, "neutral"))
-    return intervals("Models untuned and tuned", "Every final seed, the mean and its 95% interval", rows, metric)
+        rows.append(_row(f"{name}, tuned", entry.results.winner, hue(entry.index)))
+        rows.append(_row(f"{name}, untuned", entry.results.baseline, LIGHT["soft"]))
+    return intervals_figure([row for row in rows if row.finals], metric)
 
 
-def tooltip(trial: FrozenTrial) -> str:
-    """A trial in words: its number, state, distance or fault, and values."""
-    state, value = state_of(trial), last_distance_of(trial)
-    ended = trial.user_attrs.get("fault", "" if value is None else f"{value:.2f}")
-    values = ", ".join(f"{name}={short(value)}" for name, value in trial.params.items())
-    return f"trial {trial.number}, {state}{': ' if ended else ''}{ended}; {values}"
+def intervals_figure(rows: Sequence[IntervalRow], metric: str) -> "go.Figure":
+    """Every final seed as a ring, the mean as a dot with its 95% interval."""
+    names = [row.name for row in rows]
+    means = [row.mean for row in rows]
+    seeds = [(value, row) for row in rows for value in row.finals]
+    rings = {"symbol": "circle-open", "size": 8, "color": [row.colour for _, row in seeds]}
+    made = figure(
+        [
+            {"type": "scatter", "mode": "markers", "name": "mean and 95% interval", "x": means, "y": names,
+             "marker": {"size": 11, "color": [row.colour for row in rows]}, "error_x": _spread(rows)},
+            {"type": "scatter", "mode": "markers", "name": "final seeds", "x": [value for value, _ in seeds],
+             "y": [row.name for _, row in seeds], "marker": rings},
+        ], metric, "", showlegend=True,
+    )  # fmt: skip
+    return made.update_yaxes(type="category", categoryorder="array", categoryarray=names[::-1])
 
 
-def state_css(trial: FrozenTrial) -> str:
-    """The colour of a trial by its state."""
-    return "m0" if state_of(trial) == "complete" else "neutral open"
+def as_study(results: StudyResults, costs: bool = False) -> optuna.Study:
+    """The trials as a study in memory for Optuna's charts, by their numbers; of the distance alone, unless `costs`.
+
+    Trials without a value other than pruned ones are Optuna's failed ones, and stand for numbers that are missing.
+    """
+    study = optuna.create_study(directions=["minimize"] * (2 if costs else 1))
+    known = {trial.number: trial for trial in results.trials if trial.state.is_finished()}
+    begin = min((trial.datetime_start for trial in known.values() if trial.datetime_start), default=None)
+    for number in range(max(known, default=-1) + 1):
+        trial = known.get(number)
+        made = _copy(trial, costs) if trial else create_trial(state=TrialState.FAIL)
+        made.datetime_start, made.datetime_complete = begin, begin
+        if trial and trial.datetime_start:
+            made.datetime_start, made.datetime_complete = trial.datetime_start, trial.datetime_complete
+        study.add_trial(made)
+    return study
 
 
-def finalist_css(results: StudyResults, finalist: Finalist) -> str:
-    """The colour of a finalist: the baseline and the winner have their own."""
-    return "m2" if finalist is results.baseline else "m1" if finalist is results.winner else "m0"
+def _copy(trial: FrozenTrial, costs: bool) -> FrozenTrial:
+    distance = None if has_failed(trial) else distance_of(trial)
+    values = None if distance is None else list(trial.values) if costs else [distance]
+    return create_trial(
+        state=TrialState.FAIL if has_failed(trial) else trial.state,
+        values=values,
+        params=trial.params,
+        distributions=trial.distributions,
+        user_attrs={key: trial.user_attrs[key] for key in TOLD if key in trial.user_attrs},
+        intermediate_values=None if costs else curve_of(trial),
+    )
+
+
+def varied(results: StudyResults) -> list[str]:
+    """The parameters that differ between complete trials."""
+    complete = results.complete
+    return [name for name in results.settings["space"] if len({str(t.params.get(name)) for t in complete}) > 1]
+
+
+def importances(results: StudyResults) -> dict[str, float] | None:
+    """Each parameter's share of what tells the best trials from all, by PED-ANOVA; None where it cannot be said.
+
+    Watanabe et al. 2023, https://arxiv.org/abs/2304.10255. Complete trials only: a pruned one has no value.
+    """
+    names = varied(results)
+    if len(results.complete) < FEWEST_IMPORTANCES or not names or len(set(map(distance_of, results.complete))) == 1:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        evaluator = PedAnovaImportanceEvaluator(target_quantile=BEST_PART)
+        found = get_param_importances(as_study(results), evaluator=evaluator, params=names)
+    shares = {name: float(found.get(name, 0.0)) for name in results.settings["space"]}
+    return dict(sorted(shares.items(), key=lambda pair: -pair[1])) if all(map(math.isfinite, shares.values())) else None
+
+
+def finalist_hue(results: StudyResults, finalist: Finalist) -> int:
+    """The hue of a finalist: the baseline and the winner have their own."""
+    return BASELINE if finalist is results.baseline else WINNER if finalist is results.winner else OTHERS
+
+
+def _spread(rows: Sequence[IntervalRow]) -> dict[str, Any]:
+    """Plotly's error bars, from the means to both ends of their intervals."""
+    below, above = ([abs(row.interval[end] - row.mean) if row.interval else 0.0 for row in rows] for end in (0, 1))
+    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "color": LIGHT["soft"]}
+
+
+def _row(name: str, finalist: Finalist, colour: str) -> IntervalRow:
+    return IntervalRow(name, finalist.finals, finalist.mean, finalist.interval, colour)
 
 
 def _name(results: StudyResults, finalist: Finalist) -> str:
     return "baseline" if finalist is results.baseline else f"trial {finalist.trial}"
-
-
-def _point(trial: FrozenTrial) -> Point:
-    """Cost and distance of a complete trial of two objectives."""
-    distance, cost = trial.values
-    return cost, distance
-
-
-def _ends(finalist: Finalist) -> Sequence[float]:
-    return finalist.interval or (finalist.mean,)
-
-
-def _axes(results: StudyResults, points: Sequence[Point], metric: str, right: float) -> tuple[Axis, Axis]:
-    """Cost and distance: logarithmic where the values are above 0, the cost only where it spans much."""
-    costs, distances = ([point[index] for point in points if math.isfinite(point[index])] for index in (0, 1))
-    low, high = min(costs, default=1.0), max(costs, default=10.0)
-    least, most = min(distances, default=1.0), max(distances, default=10.0)
-    y = number_axis(metric, least, most, (BOTTOM, TOP), log=least > 0)
-    name = COST[results.cost_objective or "images"]
-    return number_axis(name, low, high, (left_margin(y), right), log=0 < low * WIDE <= high), y
-
-
-def _row(name: str, finalist: Finalist, css: str) -> IntervalRow:
-    return IntervalRow(name, finalist.finals, finalist.mean, finalist.interval, css)
-
-
-def _finished(trial: FrozenTrial) -> tuple[Any, int]:
-    return (trial.datetime_complete or trial.datetime_start).timestamp() if trial.datetime_start else 0.0, trial.number

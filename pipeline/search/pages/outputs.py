@@ -1,8 +1,7 @@
 """What a study leaves: its page, tables for other programs, and its part in MLflow."""
 
 import math
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,8 @@ import pandas as pd
 
 from pipeline.core import paths
 from pipeline.core.files import write_bytes, write_json
-from pipeline.report.charts import Chart
 from pipeline.search.pages.comparison import Entry, rank_studies
-from pipeline.search.pages.drawing import Drawing
-from pipeline.search.pages.page import render_comparison, render_study, study_charts, subject, svg_file
+from pipeline.search.pages.page import render_comparison, render_study, subject
 from pipeline.search.study.mlflow_run import slug, track_results
 from pipeline.search.study.results import StudyResults, gain_text
 from pipeline.search.study.trial_stats import (
@@ -32,14 +29,12 @@ from pipeline.tracking.tracker import Tracker
 def publish(results: StudyResults, tracker: Tracker) -> Path:
     """Write a study's tables and its page to reports/studies/<study>, tell MLflow, and return the page's path."""
     about, folder = subject(), paths.REPORTS / "studies" / slug(results.study)
-    drawn = study_charts(results, about.metric)
     files = write_tables(results, folder)
     page = folder / "study.html"
-    write_bytes(page, render_study(results, about, drawn).encode())
+    write_bytes(page, render_study(results, about).encode())
     track_results(tracker, results)
     for path in [*files, page]:
         tracker.artifact(path, "study")
-    _track_charts(tracker, drawn)
     return page
 
 
@@ -50,14 +45,6 @@ def publish_comparison(studies: Sequence[StudyResults]) -> Path:
     page = folder / "comparison.html"
     write_bytes(page, render_comparison(studies, subject()).encode())
     return page
-
-
-def _track_charts(tracker: Tracker, drawn: Mapping[str, Chart | Drawing]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        for name, chart in drawn.items():
-            path = Path(folder) / f"{name}.svg"
-            write_bytes(path, svg_file(chart).encode())
-            tracker.artifact(path, "charts")
 
 
 def write_tables(results: StudyResults, folder: Path) -> list[Path]:

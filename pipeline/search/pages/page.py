@@ -8,36 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 from optuna.trial import FrozenTrial
-from PIL import Image
 
 from pipeline.core import paths
 from pipeline.core.files import read_json
 from pipeline.core.provenance import provenance
 from pipeline.data.prepared import load_description
-from pipeline.report.charts import Chart
+from pipeline.report.figures import TEMPLATES, chart
 from pipeline.report.formatting import DASH, TIMES, decimals, digits, interval, number
-from pipeline.report.page import TEMPLATES, template_environment
+from pipeline.report.page import template_environment
 from pipeline.report.results import differing
 from pipeline.search.pages.charts import (
-    comparison_chart,
-    curves_chart,
-    finalist_css,
-    finals_chart,
-    finals_cost_chart,
-    history_chart,
-    pareto_chart,
+    FEWEST_IMPORTANCES,
+    comparison_figure,
+    finalist_hue,
+    importances,
+    study_charts,
 )
 from pipeline.search.pages.comparison import Entry, comparison_verdict, rank_studies, unequal
-from pipeline.search.pages.drawing import Drawing
-from pipeline.search.pages.space_charts import (
-    FEWEST_IMPORTANCES,
-    field_chart,
-    importance_chart,
-    importances,
-    parallel_chart,
-    slice_charts,
-)
 from pipeline.search.study.results import Finalist, StudyResults, failures_text, gain_text, short
 from pipeline.search.study.trial_stats import (
     distance_of,
@@ -49,8 +38,6 @@ from pipeline.search.study.trial_stats import (
 )
 
 OWN_TEMPLATES = Path(__file__).resolve().parent / "templates"
-SHOWN = 3  # best and worst trials whose grids are shown
-WIDEST = 340  # pixels of a grid
 
 
 @dataclass(frozen=True)
@@ -76,11 +63,11 @@ def templates() -> jinja2.Environment:
     return template_environment().overlay(loader=jinja2.FileSystemLoader([OWN_TEMPLATES, TEMPLATES]))
 
 
-def render_study(results: StudyResults, about: Subject, drawn: Mapping[str, Chart | Drawing]) -> str:
-    """The page of one study, with its charts as `study_charts` gives them."""
+def render_study(results: StudyResults, about: Subject) -> str:
+    """The page of one study."""
     recipe = {**results.settings["recipe"], **results.winner.values}
     settings = {k: v for k, v in results.settings.items() if k not in ("space", "recipe", "data_sha256")}
-    pictures = grids(results)
+    changed = [name for name, value in recipe.items() if value != results.settings["recipe"].get(name)]
     context = {
         "results": results,
         "subject": about,
@@ -88,51 +75,30 @@ def render_study(results: StudyResults, about: Subject, drawn: Mapping[str, Char
         "seeds": results.budget["final_seeds"],
         "final_steps": results.budget["train"]["steps"],
         "final_samples": results.budget["samples"] or "as many as training images",
-        "finals_chart": drawn["finals"],
-        "pareto": [drawn[name] for name in ("pareto_front", "finals_cost") if name in drawn],
         "finals": finals_rows(results, about),
         "selection_bias": selection_bias_table(results),
         "cost": cost_text(results),
-        "histories": [drawn["history"], drawn["history_cost"]],
-        "curves": drawn["intermediate_values"],
-        "shares": drawn.get("importances"),
+        **{f"{part}_charts": _drawn(made) for part, made in study_charts(results, about.metric).items()},
+        "shares": importances(results),
         "fewest": FEWEST_IMPORTANCES,
-        "slices": [drawn[f"slice_{name}"] for name in results.settings["space"]],
-        "field": drawn.get("contour"),
-        "parallel": drawn.get("parallel_coordinates"),
         "unequal_images": " and ".join(n for n in ("n_critic", "batch_size") if n in results.settings["space"]),
-        "pictures": pictures,
-        "tile": min(max([_width(p["path"]) for p in pictures if p["path"]], default=WIDEST), WIDEST),
+        "pictures": grids(results),
         "trials": trials_rows(results),
         "faults": [(trial.number, state_of(trial), trial.user_attrs["fault"]) for trial in results.failed],
         "space": results.settings["space"],
         "settings": settings | {"trials": len(results.trials)},
         "budget": {k: v for k, v in results.budget.items() if k != "finalists"},
         "winner_recipe": recipe,
-        "changed": [name for name, value in recipe.items() if value != results.settings["recipe"].get(name)],
+        "changed": changed,
+        "differences": [{name: held.get(name) for name in changed} for held in (results.settings["recipe"], recipe)],
         "command": f"python -m pipeline.search --model {results.model} --trials {len(results.trials)}",
         "provenance": provenance(),
     }
     return templates().get_template("study.html").render(context)
 
 
-def study_charts(results: StudyResults, metric: str) -> dict[str, Chart | Drawing]:
-    """The charts of a study's page by name, those that there are."""
-    shares = importances(results)
-    found: dict[str, Chart | Drawing | None] = {
-        "history": history_chart(results, "trials", metric),
-        "history_cost": history_chart(results, "steps", metric),
-        "intermediate_values": curves_chart(results, metric),
-        "finals": finals_chart(results, metric),
-        "pareto_front": pareto_chart(results, metric) if results.cost_objective else None,
-        "finals_cost": finals_cost_chart(results, metric) if results.cost_objective else None,
-        "importances": importance_chart(shares) if shares else None,
-        "contour": field_chart(results, list(shares or results.settings["space"]), metric),
-        "parallel_coordinates": parallel_chart(results, metric),
-    }
-    named = zip(results.settings["space"], slice_charts(results, metric), strict=True)
-    found |= {f"slice_{name}": drawn for name, drawn in named}
-    return {name: drawn for name, drawn in found.items() if drawn is not None}
+def _drawn(figures: Mapping[str, Any]) -> dict[str, Markup]:
+    return {title: chart(made, title) for title, made in figures.items()}
 
 
 def render_comparison(studies: Sequence[StudyResults], about: Subject) -> str:
@@ -146,7 +112,7 @@ def render_comparison(studies: Sequence[StudyResults], about: Subject) -> str:
         "unequal": unequal(studies),
         "budget": f"{_count(len(first.trials), 'trial')} of {first.steps:,} steps, and finals of "
         f"{first.budget['train']['steps']:,}",
-        "chart": comparison_chart(entries, about.metric),
+        "chart": chart(comparison_figure(entries, about.metric), "Models untuned and tuned", 120 + 56 * len(entries)),
         "table": comparison_rows(entries),
         "models": [entry.results.model for entry in entries],
         "recipes": recipes,
@@ -154,19 +120,6 @@ def render_comparison(studies: Sequence[StudyResults], about: Subject) -> str:
         "provenance": provenance(),
     }
     return templates().get_template("comparison.html").render(context)
-
-
-def svg_file(drawn: Chart | Drawing) -> str:
-    """A chart as a file of its own, in the page's colours."""
-    template = "macros.html" if isinstance(drawn, Chart) else "drawing.html"
-    module: Any = templates().get_template(template).make_module({"css": None, "keys": None})
-    markup = str(module.chart(drawn) if isinstance(drawn, Chart) else module.drawing(drawn))
-    style = "".join(
-        (folder / name).read_text() for folder, name in ((TEMPLATES, "style.css"), (OWN_TEMPLATES, "study.css"))
-    )
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{drawn.width}" height="{drawn.height}"'
-    paper = "svg { background: var(--paper); font-family: sans-serif; padding: 12px; }"
-    return markup.strip().replace("<svg", head, 1).replace("<title>", f"<style>{style}{paper}</style><title>", 1)
 
 
 def study_verdict(results: StudyResults) -> list[str]:
@@ -232,7 +185,7 @@ def finals_rows(results: StudyResults, about: Subject) -> dict[str, Any]:
             cells.append(DASH if finalist.cost is None else digits(finalist.cost))
         cells += [short(finalist.values.get(name, DASH)) for name in varied]
         name = f"{finalist.trial}, the baseline" if finalist is results.baseline else str(finalist.trial)
-        rows.append({"rank": rank, "name": name, "css": finalist_css(results, finalist), "cells": cells})
+        rows.append({"rank": rank, "name": name, "css": f"m{finalist_hue(results, finalist)}", "cells": cells})
     return {"columns": columns, "rows": rows}
 
 
@@ -273,24 +226,24 @@ def comparison_rows(entries: Sequence[Entry]) -> dict[str, Any]:
 
 
 def grids(results: StudyResults) -> list[dict[str, Any]]:
-    """The last grids of the baseline, of the best and of the worst complete trials; path None where missing."""
+    """The last grids of the baseline and of the best, median and worst complete trials; path None where missing."""
     order = sorted(results.complete, key=lambda trial: (distance_of(trial), trial.number))
-    worst = order[max(SHOWN, len(order) - SHOWN) :]
     chosen: dict[int, tuple[FrozenTrial, str]] = {}
     baseline = results.baseline_trial
     if baseline is not None and state_of(baseline) == "complete":
-        chosen[baseline.number] = baseline, "m2"
-    for trial in [*order[:SHOWN], *worst]:
-        chosen.setdefault(trial.number, (trial, "m1" if trial is order[0] else "m0"))
+        chosen[baseline.number] = baseline, "baseline"
+    for place, index in (("best", 0), ("median", len(order) // 2), ("worst", len(order) - 1)) if order else ():
+        chosen.setdefault(order[index].number, (order[index], f"{place}: trial {order[index].number}"))
     places = decimals(distance_of(trial) or 0.0 for trial in order)
+    colours = {"baseline": "m2", "best": "m1"}
     return [
         {
-            "name": "baseline" if css == "m2" else f"trial {trial.number}",
-            "css": css,
+            "name": name,
+            "css": colours.get(name.partition(":")[0], "m0"),
             "value": number(distance_of(trial) or 0.0, places),
             "path": _grid(trial),
         }
-        for trial, css in chosen.values()
+        for trial, name in chosen.values()
     ]
 
 
@@ -299,11 +252,6 @@ def _grid(trial: FrozenTrial) -> Path | None:
     if not name:
         return None
     return max((paths.root() / ".work" / name / "grids").glob("*.png"), default=None)
-
-
-def _width(path: Path) -> int:
-    with Image.open(path) as image:
-        return image.width
 
 
 def _mean_cells(finalist: Finalist, places: int) -> list[str]:

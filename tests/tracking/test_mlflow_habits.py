@@ -1,0 +1,84 @@
+"""What MLflow's users look for: the data set as an input, the machine's load, the model with the alias `best`."""
+
+import json
+import os
+import time
+
+import mlflow.pytorch
+import pytest
+import torch
+
+from pipeline.tracking import tracker as tracker_module
+from pipeline.tracking.tracker import measured_run
+from tests.tracking.mlflow_store import client, history, opened, runs
+from tests.tracking.test_mlflow_model import Generator
+
+
+def test_the_data_set_is_an_input_of_the_run(folder):
+    for _ in range(2):
+        with opened(folder) as tracker:
+            tracker.dataset("digits", "d" * 64, {"train": 1437})
+    (held,) = runs()[0].inputs.dataset_inputs
+    assert (held.dataset.name, held.dataset.digest, held.dataset.source_type) == ("digits", "d" * 36, "local")
+    assert json.loads(held.dataset.profile) == {"train": 1437}
+    assert [(tag.key, tag.value) for tag in held.tags] == [("mlflow.data.context", "training")]
+
+
+def test_what_the_machine_does_is_logged_by_seconds(folder, monkeypatch):
+    monkeypatch.setattr(tracker_module, "SYSTEM_EVERY", 0.0)
+    with opened(folder):
+        deadline = time.monotonic() + 60
+        while not (folder / "outbox.jsonl").read_text().count("system/"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    points = history("system/cpu_utilization_percentage")
+    assert points and all(0 <= step < 60 and 0 <= value <= 100 for step, value in points)
+
+
+def test_the_folder_of_a_run_is_found_by_its_training(root):
+    assert measured_run("dcgan-0", "abc") is None
+    for age, key in enumerate(("111111", "222222")):
+        path = root / f".work/dcgan-0-abc-{key}/outbox.jsonl"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (100 - age, 100 - age))
+    assert measured_run("dcgan-0", "abc") == root / ".work/dcgan-0-abc-111111" and measured_run("dcgan-0", "x") is None
+
+
+@pytest.mark.slow
+def test_the_model_of_the_run_that_is_best_has_the_alias(root, folder, monkeypatch):
+    made = {}
+    monkeypatch.setattr("pipeline.gan.checkpoint.load_generator", lambda path, which: (made["generator"], {}))
+    (root / "runs").mkdir()
+    (root / "runs" / "generator.json").write_text(json.dumps({"recipe": {"latent_dim": 16, "ema_decay": None}}))
+    folders = [folder, folder.with_name("tiny-1-abc")]
+    generators = [Generator().eval(), Generator().eval()]
+    for place, made["generator"] in zip(folders, generators, strict=True):
+        with opened(place) as tracker:
+            tracker.model(root / "runs")
+            tracker.best()
+    versions = client().search_model_versions("name = 'digits'")
+    assert len(versions) == 2
+
+    def best():
+        return client().get_model_version_by_alias("digits", "best")
+
+    ids = {json.loads((place / "mlflow.json").read_text()).popitem()[1]["run_id"]: place for place in folders}
+    assert ids[best().run_id] == folders[1]
+    with opened(folders[0]) as tracker:
+        tracker.best()
+    assert ids[best().run_id] == folders[0] and len(client().search_model_versions("name = 'digits'")) == 2
+    mlflow.set_tracking_uri(f"sqlite:///{root / 'mlflow.db'}")
+    try:
+        loaded = mlflow.pytorch.load_model("models:/digits@best")
+    finally:
+        mlflow.set_tracking_uri(None)
+    z, y = torch.randn(3, 16), torch.tensor([0, 3, 9])
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(z, y), generators[0](z, y))
+
+
+def test_a_run_without_a_model_is_not_registered(folder, caplog):
+    with opened(folder) as tracker:
+        tracker.best()
+    assert "runtime.log_model was false" in caplog.text and client().search_registered_models() == []
