@@ -33,7 +33,11 @@ MODULES = {
     "tracking": "pipeline.tracking.__main__",
     "ui": "pipeline.tracking.ui",
 }
-INTERNAL = {"pipeline.cli", "pipeline.search.workers.worker"}  # and the stages, which dvc.yaml starts
+INTERNAL = {
+    "pipeline.cli",
+    "pipeline.core.seconds",
+    "pipeline.search.workers.worker",
+}  # and the stages, which dvc.yaml starts
 
 
 def requirements(name: str) -> list[str]:

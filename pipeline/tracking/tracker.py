@@ -14,7 +14,8 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import fsync, sha256
 from pipeline.core.paths import root
 from pipeline.tracking.outbox import Outbox, read_header
-from pipeline.tracking.uploader import Uploader, warn_once
+from pipeline.tracking.uploader import Uploader
+from pipeline.tracking.warn_once import warn_once
 
 INTERVAL = 5.0  # seconds between two rounds of sending
 RETRY = 60.0  # seconds until the next round after a failed one

@@ -11,7 +11,6 @@ import errno
 import hashlib
 import itertools
 import json
-import logging
 import os
 import re
 import tempfile
@@ -27,6 +26,7 @@ from pipeline.core.paths import root
 from pipeline.tracking.mlflow_client import RUN_TAG, active_run, make_store, open_client, relocate, store_uri
 from pipeline.tracking.mlflow_model import export
 from pipeline.tracking.outbox import BATCH, ends_a_line, lock, read_header, requests
+from pipeline.tracking.warn_once import warn_once
 
 # Streams are sent independently, each up to its own byte: a server that refuses files still gets the points.
 STREAMS = {"sent": {"run", *BATCH, "status", "dataset"}, "sent_files": {"image", "artifact", "model", "version"}}
@@ -36,9 +36,6 @@ EXPERIMENT_KIND = "custom_model_development"  # makes the UI open on training ru
 RANKED_TAG = "pipeline.tracking.ranked"  # of a model version: when its run was named best
 PARENT_TAG = "mlflow.parentRunId"  # MLflow's UI nests runs by this tag
 THUMBNAIL = (256, 256)  # pixels; what MlflowClient.log_image stores beside an image
-
-logger = logging.getLogger(__name__)
-warned: set[tuple[str, str]] = set()
 
 
 class Uploader:
@@ -349,9 +346,3 @@ def _local_faults() -> Iterator[None]:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):  # $TMPDIR is full: it may have room later
             raise
         raise _Unsendable(f"{type(error).__name__}: {error}") from error
-
-
-def warn_once(where: Path | str, what: str, message: str) -> None:
-    if (str(where), what) not in warned:
-        warned.add((str(where), what))
-        logger.warning(message)

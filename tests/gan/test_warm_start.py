@@ -399,7 +399,7 @@ class Mean(nn.Module):
 
 def experiment_of(init_from: str | None, **changes: Any) -> Experiment:
     description = {"name": "toy", "image_shape": list(SHAPE), "classes": ["a", "b", "c"], "class_counts": [7, 7, 6],
-                   "sha256": "e" * 64}  # fmt: skip
+                   "sha256": "e" * 64, "train": 20}  # fmt: skip
     return Experiment(values(init_from=init_from, **changes), "dcgan", 4, description)
 
 
@@ -531,6 +531,9 @@ def test_mlflow_is_told_whence(kept: str, monkeypatch: pytest.MonkeyPatch) -> No
 
         def tags(self, values: dict[str, str]) -> None:
             told.append(values)
+
+        def dataset(self, **values: Any) -> None:
+            pass
 
     monkeypatch.setattr(experiments, "Tracker", Spy)
     for experiment in (experiment_of(None), experiment_of(kept)):

@@ -12,14 +12,14 @@ import pandas as pd
 import pytest
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from pipeline.search.pages.space_charts import importances
 from ruamel.yaml import YAML
 
 from pipeline.core.errors import PipelineError
 from pipeline.params import Params, load
 from pipeline.search.__main__ import _apply, main
+from pipeline.search.pages.charts import importances, study_charts
 from pipeline.search.pages.outputs import as_json, curves_table, finals_table, trials_table
-from pipeline.search.pages.page import render_study, study_charts
+from pipeline.search.pages.page import render_study
 from pipeline.search.study.mlflow_run import track_progress
 from pipeline.search.study.results import load_results
 from pipeline.search.study.space import problems
@@ -340,46 +340,36 @@ def test_the_summary_prints_the_front() -> None:
     assert "front" not in study([trial(0, 5.0)], weighed().finalists).summary()
 
 
-def test_the_front_is_drawn_as_a_staircase() -> None:
-    found = weighed()
-    drawn = study_charts(found, "fd")["pareto_front"]
-    assert [dot.css for dot in drawn.dots] == ["m2", "m1", "m1", "m0", "m1", "m0", "m0", "m0"]  # type: ignore[union-attr]
-    assert [dot.radius for dot in drawn.dots] == [3.5, 5, 5, 3.5, 5, 3.5, 3.5, 3.5]  # type: ignore[union-attr]
-    assert "trial 4, complete: 120.00" in drawn.dots[4].name and drawn.dots[4].name.endswith("; 1,800 images")  # type: ignore[union-attr]
-    (stairs,) = (stroke for stroke in drawn.strokes if stroke.name == "the Pareto front")  # type: ignore[union-attr]
-    corners = [tuple(map(float, point.split(","))) for point in stairs.d[1:].split(" ")]
-    dots = [(dot.x, dot.y) for dot in (drawn.dots[i] for i in (1, 2, 4))]  # type: ignore[union-attr]
-    for dot in dots:
-        assert any(corner == pytest.approx(dot, abs=1e-2) for corner in corners)
-    assert all(a[0] == b[0] or a[1] == b[1] for a, b in pairwise(corners)), "only across and down"
-    assert corners[0][0] == pytest.approx(dots[0][0], abs=1e-2) and corners[-1] == pytest.approx(
-        (484, dots[-1][1]), abs=1e-2
-    )
+def test_the_front_is_drawn() -> None:
+    drawn = study_charts(weighed(), "fd")["trials"]["Distance and cost"]
+    others, best = drawn.data
+    assert list(zip(best.x, best.y, strict=True)) == [(200, 600), (150, 1200), (120, 1800)]
+    assert sorted(others.x) == [150, 180, 200.5, 260, 300]
+    assert (drawn.layout.xaxis.title.text, drawn.layout.yaxis.title.text) == ("fd", "images")
+    assert "Distance and cost" not in study_charts(study([trial(0, 5.0)], weighed().finalists), "fd")["trials"]
 
 
 def test_the_finalists_are_drawn_against_their_cost() -> None:
-    drawn = study_charts(weighed(), "fd")["finals_cost"]
-    assert [dot.css for dot in drawn.dots] == ["m1", "m0", "m0", "m2"]  # type: ignore[union-attr]
-    assert [text.text for text in drawn.texts][-4:] == ["baseline", "trial 1", "trial 4", "trial 2"]  # type: ignore[union-attr]
-    x = [dot.x for dot in drawn.dots]  # type: ignore[union-attr]  at 2000, 3000, 1000 and 1000 images
-    assert x[2] == x[3] and (x[0] - x[2]) == pytest.approx((x[1] - x[2]) / 2, abs=0.2)
-    whiskers = [stroke.name for stroke in drawn.strokes if "whisker" in stroke.css]  # type: ignore[union-attr]
-    assert whiskers[0] == "trial 2, 95% interval 131.49 to 162.51"
+    (drawn,) = study_charts(weighed(), "fd")["finals"]["Finals: distance and cost"].data
+    places = dict(zip(drawn.text, zip(drawn.x, drawn.y, strict=True), strict=True))
+    assert places.keys() == {"baseline", "trial 1", "trial 2", "trial 4"}
+    assert places["trial 2"] == (2000, 147) and places["baseline"] == (1000, 252)
+    below = drawn.error_y.arrayminus[list(drawn.text).index("trial 2")]
+    assert 147 - below == pytest.approx(131.49, abs=0.01)  # the 95% interval of 131.49 to 162.51
 
 
 def test_the_page_has_a_section_of_cost() -> None:
     def page(results: Any) -> str:
-        return " ".join(
-            re.sub(r"<[^>]+>", " ", render_study(results, ABOUT, study_charts(results, ABOUT.metric))).split()
-        )
+        return " ".join(re.sub(r"<[^>]+>", " ", render_study(results, ABOUT)).split())
 
     images, seconds, alone = (
         page(weighed()),
         page(weighed("seconds")),
         page(study([trial(0, 5.0)], weighed().finalists)),
     )
-    assert "Cost and distance" in images and "Cost and distance" in seconds and "Cost and distance" not in alone
-    assert "The line is the Pareto front: 3 trials" in images and "mean images" in images and "so repeatable" in images
+    assert all("The study minimised two things" in text for text in (images, seconds))
+    assert "The study minimised two things" not in alone
+    assert "The Pareto front has 3 trials" in images and "mean images" in images and "so repeatable" in images
     assert "differ from machine to machine" in seconds and "differ from machine to machine" not in images
     assert "No importances" not in images, "by the distance alone"
 

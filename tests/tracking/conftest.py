@@ -8,7 +8,7 @@ import time
 import pytest
 
 from pipeline.tracking import tracker as tracker_module
-from pipeline.tracking import uploader
+from pipeline.tracking import warn_once
 from pipeline.tracking.mlflow_client import open_client
 from pipeline.tracking.outbox import Outbox
 
@@ -34,7 +34,7 @@ def root(tmp_path, monkeypatch, empty_store):
     monkeypatch.setattr(tracker_module, "RETRY", 0.2)
     patient = dict.fromkeys(tracker_module.CLOSE_WAIT, 60.0)  # a busy machine is slow
     monkeypatch.setattr(tracker_module, "CLOSE_WAIT", patient)
-    uploader.warned.clear()
+    warn_once.warned.clear()
     return root
 
 

@@ -34,7 +34,8 @@ from tests.recipes import ROOT, SHAPE, image_set, tiny_params
 
 STEPS = 9
 IMAGES = image_set(20, classes=1)
-DESCRIPTION = {"name": "toy", "image_shape": list(SHAPE), "classes": ["a"], "class_counts": [20], "sha256": "e" * 64}
+DESCRIPTION = {"name": "toy", "image_shape": list(SHAPE), "classes": ["a"], "class_counts": [20], "sha256": "e" * 64,
+               "train": 20}  # fmt: skip
 Poison = Callable[[TrainState], bool]
 
 
