@@ -532,7 +532,7 @@ def test_mlflow_is_told_whence(kept: str, monkeypatch: pytest.MonkeyPatch) -> No
         def tags(self, values: dict[str, str]) -> None:
             told.append(values)
 
-        def dataset(self, **values: Any) -> None:
+        def dataset(self, *values: Any) -> None:
             pass
 
     monkeypatch.setattr(experiments, "Tracker", Spy)
