@@ -164,6 +164,39 @@ def test_each_field_that_differs_is_named_and_measured_where_possible(
     assert outcome["generator"].startswith("cannot be computed here: ")
 
 
+@pytest.mark.slow
+def test_samples_of_one_class_are_explained_against_the_images_of_this_class(
+    images: dict[str, np.ndarray], elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, scores = elsewhere / "data/prepared", elsewhere / "scores/dcgan-0"
+    labels = np.arange(24) % 2
+    for split in ("train", "test"):
+        np.save(prepared / f"{split}_labels.npy", labels)
+    described = json.loads((prepared / "dataset.json").read_text()) | {"classes": ["a", "b"], "class_counts": [12, 12]}
+    (prepared / "dataset.json").write_text(json.dumps(described))
+    loaded = params.load()
+    extractor = load_extractor(loaded.metrics, torch.device("cpu"))
+    measure_reference(prepared, described, extractor, loaded.metrics, elsewhere / "data/reference")
+    record = json.loads((scores / "record.json").read_text())
+    record["protocol"] |= {"real_split": "train, class 1", "labels": "class 1", "real_images": 12}
+    (scores / "record.json").write_text(json.dumps(record))
+    for folder in (prepared, scores):
+        (folder / "SHA256SUMS").unlink()
+        write_sums(folder)
+    monkeypatch.setitem(PROTOCOLS, "toy", {"real_split": "train", "generated_images": 12})
+    outcome = {row.field: row.outcome for row in explain.explain("toy", "dcgan-0", loaded)[2]}
+
+    def distance(real: np.ndarray, generated: np.ndarray) -> float:
+        sides = [np.concatenate(list(extract(extractor, in_batches(side, 64)))) for side in (real, generated)]
+        return frechet_distance(*map(Gaussian.from_features, sides))
+
+    chosen = np.sort(np.random.default_rng(0).choice(24, 12, replace=False))
+    fewer = distance(images["train"][labels == 1], images["images"][chosen])
+    assert float(outcome["generated_images"]) == pytest.approx(fewer, abs=1e-3)
+    assert float(outcome["real_split"]) == pytest.approx(distance(images["train"], images["images"]), abs=1e-3)
+    assert abs(fewer - distance(images["train"], images["images"][chosen])) > 1  # so that the two can be told apart
+
+
 def test_unknown_names_are_one_sentence(images: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]) -> None:
     for protocol, name, message in [
         ("sngna", "dcgan-0", r"^--explain sngna: no such protocol; did you mean 'sngan'\? Choices: adm, cfm,"),
