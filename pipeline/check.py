@@ -20,9 +20,9 @@ from ruamel.yaml import YAML
 from pipeline.core import paths
 from pipeline.core.checksums import SUMS, verify_checksums
 from pipeline.core.devices import choose_device
-from pipeline.core.errors import PipelineError, exit_cleanly, suggest, warn
+from pipeline.core.errors import PipelineError, exit_cleanly, printable, suggest, warn
 from pipeline.core.files import storage_errors
-from pipeline.data.datasets import DATASETS, expected_classes
+from pipeline.data.datasets import DATASETS, expected_classes, expected_names
 from pipeline.data.zips import is_zip
 from pipeline.gan.augment import AUGMENTATIONS
 from pipeline.gan.losses import LOSSES
@@ -34,6 +34,7 @@ from pipeline.metrics import EXTRACTORS, load_extractor
 from pipeline.models import NETWORKS, build_gan
 from pipeline.params import PARAMS_FILE, DataParams, Params, Recipe, load
 
+SHOWN = 10  # names of classes in a sentence
 SMALL = {"width_g": 8, "width_d": 8, "latent_dim": 2}  # a network that is quickly built
 
 
@@ -126,6 +127,14 @@ def _root_problems(data: DataParams) -> Iterator[str]:
         yield f"data.root: {data.root} is not a folder: set it to the folder of your images"
 
 
+def _names(data: DataParams) -> list[str]:
+    """The names of a folder's classes by number, fit for a terminal; none where they are not known yet."""
+    try:
+        return [printable(name) for name in expected_names(data)]
+    except (OSError, ValueError, PipelineError):  # reported elsewhere
+        return []
+
+
 def _search_problems(params: Params) -> Iterator[str]:
     """Seeds that would be used twice, on what is chosen and on what judges it; and a curve without a point."""
     search, seeds = params.search, params.search.final_seeds
@@ -143,7 +152,9 @@ def _one_class_problems(params: Params) -> Iterator[str]:
     """What is wrong with asking for samples of one class only."""
     classes = expected_classes(params.data)
     if params.generate.labels not in range(classes):
-        yield f"generate.labels: must be data, balanced or a class below {classes}, got {params.generate.labels}"
+        names = ", ".join(f"{number} is {name}" for number, name in enumerate(_names(params.data)) if number < SHOWN)
+        told = f" ({names})" if names else ""
+        yield f"generate.labels: must be data, balanced or a class below {classes}{told}, got {params.generate.labels}"
     for name in params.compare.models:
         network = params.models[name].network if name in params.models else ""
         if network in NETWORKS and not NETWORKS[network].conditional:
@@ -326,6 +337,9 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.che
     if options.files:
         mend_cache()
         require_outputs_whole()
+    names, label = _names(params.data), params.generate.labels
+    if isinstance(label, int) and label < len(names):
+        print(f"generate.labels: class {label} is {names[label]}")
     print(f"{PARAMS_FILE} is sound{', and so is every file' if options.files else ''}")
 
 

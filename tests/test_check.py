@@ -362,6 +362,23 @@ def test_one_class_must_be_one_of_the_data() -> None:
         ]
 
 
+def test_the_number_of_a_class_is_never_without_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("10 oaks", "2 elms", "9 \x1bpines"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        (tmp_path / "images" / name / "1.png").touch()
+    conditional = {"compare__models": ["projection"], "data__dataset": "folder"}
+    found = problems(**conditional, data__root=str(tmp_path / "images"), generate__labels=3)
+    names = r"0 is 2 elms, 1 is 9 \x1bpines, 2 is 10 oaks"
+    assert found == [f"generate.labels: must be data, balanced or a class below 3 ({names}), got 3"]
+    monkeypatch.chdir(tmp_path)
+    asked = params(**conditional, data__root=str(tmp_path / "images"), generate__labels=2)
+    monkeypatch.setattr(check, "load", lambda: asked)
+    check.main([])
+    assert capsys.readouterr().out == "generate.labels: class 2 is 10 oaks\nparams.yaml is sound\n"
+
+
 def test_one_class_needs_models_that_take_labels() -> None:
     rule = "must be data or balanced, since {} of compare.models takes no labels"
     compared = ["dcgan_conditional", "dcgan", "sagan"]

@@ -18,7 +18,7 @@ from pipeline.core.errors import PipelineError, printable, warn
 from pipeline.core.files import storage_errors
 from pipeline.data import downloads
 from pipeline.data.downloads import Archive, fetch
-from pipeline.data.folders import LabelledFiles, count_classes, label_files, list_images
+from pipeline.data.folders import LabelledFiles, label_files, list_images, name_classes
 from pipeline.data.pictures import FORMATS, Picture, decode_bytes, own_limits, read_picture, reason_of
 from pipeline.data.source import Items, Source
 from pipeline.data.zips import ZipFolder, is_zip
@@ -118,9 +118,18 @@ def expected_classes(params: DataParams) -> int:
     if DATASETS.get(params.dataset) is not _folder:
         return 10
     try:
-        return count_classes(folder_of(params), EXTENSIONS)
+        return len(expected_names(params))
     except (OSError, ValueError, PipelineError):  # ValueError: a name that no file system takes
         return 2
+
+
+def expected_names(params: DataParams) -> tuple[str, ...]:
+    """The names of a folder's classes by their numbers; () for other data sets, and for a folder without classes.
+
+    Raises:
+        OSError, ValueError, PipelineError: the folder cannot be read.
+    """
+    return name_classes(folder_of(params), EXTENSIONS) if DATASETS.get(params.dataset) is _folder else ()
 
 
 def folder_of(params: DataParams) -> Path:

@@ -121,22 +121,22 @@ def label_files(root: Path, files: list[Parts], mixed: bool = False) -> Labelled
     return LabelledFiles(files, [numbers[_nfc(rest[0])] for rest in inner], classes, splits)
 
 
-def count_classes(root: Path, extensions: tuple[str, ...]) -> int:
-    """How many classes `label_files` will find, without listing all files.
+def name_classes(root: Path, extensions: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes that `label_files` will find, without listing all files.
 
     Raises:
         PipelineError: the folder cannot be read, or its dataset.json is not a label file.
     """
     known = _read_label_file(root)
     if known is not None:
-        return max(known.values(), default=-1) + 1
+        return tuple(map(str, range(max(known.values(), default=-1) + 1)))
     if is_zip(root):
         files = [file for file in _zipped(root) if file[-1].lower().endswith(extensions) and file[-1][0] != "."]
-        return len(label_files(root, sorted(files)).classes)
+        return label_files(root, sorted(files)).classes
     names = _folders_with_images(root, extensions)
     roles = _split_folders(names)
     inner = [name for role in roles for name in _folders_with_images(root / role, extensions)] if roles else names
-    return len(class_order(inner))
+    return class_order(inner)
 
 
 def class_order(names: Iterable[str]) -> tuple[str, ...]:
