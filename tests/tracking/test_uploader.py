@@ -197,7 +197,9 @@ def test_four_processes_open_a_new_store_at_once(root):
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert outputs == [""] * 4 and [process.returncode for process in processes] == [0] * 4
     assert sorted(run.info.run_name for run in runs()) == [f"tiny-{seed}" for seed in range(4)]
-    assert all(run.data.metrics == {"a": 2.0} and run.info.status == "FINISHED" for run in runs())
+    assert all(run.info.status == "FINISHED" for run in runs())
+    for run in runs():  # one that is open for long also has MLflow's metrics of the machine
+        assert {name: value for name, value in run.data.metrics.items() if not name.startswith("system/")} == {"a": 2.0}
 
 
 @pytest.mark.slow
