@@ -20,6 +20,7 @@ ALLOWED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ALLOWED)
 def test_a_command_imports_no_library_that_it_may_not_need(module: str) -> None:
     code = f"import sys, {module}; print(*sorted({HEAVY!r} & set(sys.modules)))"
