@@ -14,7 +14,6 @@ import torch
 from dvc.repo import Repo
 
 from pipeline import check
-from pipeline.check import mend_cache, mend_lock, mend_rwlock, require_outputs_whole
 from pipeline.core.checksums import write_sums
 from pipeline.core.errors import PipelineError
 from pipeline.data.prepared import DATASETS
@@ -28,6 +27,7 @@ from pipeline.gan.warm_start import keep
 from pipeline.metrics import EXTRACTORS
 from pipeline.models import NETWORKS
 from pipeline.params import Params, load
+from pipeline.repository import mend_cache, mend_lock, mend_rwlock, require_dvc, require_outputs_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = "must be 4, 5, 6 or 7 times a power of two (16, 28, 32, 48, 64, ...), got"
@@ -536,24 +536,24 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_repository_without_git_is_said_and_both_remedies_help(repository: Path) -> None:
-    check.require_dvc()
+    require_dvc()
     shutil.rmtree(".git")
     with pytest.raises(PipelineError) as caught:
-        check.require_dvc()
+        require_dvc()
     assert str(caught.value) == (
         f"{repository} is not a git repository, which DVC expects: run `git init`, or, to work without git, "
         "`dvc config core.no_scm true`"
     )
     subprocess.run([sys.executable, "-m", "dvc", "config", "core.no_scm", "true"], check=True, cwd=repository)
-    check.require_dvc()
+    require_dvc()
 
 
 def test_a_copy_without_the_hidden_files_is_said(repository: Path) -> None:
     shutil.rmtree(".dvc")
     with pytest.raises(PipelineError, match=r"^there is no \.dvc here: copy the project with its hidden files"):
-        check.require_dvc()
+        require_dvc()
     Path("dvc.yaml").unlink()
-    check.require_dvc()  # no project at all: params alone are checked
+    require_dvc()  # no project at all: params alone are checked
 
 
 def test_a_user_without_home_or_name_is_said(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -564,9 +564,9 @@ def test_a_user_without_home_or_name_is_said(repository: Path, monkeypatch: pyte
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pwd, "getpwuid", nobody)
     with pytest.raises(PipelineError, match=r"DVC needs a home folder: give it one, for example `export HOME="):
-        check.require_dvc()
+        require_dvc()
     monkeypatch.setenv("HOME", str(repository))
     with pytest.raises(PipelineError, match=r"DVC needs a name: give it one, for example `export USER=me`"):
-        check.require_dvc()
+        require_dvc()
     monkeypatch.setenv("USER", "me")
-    check.require_dvc()
+    require_dvc()

@@ -28,6 +28,7 @@ from pipeline.core.checksums import verify_checksums
 from pipeline.core.errors import PipelineError, exit_cleanly, log_line
 from pipeline.data.prepared import load_description
 from pipeline.params import PARAMS_FILE, Params, load, save
+from pipeline.repository import require_dvc
 from pipeline.search.pages.outputs import publish, publish_comparison
 from pipeline.search.study.mlflow_run import open_study_run, track_progress
 from pipeline.search.study.results import StudyResults, load_results
@@ -159,7 +160,7 @@ def _prepare(params: Params) -> None:
     if not done.returncode:
         return
     if not _is_prepared(params):
-        check.require_dvc()
+        require_dvc()
         raise PipelineError(
             "data/reference is not up to date, and DVC could not make it (see above): if another `dvc repro` runs, "
             "wait for it, then run the same command again"

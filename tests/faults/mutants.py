@@ -42,7 +42,11 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "    if True:\n        return\n    with tempfile",
     ),
     "refusals of disks raised": ("pipeline/core/files.py", "if error.errno not in full | forbidden:", "if True:"),
-    "the cache unchecked": ("pipeline/check.py", "if path.is_file() and _md5(path) == name:", "if path.is_file():"),
+    "the cache unchecked": (
+        "pipeline/repository.py",
+        "if path.is_file() and _md5(path) == name:",
+        "if path.is_file():",
+    ),
 }
 
 

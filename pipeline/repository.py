@@ -1,0 +1,114 @@
+"""What DVC needs and keeps in a repository: said where it is missing, mended where a kill or a fault left it broken."""
+
+import getpass
+import hashlib
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from pipeline.core import paths
+from pipeline.core.checksums import SUMS, verify_checksums
+from pipeline.core.errors import PipelineError, warn
+
+
+def require_dvc() -> None:
+    """See that DVC can start here: what it lacks, it tells without a remedy, or by a traceback.
+
+    Raises:
+        PipelineError: this user has no home folder or no name, or this folder has lost its hidden files.
+    """
+    user = f"user {os.getuid()} is not in the system's list of users"
+    if not os.path.isabs(os.path.expanduser("~")):
+        raise PipelineError(f"{user}, and DVC needs a home folder: give it one, for example `export HOME=$PWD/.work`")
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # OSError from Python 3.13 on
+        raise PipelineError(f"{user}, and DVC needs a name: give it one, for example `export USER=me`") from None
+    if not Path("dvc.yaml").exists():
+        return
+    if not Path(".dvc").is_dir():
+        raise PipelineError("there is no .dvc here: copy the project with its hidden files, or clone it")
+    from dvc.repo import Repo  # imported here, because DVC is slow to import
+    from dvc.scm import SCMError
+
+    try:
+        with Repo() as repo:
+            _ = repo.scm
+    except SCMError:
+        remedy = "run `git init`, or, to work without git, `dvc config core.no_scm true`"
+        raise PipelineError(f"{Path.cwd()} is not a git repository, which DVC expects: {remedy}") from None
+
+
+def mend_lock(path: Path = Path("dvc.lock")) -> None:
+    """Move a dvc.lock away that was cut short, as DVC leaves it where it is killed while it writes.
+
+    DVC then finds the results again in its cache, and trains nothing anew.
+    """
+    if not path.exists():
+        return
+    # Not public: DVC has no other way to ask whether a lock file is one. Imported here, because DVC is slow to import.
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+
+    try:
+        COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe", pure=True).load(path.read_bytes()))
+    except Exception:  # of the parser, of the schema, or of a folder instead
+        damaged = path.with_suffix(".damaged")
+        path.rename(damaged)
+        warn(f"{path} was cut short and is now {damaged}; DVC finds its results again without it")
+
+
+def mend_rwlock(path: Path = Path(".dvc/tmp/rwlock")) -> None:
+    """Remove DVC's list of what it runs if it was cut short, as a kill can leave it: DVC would not start again."""
+    for last in (False, True):
+        try:
+            json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return
+        except ValueError:
+            if last:
+                path.unlink()
+                warn(f"{path} was cut short and is removed; DVC writes it again")
+            else:
+                time.sleep(0.5)  # a DVC that runs may be writing it
+
+
+def mend_cache() -> None:
+    """Remove what is damaged from DVC's cache: DVC hands it out as it is, but makes anew what is not there.
+
+    Raises:
+        PipelineError: there is no repository of DVC here.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        cache = Path(Repo().cache.local.path)
+    except DvcException as error:
+        raise PipelineError(f"DVC's cache cannot be read ({error}): run this in a clone of the repository") from None
+    for path in sorted(cache.glob("??/*")):
+        name = path.parent.name + path.name.removesuffix(".dir")
+        if path.is_file() and _md5(path) == name:
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        warn(f"{path} was damaged and is removed; `dvc repro` makes again what is missing")
+
+
+def _md5(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def require_outputs_whole() -> None:
+    """See that every output is as its stage wrote it.
+
+    Raises:
+        PipelineError: one is not.
+    """
+    several = (paths.RUNS, paths.SAMPLES, paths.SCORES)
+    for folder in [paths.PREPARED, paths.REFERENCE, *sorted(one for root in several for one in root.glob("*"))]:
+        if (folder / SUMS).exists():
+            verify_checksums(folder)
