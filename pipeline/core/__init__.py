@@ -9,5 +9,7 @@ paths         what each stage writes and where
 devices       the device, deterministic settings, out of memory
 provenance    package versions, platform and git commit
 seconds       how long each stage took, as a table
+tables        tables of plain text
+metric_names  what distances are called, by their extractors
 versions      hashes of programs, without comments and docstrings
 """

@@ -10,6 +10,7 @@ from pathlib import Path
 from pipeline.core import paths
 from pipeline.core.errors import exit_cleanly
 from pipeline.core.files import read_json, write_json
+from pipeline.core.tables import table
 
 BEGAN = time.monotonic()  # of this process, but for the start of Python itself
 
@@ -25,26 +26,22 @@ def note_seconds() -> None:
 def main() -> None:
     """Print a table of all stages in the order in which they ended."""
     spent = {path.stem: read_json(path) for path in _folder().glob("*.json")}
-    rows = [("stage", "seconds", "of which training", "CPU seconds", "ended at")]
+    rows: list[tuple[object, ...]] = [("stage", "seconds", "of which training", "CPU seconds", "ended at")]
     for stage, times in sorted(spent.items(), key=lambda item: item[1]["ended"]):
         ended = time.strftime("%m-%d %H:%M", time.localtime(times["ended"]))
-        rows.append((stage, f"{times['seconds']:.1f}", _training(stage), f"{times['cpu']:.1f}", ended))
+        rows.append((stage, times["seconds"], _training(stage), times["cpu"], ended))
     seconds, cpu = (sum(times[key] for times in spent.values()) for key in ("seconds", "cpu"))
-    rows.append(("sum", f"{seconds:.1f}", "", f"{cpu:.1f}", ""))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for stage, *cells in rows:
-        right = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        print("  ".join([stage.ljust(widths[0]), *right]).rstrip())
+    print(table([*rows, ("sum", float(seconds), "", float(cpu), "")]))
 
 
-def _training(stage: str) -> str:
+def _training(stage: str) -> float | str:
     """The seconds that the steps of a leg's training took, without imports, checkpoints and measuring."""
     kind, _, leg = stage.partition("@")
     timing = paths.RUNS / leg / "timing.csv"
     if kind != "train" or not timing.is_file():
         return ""
     lines = timing.read_text(encoding="utf-8").splitlines()
-    return f"{float(lines[-1].split(',')[2]):.1f}" if len(lines) > 1 else ""
+    return float(lines[-1].split(",")[2]) if len(lines) > 1 else ""
 
 
 def _folder() -> Path:

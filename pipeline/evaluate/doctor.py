@@ -20,6 +20,7 @@ from pipeline.core.devices import choose_device
 from pipeline.core.errors import PipelineError, exit_cleanly
 from pipeline.core.files import read_json
 from pipeline.core.provenance import provenance
+from pipeline.core.tables import table
 from pipeline.evaluate.explain import PROTOCOLS, explain
 from pipeline.evaluate.stated import ALIASES
 from pipeline.metrics.extractors import EXTRACTORS, load_extractor
@@ -53,10 +54,9 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.met
     if options.explain:
         _print_explanation(options.explain, options.experiment)
         return
-    _print_table([(name, value) for name, value in provenance().items()])
-    print()
+    print(table(list(provenance().items())), end="\n\n")
     rows = [(name, *_outcome(check)) for name, check in checks().items()]
-    _print_table([("check", "result", ""), *rows])
+    print(table([("check", "result", ""), *rows]))
     if any(result == FAIL for _, result, _ in rows):
         sys.exit(1)
 
@@ -184,10 +184,4 @@ def _known_value() -> str:
 def _print_explanation(protocol: str, experiment: str) -> None:
     metric, value, rows = explain(protocol, experiment, load())
     print(f"{experiment}: {metric} {value:.4f}. Beside {protocol}, one field changed at a time:\n")
-    _print_table([("field", "here", protocol, metric), *[tuple(map(str, row)) for row in rows]])
-
-
-def _print_table(rows: list[Any]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
-    for row in rows:
-        print("  ".join([cell.ljust(width) for cell, width in zip(row, widths, strict=False)] + [row[-1]]).rstrip())
+    print(table([("field", "here", protocol, metric), *[tuple(map(str, row)) for row in rows]]))

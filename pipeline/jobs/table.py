@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pipeline.core.errors import log_line
-from pipeline.models.summary import table
+from pipeline.core.tables import table
 
 LOG_EVERY = 60.0  # seconds between two tables in a log, unless a training starts or ends
 WAITING, STARTING, TRAINING, FINISHED, FAILED, STOPPED = (

@@ -14,9 +14,10 @@ import torch
 
 from pipeline.core import paths
 from pipeline.core.errors import PipelineError, exit_cleanly, suggest
+from pipeline.core.tables import table
 from pipeline.data.prepared import load_description
 from pipeline.models import GAN, NETWORKS, build_gan
-from pipeline.models.summary import COUNTED, count_parameters, describe, inputs_of, table
+from pipeline.models.summary import COUNTED, count_parameters, describe, inputs_of
 from pipeline.params import PARAMS_FILE, DataParams, Params, Recipe, load
 
 ASSUMED_CLASSES = 10  # of MNIST, FashionMNIST, CIFAR-10 and digits

@@ -4,7 +4,6 @@ The network runs on the meta device, where tensors have shapes and no values, so
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.core.tables import table
 from pipeline.models.build import ImageShape
 from pipeline.params import Recipe
 
@@ -94,17 +94,6 @@ def _own_parameters(module: nn.Module) -> int:
 def count_parameters(network: nn.Module) -> int:
     """The number of trained values of a network."""
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def table(rows: Sequence[Sequence[object]]) -> str:
-    """Rows of text and numbers under their first as its headings: numbers to the right, with commas."""
-    texts = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    right = [isinstance(cell, int) for cell in rows[-1]]
-    lines = (
-        "  ".join(t.rjust(w) if r else t.ljust(w) for t, w, r in zip(row, widths, right, strict=True)) for row in texts
-    )
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def describe(network: nn.Module, inputs: tuple[Tensor, ...]) -> str:

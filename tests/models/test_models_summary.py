@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.models import NETWORKS, __main__, build_gan
-from pipeline.models.summary import COUNTED, Row, count_parameters, describe, inputs_of, summarise, table
+from pipeline.models.summary import COUNTED, Row, count_parameters, describe, inputs_of, summarise
 from pipeline.params import Params
 from tests.recipes import tiny_params, tiny_recipe
 
@@ -115,10 +115,6 @@ def test_a_layer_called_twice_and_a_network_with_a_matrix_of_its_own() -> None:
         ["itself", "_Twice", "3", "9", "9"],
         ["total", "21", "27"],
     ]
-
-
-def test_table() -> None:
-    assert table([("a", "size"), ("bcd", 1234567), ("e", 5)]) == "a         size\nbcd  1,234,567\ne            5"
 
 
 @pytest.fixture
