@@ -19,7 +19,7 @@ from pipeline.core.files import storage_errors
 from pipeline.data import downloads
 from pipeline.data.downloads import Archive, fetch
 from pipeline.data.folders import LabelledFiles, label_files, list_images, name_classes
-from pipeline.data.pictures import FORMATS, Picture, decode_bytes, own_limits, read_picture, reason_of
+from pipeline.data.pictures import FORMATS, Picture, own_limits, read_picture, reason_of
 from pipeline.data.source import Items, Source
 from pipeline.data.zips import ZipFolder, is_zip
 from pipeline.params import DataParams
@@ -101,11 +101,10 @@ def _folder_items(root: Path, found: LabelledFiles, chosen: Sequence[int], megap
 
     def picture(index: int) -> Picture:
         parts = found.files[chosen[index]]
-        path = root.joinpath(*parts)
         if archive is None:
-            return read_picture(path, megapixels)
+            return read_picture(root.joinpath(*parts), megapixels)
         with own_limits():
-            return decode_bytes(archive.image(parts, megapixels), path, megapixels, FORMATS, "data.max_megapixels")
+            return archive.decode(parts, megapixels, FORMATS, "data.max_megapixels")
 
     return Items([found.labels[place] for place in chosen], picture)
 

@@ -101,15 +101,21 @@ def decode(path: Path, max_megapixels: float, formats: tuple[str, ...], limit: s
     if not os.path.isfile(path):  # a pipe would block forever
         raise BadImage("broken", f"{path} is not a file, or a link to nothing")
     try:
-        if (held := path.stat().st_size) > most_bytes(max_megapixels):
-            size = f"{held / 1e6:.0f} MB, more than any image of {max_megapixels:g} megapixels"
-            raise BadImage("too_large", f"{path} holds {size}; see {limit}")
+        if fault := size_fault(path.stat().st_size, max_megapixels):
+            raise BadImage("too_large", f"{path} holds {fault}; see {limit}")
         content = path.read_bytes()
     except BadImage:
         raise
     except OSError as error:
         raise BadImage("broken", f"{path} cannot be read ({reason_of(error)})") from error
     return decode_bytes(content, path, max_megapixels, formats, limit)
+
+
+def size_fault(held: int, max_megapixels: float) -> str | None:
+    """Why a file of so many bytes cannot be an image of so few megapixels; None if it can."""
+    if held <= most_bytes(max_megapixels):
+        return None
+    return f"{held / 1e6:.0f} MB, more than any image of {max_megapixels:g} megapixels"
 
 
 def decode_bytes(

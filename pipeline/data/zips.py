@@ -5,8 +5,10 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from PIL import Image
+
 from pipeline.core.errors import PipelineError, printable
-from pipeline.data.pictures import BadImage, most_bytes, reason_of
+from pipeline.data.pictures import BadImage, decode_bytes, reason_of, size_fault
 
 Parts = tuple[str, ...]  # of a name in the archive
 SUFFIX = ".zip"
@@ -53,20 +55,20 @@ class ZipFolder:
         with _named(self.path):
             return self._archive.read(member)
 
-    def image(self, parts: Parts, max_megapixels: float) -> bytes:
-        """The content of an image file.
+    def decode(self, parts: Parts, max_megapixels: float, formats: tuple[str, ...], limit: str) -> Image.Image:
+        """`pipeline.data.pictures.decode` for a file in it.
 
         Raises:
-            BadImage: it cannot be read, or is larger than any image of so many megapixels.
+            BadImage: it cannot be read, is no such image, or is larger than any image of so many megapixels.
         """
-        member, place = self._members[parts], f"{self.path}/{'/'.join(parts)}"
-        if member.file_size > most_bytes(max_megapixels):
-            size = f"{member.file_size / 1e6:.0f} MB, more than any image of {max_megapixels:g} megapixels"
-            raise BadImage("too_large", f"{place} holds {size}")
+        member, path = self._members[parts], self.path.joinpath(*parts)
+        if fault := size_fault(member.file_size, max_megapixels):
+            raise BadImage("too_large", f"{path} holds {fault}")
         try:
-            return self._archive.read(member)
+            content = self._archive.read(member)
         except Exception as error:  # BadZipFile, zlib.error, RuntimeError (a password), NotImplementedError ...
-            raise BadImage("broken", f"{place} cannot be read ({reason_of(error)})") from None
+            raise BadImage("broken", f"{path} cannot be read ({reason_of(error)})") from None
+        return decode_bytes(content, path, max_megapixels, formats, limit)
 
 
 def _parts(name: str) -> Parts:

@@ -25,7 +25,7 @@ import numpy as np
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256
 from pipeline.data.folders import label_files, list_images
-from pipeline.data.pictures import BadImage, converted, decode, decode_bytes, most_bytes, own_limits
+from pipeline.data.pictures import BadImage, converted, decode, most_bytes, own_limits
 from pipeline.data.zips import Parts, ZipFolder, is_zip
 from pipeline.evaluate.arrays import ArrayImages, open_array
 
@@ -220,12 +220,8 @@ class FolderImages:
         return (functools.partial(self._read, file) for file in self.files)
 
     def _read(self, file: Parts) -> np.ndarray:
-        path, limit = self.root.joinpath(*file), "--max-megapixels"
-        if self.archive is None:
-            picture = decode(path, self.max_megapixels, FORMATS, limit)
-        else:
-            content = self.archive.image(file, self.max_megapixels)
-            picture = decode_bytes(content, path, self.max_megapixels, FORMATS, limit)
+        given = (self.max_megapixels, FORMATS, "--max-megapixels")
+        picture = self.archive.decode(file, *given) if self.archive else decode(self.root.joinpath(*file), *given)
         pixels = np.asarray(converted(picture))
         return np.array(np.atleast_3d(pixels).transpose(2, 0, 1), order="C")  # (H, W) or (H, W, C) -> (C, H, W)
 
