@@ -73,11 +73,11 @@ def thin(points: Sequence[Point]) -> list[Point]:
 def chart(made: "go.Figure", title: str, height: int = 340, file: str = "") -> Markup:
     """A chart's place in the page with its data; `title` is read aloud, `file` names what is downloaded."""
     made.update_layout(template=_theme(), height=None, width=None, title=None)
-    text = json.dumps(_as_text(json.loads(made.to_json())), separators=(",", ":")).replace("<", "\\u003c")
+    content = embedded(_as_text(json.loads(made.to_json())))
     name = escape(file or title)
     return Markup(
         f'<div class="plot" role="group" aria-label="{escape(title)}" data-file="{name}" style="height:{height}px">'
-        f'<script type="application/json">{text}</script></div>'
+        f'<script type="application/json">{content}</script></div>'
     )
 
 

@@ -2,7 +2,8 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 DASH = "\N{EN DASH}"
@@ -27,6 +28,16 @@ def number(value: float, places: int) -> str:
     ('−1,234.5', '0.0')
     """
     return f"{value:z,.{places}f}".replace("-", MINUS)
+
+
+def data_title(description: Mapping[str, Any]) -> str:
+    """The images that dataset.json describes, as a title.
+
+    >>> data_title({"name": "digits", "image_shape": [1, 16, 16]})
+    'digits, 16 × 16, grey'
+    """
+    channels, height, width = description["image_shape"]
+    return f"{description['name']}, {width} {TIMES} {height}, {'grey' if channels == 1 else 'RGB'}"
 
 
 def mean_and_std(values: Sequence[float], places: int) -> str:

@@ -20,7 +20,7 @@ from pipeline.report.board import board
 from pipeline.report.conclusions import cautions, conclusions, doubt
 from pipeline.report.curves import distance_figure, loss_figure
 from pipeline.report.figures import DARK, HUES, LIGHT, TEMPLATES, chart, embedded, script_sources, scripts
-from pipeline.report.formatting import TIMES, decimals, mean_and_std
+from pipeline.report.formatting import data_title, decimals, mean_and_std
 from pipeline.report.metrics_table import class_table, explained, metrics_table, nearest
 from pipeline.report.ranking import ranking_table
 from pipeline.report.results import Results, RunResult, differing
@@ -56,10 +56,8 @@ def render(results: Results) -> str:
     Raises:
         PipelineError: the prepared training images or a model's picture cannot be read.
     """
-    dataset = results.dataset
     groups = results.groups
     models = results.models
-    channels, height, width = dataset["image_shape"]
     first = [runs[0] for runs in models.values()]
     protocols = [group.protocol for group in groups]
     recipes = [run.info["recipe"] for run in first]
@@ -67,7 +65,7 @@ def render(results: Results) -> str:
     frames = training_frames(first)
     context = {
         "results": results,
-        "title": f"{dataset['name']}, {width} {TIMES} {height}, {'grey' if channels == 1 else 'RGB'}",
+        "title": data_title(results.dataset),
         "conclusions": conclusions(results),
         "doubt": doubt(groups[0], places(results)),
         "boards": [board(results, group) for group in groups],

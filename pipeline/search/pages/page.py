@@ -16,7 +16,7 @@ from pipeline.core.files import read_json
 from pipeline.core.provenance import provenance
 from pipeline.data.prepared import load_description
 from pipeline.report.figures import TEMPLATES, chart
-from pipeline.report.formatting import DASH, TIMES, decimals, digits, interval, number
+from pipeline.report.formatting import DASH, data_title, decimals, digits, interval, number
 from pipeline.report.page import template_environment
 from pipeline.report.results import differing
 from pipeline.search.pages.charts import (
@@ -52,9 +52,7 @@ class Subject:
 def subject() -> Subject:
     """Read from the prepared data and their reference."""
     description, floor = load_description(paths.PREPARED), read_json(paths.REFERENCE / "floor.json")
-    channels, _, width = description["image_shape"]
-    title = f"{description['name']}, {width} {TIMES} {width}, {'grey' if channels == 1 else 'RGB'}"
-    return Subject(title, floor["metric"], float(floor["value"]))
+    return Subject(data_title(description), floor["metric"], float(floor["value"]))
 
 
 @cache
