@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.core.checksums import write_sums
 from pipeline.core.files import write_json
+from pipeline.core.metric_names import distance_name, kernel_name
 from pipeline.metrics import (
     Extractor,
     FeatureSet,
@@ -24,9 +25,8 @@ from pipeline.metrics import (
     protocol_of,
 )
 from pipeline.metrics.floor import floor_images
-from pipeline.metrics.further import distance_name, further_metrics, named
+from pipeline.metrics.further import further_metrics, named
 from pipeline.metrics.prdc import expected_coverage
-from pipeline.metrics.types import kernel_name
 from pipeline.params import Params
 from pipeline.sampling.images import LEAST_PIXEL_STD_RATIO
 from pipeline.sampling.pictures import grid, save_picture

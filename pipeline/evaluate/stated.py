@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from pipeline.core.errors import PipelineError, suggest
+from pipeline.core.metric_names import distance_name
 from pipeline.metrics.extractors import EXTRACTORS, efficientnet_lite0, inception
 from pipeline.metrics.extractors.base import Extractor
-from pipeline.metrics.further import distance_name
 from pipeline.metrics.npz import load_arrays
 
 # The protocols of FID by the names of the tools that measure by them, and the extractor of each.
@@ -88,6 +88,4 @@ def _protocol(path: Path) -> dict[str, Any] | None:
 def _metric(extractor: str, protocol: dict[str, Any]) -> str:
     """What the Fréchet distance is called: by the hash of the weights, if these are not the known ones."""
     digest = str(protocol.get("weights_sha256", ""))
-    if digest and digest not in (inception.SHA256, efficientnet_lite0.SHA256):
-        return f"fd_{extractor}_{digest[:8]}"
-    return distance_name(extractor)
+    return distance_name(extractor, "" if digest in (inception.SHA256, efficientnet_lite0.SHA256) else digest)

@@ -1,14 +1,15 @@
 """Further extractors of one run, beside the one that ranks: each has its own reference, floor and names."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 import torch
 
+from pipeline.core.errors import warn
+from pipeline.core.metric_names import distance_name, further_name
 from pipeline.metrics.extractors import load_extractor
 from pipeline.metrics.extractors.base import Extractor
 from pipeline.metrics.extractors.weights import WeightsNotFound
 from pipeline.metrics.registry import METRICS
-from pipeline.metrics.types import kernel_name
 from pipeline.params import MetricsParams
 
 OF_CLASSES = ("classes", "class_votes")  # they are measured by the first extractor only
@@ -17,7 +18,7 @@ OF_CLASSES = ("classes", "class_votes")  # they are measured by the first extrac
 def further_extractors(metrics: MetricsParams, device: torch.device) -> Iterator[tuple[str, Extractor | str]]:
     """Each of `metrics.further_extractors` by its name, loaded when it is its turn, or why it is not available.
 
-    Their weights are looked for in their default places.
+    Their weights are looked for in their default places. Of one whose weights are missing this warns.
 
     Raises:
         PipelineError: a name is unknown, or weights are not the known ones.
@@ -27,7 +28,9 @@ def further_extractors(metrics: MetricsParams, device: torch.device) -> Iterator
         try:
             yield name, load_extractor(own, device)
         except WeightsNotFound as missing:
-            yield name, missing.problem + ": " + missing.remedy
+            reason = f"{missing.problem}: {missing.remedy}"
+            warn(f"{distance_name(name)} is not measured: {reason}")
+            yield name, reason
 
 
 def further_metrics() -> list[str]:
@@ -35,20 +38,6 @@ def further_metrics() -> list[str]:
     return [name for name in METRICS if name not in OF_CLASSES]
 
 
-def distance_name(extractor: str) -> str:
-    """What the Fréchet distance under an extractor with its known weights is called.
-
-    >>> distance_name("inception"), distance_name("inception_tf"), distance_name("dinov2_vits14")
-    ('fid', 'fid_tf', 'fd_dinov2_vits14')
-    """
-    return f"fid{extractor.removeprefix('inception')}" if extractor.startswith("inception") else f"fd_{extractor}"
-
-
 def named(values: dict[str, float], extractor: Extractor) -> dict[str, float]:
     """A further extractor's values by names that are its own: `fd_net` stays, `recall` becomes `net/recall`."""
-    own = (extractor.metric, kernel_name(extractor.metric))
-    return {key if _is_own(key, own) else f"{extractor.name}/{key}": value for key, value in values.items()}
-
-
-def _is_own(key: str, names: Collection[str]) -> bool:
-    return any(key == name or key.startswith(f"{name}_") for name in names)
+    return {further_name(key, extractor.name, extractor.metric): value for key, value in values.items()}

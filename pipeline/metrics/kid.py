@@ -9,9 +9,10 @@ single values may be below 0. Under Inception it is called `kid`, under another 
 
 import numpy as np
 
+from pipeline.core.metric_names import kernel_name
 from pipeline.core.randomness import stable_hash
 from pipeline.metrics.sampling_error import strata
-from pipeline.metrics.types import Comparison, Estimate, NotAvailable, kernel_name
+from pipeline.metrics.types import Comparison, Estimate, NotAvailable
 
 SUBSETS = 100  # as in the literature, and so is the size
 SIZE = 1000

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.checksums import write_sums
-from pipeline.core.errors import PipelineError, warn
+from pipeline.core.errors import PipelineError
 from pipeline.core.files import ArrayWriter, atomic_folder, read_json, write_json
 from pipeline.data.prepared import SPLITS, load_array, map_array
 from pipeline.metrics.class_votes import coarse_pixels
 from pipeline.metrics.extractors.base import Extractor, features_of
 from pipeline.metrics.frechet import Gaussian, Moments, frechet_distance
-from pipeline.metrics.further import distance_name, further_extractors, further_metrics, named
+from pipeline.metrics.further import further_extractors, further_metrics, named
 from pipeline.metrics.gaussian_file import load_gaussian, save_gaussian
 from pipeline.metrics.registry import measure
 from pipeline.metrics.types import NEIGHBOURS, Comparison, FeatureSet
@@ -74,10 +74,10 @@ def measure_reference(
         floor = _measure(prepared, description, extractor, params, folder)
         for name, other in further_extractors(params, extractor.device):
             if isinstance(other, str):
-                warn(f"{distance_name(name)} is not measured: {other}")
                 continue
             (folder / name).mkdir()
             found = _measure(prepared, description, other, params, folder / name, further_metrics())
+            write_json(folder / name / "floor.json", found)
             for kind in ("metrics", "sampling_error"):
                 floor[kind] |= named(found[kind], other)
         write_json(folder / "floor.json", floor)
@@ -93,18 +93,18 @@ def _measure(
     folder: Path,
     names: Collection[str] | None = None,
 ) -> dict[str, Any]:
-    """Write what one extractor measures of both splits to `folder`; returns its floor.json."""
+    """Write one extractor's features and statistics of both splits to `folder`; returns its floor.json."""
     train, test = (_measure_split(split, prepared, description, extractor, params, folder) for split in SPLITS)
     save_gaussian(folder / "statistics.npz", train.gaussian)
     if len(train) > NEIGHBOURS:
         np.save(folder / "neighbours.npy", train.neighbour_distances)
     comparison = _comparison(train, test, None, extractor, params)
-    if train.labels is not None:
+    if train.labels is not None and (names is None or "class_votes" in names):  # which alone looks at pixels
         real, held_out = (coarse_pixels(map_array(prepared / f"{split}.npy")) for split in SPLITS)
         comparison = replace(comparison, pixels=(real, held_out))
     found = measure(comparison, names)
     value = found.values[extractor.metric]
-    floor = {
+    return {
         "metric": extractor.metric,
         "value": value,
         "train_images": len(train),
@@ -115,8 +115,6 @@ def _measure(
         "sampling_error": found.errors,
         "self_check": self_check(train.gaussian, value, extractor.metric, description["sha256"]),
     }
-    write_json(folder / "floor.json", floor)
-    return floor
 
 
 def self_check(real: Gaussian, floor: float, metric: str, data_sha256: str) -> dict[str, Any]:

@@ -13,15 +13,6 @@ from pipeline.metrics.neighbours import nearest
 NEIGHBOURS = 5  # as many are looked up for each image: what density and coverage use; precision and recall also use 3
 
 
-def kernel_name(metric: str) -> str:
-    """What the kernel distance is called where the Fréchet distance is called `metric`.
-
-    >>> kernel_name("fid"), kernel_name("fid_tf"), kernel_name("fd_net")
-    ('kid', 'kid_tf', 'kd_net')
-    """
-    return f"k{metric.removeprefix('f')}"
-
-
 class Estimate(NamedTuple):
     """A metric's value, and the standard error that it has because samples are finitely many (None = not estimated).
 

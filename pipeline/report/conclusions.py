@@ -3,8 +3,8 @@
 import itertools
 import statistics
 
+from pipeline.core.metric_names import kernel_name
 from pipeline.report.formatting import decimals, interval, listed, mean_and_std, number
-from pipeline.report.metric_info import kernel_name
 from pipeline.report.results import ProtocolGroup, RankedModel, Results, RunResult, differing
 from pipeline.report.uncertainty import sampling_noise, welch_interval
 
@@ -73,6 +73,12 @@ def _of_seed(run: RunResult, text: str, several: bool) -> str:
 def has_failed(ranked: RankedModel) -> bool:
     """Whether a model is no winner: half of its runs or more have collapsed, or learnt next to nothing."""
     return 2 * sum(bool(run.scores.collapsed) for run in ranked.runs) >= len(ranked.runs)
+
+
+def best_run(results: Results) -> RunResult | None:
+    """A run of the model that is named the best, the first that has not collapsed; None where no model is."""
+    named = _standing(results.groups[0])[:1]
+    return next((run for ranked in named for run in ranked.runs if not run.scores.collapsed), None)
 
 
 def _standing(group: ProtocolGroup) -> list[RankedModel]:

@@ -6,6 +6,8 @@ Metrics without an entry are still shown, under their own names.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
+from pipeline.core.metric_names import further_name, kernel_name
+
 
 @dataclass(frozen=True)
 class MetricInfo:
@@ -192,14 +194,10 @@ def metric_info(metric: str, further: Mapping[str, str] = {}) -> dict[str, Metri
         known[distance] = replace(DISTANCE, title=f"distance, {name}", measured_by=distance)
         known[f"{name}/ratio_to_floor"] = replace(RATIO, title=f"times the floor, {name}", measured_by=distance)
         for key, info in metric_info(distance).items():
-            own = key if key.startswith((distance, kernel_name(distance))) else f"{name}/{key}"
-            known[own] = replace(info, title=f"{info.title}, {name}", measured_by=distance)
+            known[further_name(key, name, distance)] = replace(
+                info, title=f"{info.title}, {name}", measured_by=distance
+            )
     return known
-
-
-def kernel_name(metric: str) -> str:
-    """What the kernel distance is called if the distance is called `metric`."""
-    return f"k{metric.removeprefix('f')}"
 
 
 def class_prefix(metric: str) -> str:

@@ -14,7 +14,7 @@ from pipeline.data.prepared import load_array, load_description
 from pipeline.evaluate.scoring import Further, score_samples
 from pipeline.experiment import Experiment
 from pipeline.metrics import load_extractor, load_reference
-from pipeline.metrics.further import distance_name, further_extractors
+from pipeline.metrics.further import further_extractors
 from pipeline.params import MetricsParams
 from pipeline.sampling.generation import wanted_labels
 from pipeline.stages import begin, experiment_options, finish, take
@@ -62,11 +62,8 @@ def main(arguments: list[str] | None = None) -> None:
 def _further(params: MetricsParams, device: torch.device) -> Iterator[Further]:
     """Each further extractor with its reference, one after another."""
     for name, extractor in further_extractors(params, device):
-        if isinstance(extractor, str):
-            warn(f"{distance_name(name)} is not measured: {extractor}")
-            yield name, extractor, None
-        else:
-            yield name, extractor, load_reference(paths.REFERENCE / name, extractor)
+        folder = paths.REFERENCE / name
+        yield name, extractor, None if isinstance(extractor, str) else load_reference(folder, extractor)
 
 
 def _beside_floor(record: dict[str, Any], metric: str) -> str:

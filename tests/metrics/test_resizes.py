@@ -7,7 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.core.metric_names import distance_name
+from pipeline.evaluate.stated import _metric
 from pipeline.metrics.extractors import inception, inception_clean, inception_tf, inception_torchmetrics
+from pipeline.metrics.extractors.base import Extractor
+from pipeline.metrics.extractors.protocols import under_protocol
 
 SIZES = (32, 48, 64, 299, 400)
 OUT = 299
@@ -95,3 +99,12 @@ def test_what_clean_fid_clips_and_does_not_round() -> None:
     found = inception_clean.resized(step)
     assert found.min() == 0 and found.max() == 255  # bicubic alone overshoots on either side of an edge
     assert ((found > 0) & (found < 255) & (found != found.round())).any()
+
+
+@pytest.mark.parametrize("unknown", ["", "0123456789abcdef"])
+def test_a_distance_is_called_the_same_where_it_is_measured_and_where_a_file_says_how_it_was_made(unknown: str) -> None:
+    metric = distance_name("inception", unknown)
+    plain = Extractor("inception", metric, 4, torch.nn.Identity(), torch.device("cpu"), {"extractor": "inception"})
+    made = under_protocol(plain, "tf", inception_tf.RESIZE, inception_tf.resized)
+    stated = _metric("inception_tf", {"weights_sha256": unknown or inception.SHA256})
+    assert made.metric == stated == ("fd_inception_01234567_tf" if unknown else "fid_tf")

@@ -7,7 +7,7 @@ from scipy import stats
 
 from pipeline.params import Params
 from pipeline.report import leaderboard, read_results
-from pipeline.report.conclusions import ONE_SEED, cautions, conclusions
+from pipeline.report.conclusions import ONE_SEED, best_run, cautions, conclusions
 from tests.report.files import (
     METRIC,
     compare,
@@ -131,6 +131,20 @@ def test_a_model_is_no_winner_if_half_of_its_seeds_have_learnt_nothing() -> None
         make_experiment("b", seed, 200.0 + seed)
     assert conclusions(read_results(compare(["a", "b"], [0, 1, 2])))[0].startswith("a has the lowest mean")
     assert conclusions(read_results(compare(["a", "b"], [0, 1])))[0].startswith("a has collapsed or learnt next to")
+
+
+def test_the_best_run_is_of_the_model_that_is_named_the_best() -> None:
+    make_data()
+    for seed in (0, 1, 2):
+        make_experiment("a", seed, 100.0 + seed, scores=NOTHING if seed < 2 else None)
+        make_experiment("b", seed, 200.0 + seed, scores=NOTHING if seed == 0 else None)
+
+    def name(seeds: list[int]) -> str | None:
+        run = best_run(read_results(compare(["a", "b"], seeds)))
+        return run and run.name
+
+    assert name([0, 1, 2]) == "b-1"  # most of a's seeds have learnt nothing, and b's first one
+    assert name([1, 2]) == "b-1" and name([2]) == "a-2" and name([0]) is None
 
 
 def test_another_order_by_the_kernel_distance_is_said() -> None:

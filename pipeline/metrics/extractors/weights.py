@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256
+from pipeline.core.metric_names import distance_name
 
 State = Mapping[str, Tensor]  # a state dict
 
@@ -62,7 +63,7 @@ class WeightsFile:
 
     def metric(self, name: str, digest: str) -> str:
         """What the distance under the weights with this sha256 is called: `name` only if they are the known ones."""
-        return name if digest == self.sha256 else f"fd_{self.extractor}_{digest[:8]}"
+        return name if digest == self.sha256 else distance_name(self.extractor, digest)
 
     def _wrong(
         self,
