@@ -23,13 +23,13 @@ from pipeline.core.files import write_bytes
 from pipeline.params import Params
 from pipeline.report.export import leaderboard
 from pipeline.report.page import render
-from pipeline.report.results import read_results
+from pipeline.report.results import Results, read_results
 
 __all__ = ["leaderboard", "read_results", "render", "write_report"]
 
 
-def write_report(params: Params, out: Path) -> pd.DataFrame:
-    """Write leaderboard.csv and report.html to the folder `out`, and return the leaderboard.
+def write_report(params: Params, out: Path) -> tuple[Results, pd.DataFrame]:
+    """Write leaderboard.csv and report.html to the folder `out`, and return what they show and the leaderboard.
 
     Raises:
         PipelineError: results of an experiment are missing or damaged; then nothing is written.
@@ -38,4 +38,4 @@ def write_report(params: Params, out: Path) -> pd.DataFrame:
     table, page = leaderboard(results), render(results)
     write_bytes(out / "leaderboard.csv", table.to_csv(index=False, lineterminator="\n").encode())
     write_bytes(out / "report.html", page.encode())
-    return table
+    return results, table

@@ -1,12 +1,11 @@
 """Stage report: the comparison on one page, and the leaderboard."""
 
-import pandas as pd
-
 from pipeline.core import paths
 from pipeline.core.errors import exit_cleanly
-from pipeline.core.files import read_json
 from pipeline.params import Params
 from pipeline.report import write_report
+from pipeline.report.conclusions import best_run
+from pipeline.report.results import Results
 from pipeline.stages import begin, finish, take
 from pipeline.tracking.tracker import Tracker, measured_run
 
@@ -17,23 +16,21 @@ SHOWN = ["rank", "model", "seed", "metric", "value", "ratio_to_floor"]
 def main() -> None:
     params = begin(computes=False)
     _require_inputs(params)
-    table = write_report(params, paths.REPORTS)
+    results, table = write_report(params, paths.REPORTS)
     print(table[SHOWN].to_string(index=False, float_format="{:.2f}".format))
     print(f"report: {paths.REPORTS / 'report.html'}")
     if params.runtime.tracking and params.runtime.log_model:
-        _tell_best(table)
+        _tell_best(results)
     finish(params, "compare")
 
 
-def _tell_best(table: pd.DataFrame) -> None:
-    """Give the model that is ranked first MLflow's alias `best`; none where all have collapsed."""
-    standing = table[table["collapsed"] == ""]
-    for model, seed in standing[["model", "seed"]].head(1).values.tolist():
-        name = paths.experiment_name(model, seed)
-        folder = measured_run(name, str(read_json(paths.RUNS / name / "generator.json")["fingerprint"]))
-        if folder:
-            with Tracker(folder, "", name) as tracker:
-                tracker.best()
+def _tell_best(results: Results) -> None:
+    """Give the model that the report names the best MLflow's alias `best`; none where no model is."""
+    best = best_run(results)
+    folder = measured_run(best.name, str(best.info["fingerprint"])) if best else None
+    if best and folder:
+        with Tracker(folder, "", best.name) as tracker:
+            tracker.best()
 
 
 def _require_inputs(params: Params) -> None:
