@@ -79,6 +79,8 @@ def mend_rwlock(path: Path = Path(".dvc/tmp/rwlock")) -> None:
 def mend_cache() -> None:
     """Remove what is damaged from DVC's cache: DVC hands it out as it is, but makes anew what is not there.
 
+    So is what it has handed out, where no SHA256SUMS beside it tells: DVC takes that for whole.
+
     Raises:
         PipelineError: there is no repository of DVC here.
     """
@@ -94,7 +96,19 @@ def mend_cache() -> None:
         if path.is_file() and _md5(path) == name:
             continue
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for copy in _handed_out(name):
+            if copy.is_file() and _md5(copy) != name and not (copy.parent / SUMS).exists():
+                copy.unlink()
+                warn(f"{copy} was damaged, too, and is removed")
         warn(f"{path} was damaged and is removed; `dvc repro` makes again what is missing")
+
+
+def _handed_out(md5: str) -> list[Path]:
+    """The outputs of this md5, as dvc.lock has it."""
+    lock = Path("dvc.lock")
+    stages = YAML(typ="safe", pure=True).load(lock.read_bytes())["stages"] if lock.is_file() else {}
+    outs = [out for stage in stages.values() for out in stage.get("outs", ())]
+    return [Path(out["path"]) for out in outs if out.get("md5") == md5]
 
 
 def _md5(path: Path) -> str:

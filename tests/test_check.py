@@ -495,6 +495,34 @@ def test_the_cache_is_rid_of_damaged_files(
     assert capsys.readouterr().err == ""
 
 
+def test_what_a_damaged_cache_has_handed_out_is_removed_where_nothing_else_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Repo.init(no_scm=True)
+    digest = hashlib.md5(b"flipped").hexdigest()
+    outs = "".join(
+        f"    - path: {path}\n      md5: {digest}\n"
+        for path in ("reports/a.csv", "reports/whole.csv", "scores/x/a.json", "gone.csv")
+    )
+    Path("dvc.lock").write_text(f"schema: '2.0'\nstages:\n  report:\n    cmd: x\n    outs:\n{outs}")
+    for name, content in [
+        ("reports/a.csv", "flippee"),
+        ("reports/whole.csv", "flipped"),
+        ("scores/x/a.json", "flippee"),
+    ]:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(content)
+    write_sums(Path("scores/x"))
+    path = tmp_path / ".dvc/cache/files/md5" / digest[:2] / digest[2:]
+    path.parent.mkdir(parents=True)
+    path.write_text("flippee")
+    mend_cache()
+    assert not path.exists() and not Path("reports/a.csv").exists()
+    assert Path("reports/whole.csv").exists() and Path("scores/x/a.json").exists()  # its sums tell of the latter
+    assert "reports/a.csv was damaged, too, and is removed" in capsys.readouterr().err
+
+
 def test_without_dvc_there_is_no_cache_to_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PipelineError, match=r"DVC's cache cannot be read \(.*: run this in a clone of the repository$"):
