@@ -9,11 +9,12 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline.core.errors import PipelineError
-from pipeline.search.workers.cluster import run_on_ray
+from pipeline.search.workers.cluster import _connect, run_on_ray
 
 pytest.importorskip("ray", reason="Ray is an extra: requirements-cluster.txt")
 pytestmark = pytest.mark.slow
@@ -111,3 +112,27 @@ def test_a_stop_reaches_the_workers(address: str, tmp_path: Path) -> None:
 def test_no_cluster_is_one_sentence() -> None:
     with pytest.raises(PipelineError, match=r"^ray://127\.0\.0\.1:\d+: no Ray cluster answers there \([^\n]+\)$"):
         run_on_ray(f"ray://127.0.0.1:{free_port()}", ["true"], 1, {}, NEEDS, lambda: False, lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("said", "tried", "joined"),
+    [
+        (["Initialization failure from server:\nbusy"] * 2, 3, True),
+        (["Initialization failure from server:\nbusy"] * 3, 3, False),
+        (["ray client connection timeout"], 1, False),
+    ],
+)
+def test_a_cluster_that_is_busy_is_asked_again(said: list[str], tried: int, joined: bool) -> None:
+    calls = []
+
+    def init(**options: object) -> None:
+        calls.append(options)
+        if len(calls) <= len(said):
+            raise ConnectionAbortedError(said[len(calls) - 1])
+
+    if joined:
+        _connect(SimpleNamespace(init=init), "ray://here:1")
+    else:
+        with pytest.raises(PipelineError, match=r"^ray://here:1: no Ray cluster answers there \([^\n]+\)$"):
+            _connect(SimpleNamespace(init=init), "ray://here:1")
+    assert len(calls) == tried and calls[0]["address"] == "ray://here:1"

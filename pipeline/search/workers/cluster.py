@@ -14,6 +14,7 @@ from pipeline.core.errors import PipelineError
 
 WAIT = 1.0  # seconds between two looks at whether to stop
 GRACE = 30.0  # seconds that the workers have to write their checkpoints
+BUSY, ATTEMPTS = "Initialization failure from server", 3  # what a cluster says that is too busy for a new client yet
 RETRIES = 20  # of a worker that dies, or whose node does
 
 
@@ -42,12 +43,7 @@ def run_on_ray(
     except ImportError:
         raise PipelineError("--cluster needs Ray: pip install -r requirements-cluster.txt") from None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what matters comes as an error
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        raise PipelineError(f"{address}: no Ray cluster answers there ({str(error).splitlines()[0]})") from None
+    _connect(ray, address)
     try:
         task = ray.remote(max_retries=RETRIES, retry_exceptions=True, **needs)(_make_task())
         variables = {"OMP_NUM_THREADS": str(max(1, int(needs["num_cpus"]))), **environment}
@@ -66,6 +62,24 @@ def run_on_ray(
             ray.wait(left, num_returns=len(left), timeout=GRACE)
     finally:
         ray.shutdown()
+
+
+def _connect(ray: Any, address: str) -> None:
+    """Join the cluster; one that answers, but has not started a server for this client in time, is asked again.
+
+    Raises:
+        PipelineError: no cluster answers.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what matters comes as an error
+                ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            return
+        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+            if attempt == ATTEMPTS or not str(error).startswith(BUSY):
+                reason = str(error).splitlines()[0]
+                raise PipelineError(f"{address}: no Ray cluster answers there ({reason})") from None
 
 
 def _make_task() -> Callable[[list[str], str, dict[str, str]], None]:
