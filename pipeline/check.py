@@ -164,9 +164,18 @@ def _recipe_problems(place: str, recipe: Recipe, params: Params) -> Iterator[str
         yield from _unknown(f"{place}.augment", name, AUGMENTATIONS)
     if len(set(recipe.augment)) < len(recipe.augment):
         yield f"{place}.augment: must not name anything twice, got {list(recipe.augment)}"
-    if recipe.loss in LOSSES and recipe.penalty in PENALTIES:
+    for name in recipe.regularisers:
+        yield from _unknown(f"{place}.regularisers", name, PENALTIES)
+        if name in ("none", recipe.penalty):
+            yield f"{place}.regularisers: {name} must not be among them, " + (
+                "which is no regulariser" if name == "none" else "since it is the penalty already"
+            )
+    if recipe.loss in LOSSES and {recipe.penalty, *recipe.regularisers} <= set(PENALTIES):
         yield from _impossible_pairs(place, recipe)
-    if params.generate.weights == "ema" and recipe.ema_decay is None:
+    yield from _batch_problems(place, recipe)
+    if recipe.ema_decay is not None and recipe.ema_half_life is not None:
+        yield f"{place}.ema_decay: must be null with ema_half_life, which gives the decay"
+    if params.generate.weights == "ema" and not recipe.averaged:
         yield f"{place}.ema_decay: must be a number with generate.weights: ema; or set generate.weights: raw"
     if recipe.network in NETWORKS:
         if recipe.norm_d == "batch" and not NETWORKS[recipe.network].batch_norm_d:
@@ -182,6 +191,19 @@ def _recipe_problems(place: str, recipe: Recipe, params: Params) -> Iterator[str
                 yield from _origin_problems(place, recipe, params, shape, classes)
 
 
+def _batch_problems(place: str, recipe: Recipe) -> Iterator[str]:
+    """What packing and the spread of a minibatch ask of the network and of the batch."""
+    network = NETWORKS.get(recipe.network)
+    for field, size in (("pack", recipe.pack), ("minibatch_std", max(recipe.minibatch_std, 1))):
+        if recipe.batch_size % size:
+            yield f"{place}.{field}: must divide batch_size, {recipe.batch_size}, got {size}"
+    if network and network.conditional and recipe.pack > 1:
+        yield f"{place}.pack: must be 1 with the network {recipe.network}, which takes a label for each image"
+    if network and recipe.minibatch_std and not network.minibatch_std_d:
+        able = ", ".join(name for name, entry in NETWORKS.items() if entry.minibatch_std_d) or "none"
+        yield f"{place}.minibatch_std: must be 0 with the network {recipe.network}; networks with it: {able}"
+
+
 def _origin_problems(
     place: str, recipe: Recipe, params: Params, shape: tuple[int, int, int], classes: int
 ) -> Iterator[str]:
@@ -195,17 +217,19 @@ def _origin_problems(
 
 def _impossible_pairs(place: str, recipe: Recipe) -> Iterator[str]:
     """What a loss, a penalty and D's normalisation ask of each other."""
-    loss, penalty = LOSSES[recipe.loss], PENALTIES[recipe.penalty]
-    bounded = recipe.norm_d == "spectral" or penalty.enforces_lipschitz or recipe.clip is not None
+    loss, terms = LOSSES[recipe.loss], [recipe.penalty, *recipe.regularisers]
+    bounded = recipe.norm_d == "spectral" or recipe.clip is not None
+    bounded = bounded or any(PENALTIES[name].enforces_lipschitz for name in terms)
     if loss.needs_lipschitz and not bounded:
         remedy = "must be spectral (or set penalty: gradient, or clip)"
         yield f"{place}.norm_d: {remedy} with loss {recipe.loss}, which needs D's gradient bounded"
     if recipe.label_smoothing and not loss.cross_entropy:
         smooth = ", ".join(name for name, value in LOSSES.items() if value.cross_entropy)
         yield f"{place}.label_smoothing: must be 0 with loss {recipe.loss}, which has no labels; losses with: {smooth}"
-    if penalty.needs_independent_logits and recipe.norm_d == "batch":
+    mixed = [name for name in terms if PENALTIES[name].needs_independent_logits] if recipe.norm_d == "batch" else []
+    for name in mixed:
         yield (
-            f"{place}.norm_d: must not be batch with penalty {recipe.penalty}, which takes the gradient of each logit "
+            f"{place}.norm_d: must not be batch with penalty {name}, which takes the gradient of each logit "
             "by its own image: batch norm mixes images; use none or spectral"
         )
     if recipe.clip is not None and recipe.norm_d == "spectral":

@@ -107,7 +107,8 @@ def test_a_neutral_value_is_left_out_and_any_other_stands() -> None:
     effective = tiny_recipe().effective()
     assert set(RECIPE) - set(effective) == {
         "label_smoothing", "penalty", "penalty_every", "clip", "spectral_norm_g", "init_from", "ema_warmup", "augment",
-        "augment_strength", "instance_noise",
+        "augment_strength", "instance_noise", "regularisers", "minibatch_std", "pack", "top_k", "ema_half_life",
+        "ema_ramp_up",
     }  # fmt: skip
     assert effective["flip"] is True and effective["network"] == "dcgan"
     halving = {"start": 1.0, "end": 0.5, "shape": "linear", "until": 1.0}

@@ -1,7 +1,9 @@
 """How a GAN is trained.
 
     losses       LOSSES: a pair of functions of logits, for D and for G
+    terms        what a penalty is, and what it may look at
     penalties    PENALTIES: terms beside the loss, for D or for G; weight clipping
+    regularisers those of PENALTIES that are no gradient penalties: LeCam, consistency
     augment      AUGMENTATIONS of D's inputs, with their strength; instance noise
     optimisers   OPTIMISERS
     schedules    values that change over training: constant, linear, cosine

@@ -81,10 +81,32 @@ def _least_squares_generator(fake: Tensor) -> Tensor:
     return (fake - 1).square().mean() / 2
 
 
+def _rpgan_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    # Jolicoeur-Martineau 2019, section 4.1: -log sigmoid(D(x) - D(y)) of each pair, not of means
+    return softplus(fake - real).mean()
+
+
+def _rpgan_generator(fake: Tensor, real: Tensor) -> Tensor:
+    # the roles exchanged
+    return softplus(real - fake).mean()
+
+
+def _ragan_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    # Jolicoeur-Martineau 2019, section 4.2: each logit against the mean of the other side; half the sum, as in her code
+    return (softplus(fake.mean() - real).mean() + softplus(fake - real.mean()).mean()) / 2
+
+
+def _ragan_generator(fake: Tensor, real: Tensor) -> Tensor:
+    # the labels exchanged
+    return (softplus(real - fake.mean()).mean() + softplus(real.mean() - fake).mean()) / 2
+
+
 LOSSES: dict[str, AdversarialLoss] = {
     "bce": AdversarialLoss(_bce_discriminator, _bce_generator, cross_entropy=True),
     "bce_saturating": AdversarialLoss(_bce_discriminator, _bce_saturating_generator, cross_entropy=True),
     "hinge": AdversarialLoss(_hinge_discriminator, _minus_mean),
     "wasserstein": AdversarialLoss(_wasserstein_discriminator, _minus_mean, needs_lipschitz=True),
     "least_squares": AdversarialLoss(_least_squares_discriminator, _least_squares_generator),
+    "rpgan": AdversarialLoss(_rpgan_discriminator, _rpgan_generator, paired=True),
+    "ragan": AdversarialLoss(_ragan_discriminator, _ragan_generator, paired=True),
 }

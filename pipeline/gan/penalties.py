@@ -1,68 +1,16 @@
 """Gradient penalties on the discriminator, other terms beside the adversarial loss, and weight clipping.
 
-To add a penalty, write its function of `Update` and one entry in PENALTIES.
+To add a penalty, write its function of `Update` and one entry in PENALTIES. A recipe names one as its `penalty`, whose
+weight can change and which can be lazy, and any number with their weights as its `regularisers`.
 """
-
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-Critic = Callable[[Tensor, Tensor], Tensor]  # images (N, C, S, S), labels (N,) -> logits (N,)
+from pipeline.gan import regularisers
+from pipeline.gan.terms import Critic, Penalty, Update, full
 
-
-@dataclass(frozen=True)
-class Update:
-    """What a penalty may look at in one update of D, or of G. Images are float (N, C, S, S), labels int64 (N,).
-
-    real, fake: the images as D was shown them: augmented and noisy; real_labels, fake_labels: their labels.
-    real_images, fake_images: the same images before that.
-    real_logits, fake_logits: what D said of them, float32 (N,).
-    latents: of the fakes, float32 (N, Z).
-    show: the augmentation of this update, differentiable; it draws afresh, by the name that it is given.
-    draws: a random source of the penalty's own.
-    own: the penalty's own tensors, to be changed in place.
-
-    In G's update the real side is None unless the loss is paired.
-    """
-
-    generator: Critic
-    discriminator: Critic
-    real: Tensor | None
-    real_labels: Tensor | None
-    fake: Tensor
-    fake_labels: Tensor
-    draws: torch.Generator
-    real_images: Tensor | None = None
-    fake_images: Tensor | None = None
-    real_logits: Tensor | None = None
-    fake_logits: Tensor | None = None
-    latents: Tensor | None = None
-    show: Callable[[Tensor, str], Tensor] = lambda images, name: images
-    own: dict[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Penalty:
-    """A term of the loss of D or of G, before its weight.
-
-    value: what is added, a scalar; None = nothing.
-    of: whose loss it is added to.
-    own: makes the tensors that it keeps from step to step, by name, on the CPU; checkpoints hold them.
-    reported: names of `own` scalars that stand in the curves.
-    enforces_lipschitz: whether it bounds D's input gradient between real images and fakes, as Wasserstein losses need.
-    needs_independent_logits: whether it takes a logit for a function of its own image alone, which batch norm in D
-        does not give.
-    """
-
-    value: Callable[[Update], Tensor] | None
-    of: Literal["discriminator", "generator"] = "discriminator"
-    own: Callable[[], dict[str, Tensor]] = dict
-    reported: tuple[str, ...] = ()
-    enforces_lipschitz: bool = False
-    needs_independent_logits: bool = False
+__all__ = ["PENALTIES", "Critic", "Penalty", "Update", "clip_weights", "input_gradients"]
 
 
 def input_gradients(critic: Critic, images: Tensor, labels: Tensor) -> Tensor:
@@ -82,16 +30,55 @@ def _gradient(update: Update) -> Tensor:
     return penalty
 
 
+def _dragan(update: Update) -> Tensor:
+    # Kodali et al. 2017, section 2.3, with their code's draws: at points between an image and the same image with
+    # noise, U(0, 1) times half the standard deviation of all pixels of the batch
+    real, labels = update.real, update.real_labels
+    assert real is not None and labels is not None
+    noise = torch.rand(real.shape, generator=update.draws, device=real.device) * real.std() / 2
+    place = torch.rand(len(real), 1, 1, 1, generator=update.draws, device=real.device)
+    norms = input_gradients(update.discriminator, real + place * noise, labels).norm(dim=1)
+    penalty: Tensor = (norms - 1).square().mean()
+    return penalty
+
+
+def _half_squared_slope(update: Update, name: str, images: Tensor | None, labels: Tensor | None) -> Tensor:
+    """Half the mean squared gradient of D by the images before augmentation, through the augmentation of `name`."""
+    assert images is not None and labels is not None
+
+    def shown(images: Tensor, labels: Tensor) -> Tensor:
+        return update.discriminator(update.show(images, name), labels)
+
+    return input_gradients(shown, full(images), labels).square().sum(dim=1).mean() / 2
+
+
 def _r1(update: Update) -> Tensor:
     # Mescheder et al. 2018, equation 9, of which the weight is gamma
-    assert update.real is not None and update.real_labels is not None
-    return input_gradients(update.discriminator, update.real, update.real_labels).square().sum(dim=1).mean() / 2
+    return _half_squared_slope(update, "real", update.real_images, update.real_labels)
+
+
+def _r2(update: Update) -> Tensor:
+    # the same at fakes (Mescheder et al. 2018, equation 10)
+    return _half_squared_slope(update, "fake", update.fake_images, update.fake_labels)
+
+
+def _r1_r2(update: Update) -> Tensor:
+    # both, as R3GAN has them (Huang et al. 2024, arXiv:2501.05441, section 2)
+    return _r1(update) + _r2(update)
 
 
 PENALTIES: dict[str, Penalty] = {
     "none": Penalty(None),
     "gradient": Penalty(_gradient, enforces_lipschitz=True, needs_independent_logits=True),
+    "dragan": Penalty(_dragan, needs_independent_logits=True),  # bounds D's gradient near real images only
     "r1": Penalty(_r1, needs_independent_logits=True),  # flattens D at real images only
+    "r2": Penalty(_r2, needs_independent_logits=True),
+    "r1_r2": Penalty(_r1_r2, needs_independent_logits=True),
+    "lecam": Penalty(regularisers.lecam, own=regularisers.lecam_means, reported=("real", "fake")),
+    "cr": Penalty(regularisers.consistency),
+    "bcr": Penalty(regularisers.balanced_consistency),
+    "zcr": Penalty(regularisers.latent_consistency),
+    "zcr_g": Penalty(regularisers.latent_diversity, of="generator"),
 }
 
 

@@ -71,7 +71,7 @@ def create_state(
     layout = torch.channels_last if budget.channels_last else torch.contiguous_format
     for network in (gan.generator, gan.discriminator):
         network.to(device).to(memory_format=layout)
-    ema = copy.deepcopy(gan.generator).requires_grad_(False) if recipe.ema_decay else None
+    ema = copy.deepcopy(gan.generator).requires_grad_(False) if recipe.averaged else None
     beta1 = max(recipe.beta1.start, recipe.beta1.end) if isinstance(recipe.beta1, Schedule) else recipe.beta1
     beta2 = value_at(recipe.beta2, 0, budget.steps)
     own, names = _parts(recipe, device)
@@ -88,10 +88,10 @@ def create_state(
 
 
 def _parts(recipe: Recipe, device: torch.device) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The tensors that a recipe's penalty and augmentations keep, and the names of all its curves."""
-    penalty = PENALTIES[recipe.penalty]
-    parts: dict[str, Penalty | Augmentation] = {f"penalty/{recipe.penalty}": penalty}
-    names = list(LOSS_NAMES) if penalty.value is None else [*LOSS_NAMES, *parts]
+    """The tensors that a recipe's penalties and augmentations keep, and the names of all its curves."""
+    used = [name for name in (recipe.penalty, *recipe.regularisers) if PENALTIES[name].value is not None]
+    parts: dict[str, Penalty | Augmentation] = {f"penalty/{name}": PENALTIES[name] for name in used}
+    names = [*LOSS_NAMES, *parts]
     parts |= {f"augment/{name}": AUGMENTATIONS[name] for name in recipe.augment}
     own: dict[str, Tensor] = {}
     for part, entry in parts.items():

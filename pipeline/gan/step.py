@@ -7,6 +7,7 @@ augmentations, optimiser) acts as a value from its registry: the step has no bra
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -20,13 +21,13 @@ from pipeline.data.batches import ImageSet, batch
 from pipeline.gan.augment import AUGMENTATIONS, augment_for_discriminator
 from pipeline.gan.losses import AdversarialLoss, smoothed
 from pipeline.gan.optimisers import OPTIMISERS
-from pipeline.gan.penalties import PENALTIES, Update, clip_weights
+from pipeline.gan.penalties import PENALTIES, Penalty, Update, clip_weights
 from pipeline.gan.schedules import SHAPES, value_at
 from pipeline.gan.state import Diverged, TrainState, create_state, mean_losses, reported_losses, require_finite
 from pipeline.params import Recipe, TrainParams
 
 __all__ = [
-    "Diverged", "StepReport", "TrainState", "create_state", "draw_inputs", "ema_decay", "mean_losses",
+    "Diverged", "StepReport", "TrainState", "create_state", "decay_at", "draw_inputs", "ema_decay", "mean_losses",
     "reported_losses", "require_finite", "train", "train_step", "update_ema",
 ]  # fmt: skip
 
@@ -70,9 +71,27 @@ def train_step(
     for index in range(state.step * recipe.n_critic, (state.step + 1) * recipe.n_critic):
         step.update_discriminator(index)
     step.update_generator()
-    if state.ema is not None and recipe.ema_decay is not None:
-        update_ema(state.ema, state.gan.generator, ema_decay(recipe.ema_decay, recipe.ema_warmup, state.step))
+    if state.ema is not None:
+        update_ema(state.ema, state.gan.generator, decay_at(recipe, state.step, budget.steps))
     return step.curves()
+
+
+@dataclass(frozen=True)
+class _Term:
+    """A penalty as this step adds it: its weight, at every how many updates, and the name of its random stream."""
+
+    name: str
+    weight: float
+    every: int
+    stream: tuple[str, ...]
+
+    @property
+    def penalty(self) -> Penalty:
+        return PENALTIES[self.name]
+
+    @property
+    def curve(self) -> str:
+        return f"penalty/{self.name}"
 
 
 class _Step:
@@ -83,9 +102,10 @@ class _Step:
     ) -> None:
         self.state, self.images, self.loss, self.recipe = state, images, loss, recipe
         self.device, self.budget = images.images.device, budget
-        self.penalty, self.penalty_name = PENALTIES[recipe.penalty], f"penalty/{recipe.penalty}"
         self.noise = recipe.instance_noise * (1 - state.step / budget.steps)
-        self.weight = value_at(recipe.penalty_weight, state.step, budget.steps) * recipe.penalty_every
+        weight, every = value_at(recipe.penalty_weight, state.step, budget.steps), recipe.penalty_every
+        self.terms = [_Term(recipe.penalty, weight * every, every, ("penalty",))]
+        self.terms += [_Term(name, value, 1, ("penalty", name)) for name, value in recipe.regularisers.items()]
         scheduled = value_at(recipe.augment_strength, state.step, budget.steps)
         self.strengths = {
             name: scheduled if AUGMENTATIONS[name].adapt is None else state.own[f"augment/{name}/strength"]
@@ -145,7 +165,7 @@ class _Step:
                 real_images=real_images, fake_images=fake_images, real_logits=real_logits, fake_logits=logits[0],
                 latents=latents, show=show,
             )  # fmt: skip
-            loss = self.loss.generator(*logits)
+            loss = self.loss.generator(*self._best(logits))
             total = self._penalised(loss, "generator", index, update)
         discriminator.requires_grad_(True)
         state.optimiser_g.zero_grad()
@@ -171,18 +191,28 @@ class _Step:
         strengths, noise, seed = self.strengths, self.noise, self.state.seed
         return lambda images, stream: augment_for_discriminator(images, strengths, noise, seed, stream, index)
 
+    def _best(self, logits: list[Tensor]) -> list[Tensor]:
+        """The logits that G learns from: of the share `top_k` of the fakes, those that D takes for most real."""
+        share = value_at(self.recipe.top_k, self.state.step, self.budget.steps)
+        if share == 1:
+            return logits
+        places = logits[0].topk(math.ceil(share * len(logits[0]))).indices
+        return [one[places] for one in logits]
+
     def _penalised(self, loss: Tensor, whose: str, index: int, update: Callable[..., Update]) -> Tensor:
-        """`loss` with the penalty, where it is this network's and due at this update."""
-        penalty, name = self.penalty, self.penalty_name
-        if penalty.value is None or penalty.of != whose:
-            return loss
-        self.values[name] = torch.zeros((), device=self.device)
-        if index % self.recipe.penalty_every:
-            return loss
-        draws = rng(self.device, self.state.seed, "penalty", index)
-        value = self.weight * penalty.value(update(draws=draws, own=self.state.own_tensors(name)))  # in float32
-        self.values[name] = value.detach()
-        return loss + value
+        """`loss` with the penalties that are this network's and due at this update."""
+        for term in self.terms:
+            if term.penalty.value is None or term.penalty.of != whose:
+                continue
+            self.values[term.curve] = torch.zeros((), device=self.device)
+            if index % term.every:
+                continue
+            draws = rng(self.device, self.state.seed, *term.stream, index)
+            own = self.state.own_tensors(term.curve)
+            value = term.weight * term.penalty.value(update(draws=draws, own=own))  # in float32
+            self.values[term.curve] = value.detach()
+            loss = loss + value
+        return loss
 
     def _adapt(self, real_logits: Tensor) -> None:
         for name in self.recipe.augment:
@@ -202,6 +232,21 @@ def draw_inputs(recipe: Recipe, images: ImageSet, seed: int, stream: str, index:
     return latents, images.labels[
         torch.randint(len(images.labels), (recipe.batch_size,), generator=source, device=device)
     ]
+
+
+def decay_at(recipe: Recipe, step: int, steps: int) -> float:
+    """The decay of G's average at a step, counted from 0: from the recipe's half-life, if it has one, or its decay.
+
+    An average with a half-life of H images decays by 0.5 ** (images of a step / H). With a ramp-up r, H is at most r
+    times the images seen before (Karras et al. 2020, arXiv:2006.06676, as in their code). A half-life of 0 copies G.
+    """
+    if recipe.ema_half_life is None:
+        assert recipe.ema_decay is not None
+        return ema_decay(recipe.ema_decay, recipe.ema_warmup, step)
+    images, half_life = recipe.n_critic * recipe.batch_size, value_at(recipe.ema_half_life, step, steps)
+    if recipe.ema_ramp_up is not None:
+        half_life = min(half_life, recipe.ema_ramp_up * step * images)
+    return 0.5 ** (images / half_life) if half_life else 0.0
 
 
 def ema_decay(decay: float, warmup: bool, step: int) -> float:

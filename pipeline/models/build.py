@@ -4,9 +4,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.randomness import stable_hash
@@ -27,13 +28,15 @@ class Network:
     """How an architecture is built: `generator(image_shape, width, latent_dim)`, `discriminator(image_shape, width)`.
 
     `batch_norm_d` says that the discriminator also takes `batch_norm`, and thus that a recipe may ask for it;
-    `conditional` that both also take `n_classes`, and heed the labels.
+    `conditional` that both also take `n_classes`, and heed the labels; `minibatch_std_d` that the discriminator takes
+    `minibatch_std`, the number of images whose spread it sees together, 0 for none.
     """
 
     generator: Callable[..., nn.Module]
     discriminator: Callable[..., nn.Module]
     batch_norm_d: bool = False
     conditional: bool = False
+    minibatch_std_d: bool = False
 
     def sources(self) -> set[str]:
         """The files that define the two networks; what they share is in layers.py."""
@@ -43,7 +46,26 @@ class Network:
     def arguments(self) -> str:
         """What the registry's entry adds to those files, such as attention=True."""
         builders = [b if isinstance(b, partial) else partial(b) for b in (self.generator, self.discriminator)]
-        return repr([(b.func.__name__, b.keywords) for b in builders] + [self.batch_norm_d, self.conditional])
+        return repr(
+            [(b.func.__name__, b.keywords) for b in builders]
+            + [self.batch_norm_d, self.conditional, self.minibatch_std_d]
+        )
+
+
+class Packed(nn.Module):
+    """A discriminator of `count` images at once, stacked as channels (PacGAN: Lin et al. 2018, arXiv:1712.04086).
+
+    Images (N, C, S, S) to logits (N / count,), each of `count` images that follow one another. So D sees whether
+    samples differ. Labels are those of each first image: only networks that ignore them can be packed.
+    """
+
+    def __init__(self, discriminator: nn.Module, count: int) -> None:
+        super().__init__()
+        self.discriminator, self.count = discriminator, count
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        logits: Tensor = self.discriminator(images.unflatten(0, (-1, self.count)).flatten(1, 2), labels[:: self.count])
+        return logits
 
 
 def construct(network: Network, recipe: Recipe, image_shape: ImageShape, n_classes: int, seed: int) -> GAN:
@@ -56,12 +78,14 @@ def construct(network: Network, recipe: Recipe, image_shape: ImageShape, n_class
         rule = f"needs images labelled with at least 2 classes, got {n_classes}"
         raise PipelineError(f"network: {recipe.network} {rule}; label them or choose a network that needs no labels")
     labelled = {"n_classes": n_classes} if network.conditional else {}
-    extra = {"batch_norm": recipe.norm_d == "batch"} if network.batch_norm_d else {}
+    extra: dict[str, Any] = {"batch_norm": recipe.norm_d == "batch"} if network.batch_norm_d else {}
+    extra |= {"minibatch_std": recipe.minibatch_std} if network.minibatch_std_d else {}
+    seen = (image_shape[0] * recipe.pack, *image_shape[1:])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stable_hash(seed, "init"))
         try:
             generator = network.generator(image_shape, recipe.width_g, recipe.latent_dim, **labelled)
-            discriminator = network.discriminator(image_shape, recipe.width_d, **labelled, **extra)
+            discriminator = network.discriminator(seen, recipe.width_d, **labelled, **extra)
         except ValueError as error:
             raise PipelineError(f"data.image_size: {error}") from None
         layers.initialise(generator, recipe.init)
@@ -70,4 +94,4 @@ def construct(network: Network, recipe: Recipe, image_shape: ImageShape, n_class
             layers.normalise_spectrally(generator)
         if recipe.norm_d == "spectral":
             layers.normalise_spectrally(discriminator)
-    return GAN(generator, discriminator)
+    return GAN(generator, Packed(discriminator, recipe.pack) if recipe.pack > 1 else discriminator)

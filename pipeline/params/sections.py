@@ -70,6 +70,7 @@ Rate = Annotated[float | Schedule, Schedulable(gt=0, le=10)]
 Beta = Annotated[float | Schedule, Schedulable(ge=0, lt=1)]
 PenaltyWeight = Annotated[float | Schedule, Schedulable(gt=0, le=1e6)]
 Share = Annotated[float | Schedule, Schedulable(ge=0, le=1)]
+HalfLife = Annotated[float | Schedule, Schedulable(ge=0, le=1e12)]
 
 
 def _labels(value: Any) -> Any:
@@ -110,11 +111,16 @@ class Recipe(Section):
     penalty: Annotated[str, Neutral("none")]
     penalty_weight: PenaltyWeight
     penalty_every: Annotated[int, Field(ge=1, le=10_000), Neutral(1)]
+    regularisers: Annotated[
+        Mapping[str, Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]], Field(max_length=100), Neutral({})
+    ]
     clip: Annotated[Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None, Neutral(None)]
     width_g: Annotated[int, Field(ge=1, le=4096)]
     width_d: Annotated[int, Field(ge=1, le=4096)]
     latent_dim: Annotated[int, Field(ge=1, le=65536)]
     norm_d: Literal["none", "batch", "spectral"]
+    minibatch_std: Annotated[int, Field(ge=0, le=65536), Neutral(0)]
+    pack: Annotated[int, Field(ge=1, le=100), Neutral(1)]
     spectral_norm_g: Annotated[bool, Neutral(False)]
     init: Literal["normal", "xavier", "orthogonal"]
     init_from: Annotated[
@@ -122,6 +128,7 @@ class Recipe(Section):
     ]
     batch_size: Annotated[int, Field(ge=2, le=65536)]
     n_critic: Annotated[int, Field(ge=1, le=100)]
+    top_k: Annotated[Annotated[float | Schedule, Schedulable(gt=0, le=1)], Neutral(1)]
     optimiser: str
     lr_g: Rate
     lr_d: Rate
@@ -130,11 +137,18 @@ class Recipe(Section):
     lr_decay: Literal["none", "linear", "cosine"]
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
     ema_warmup: Annotated[bool, Neutral(False)]
+    ema_half_life: Annotated[HalfLife | None, Neutral(None)]
+    ema_ramp_up: Annotated[Annotated[float, Field(gt=0, le=10)] | None, Neutral(None)]
     flip: Annotated[bool, Neutral(False)]
     dequantise: Annotated[bool, Neutral(False)]
     augment: Annotated[tuple[str, ...], Field(strict=False, max_length=100), Neutral(())]
     augment_strength: Annotated[Share, Neutral(1)]
     instance_noise: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False), Neutral(0)]
+
+    @property
+    def averaged(self) -> bool:
+        """Whether an average of G's weights is kept, by `ema_decay` or by `ema_half_life`."""
+        return self.ema_decay is not None or self.ema_half_life is not None
 
 
 class TrainParams(Section):

@@ -23,10 +23,21 @@ NAMES = [name for name, penalty in PENALTIES.items() if penalty.value is not Non
 
 
 def penalty_of(name: str, critic: Critic, real: Tensor, labels: Tensor, fake: Tensor, seed: int = 0) -> Tensor:
-    value = PENALTIES[name].value
-    assert value is not None
-    draws = torch.Generator().manual_seed(seed)
-    return value(Update(nn.Identity(), critic, real, labels, fake, labels.flip(0), draws))
+    entry = PENALTIES[name]
+    assert entry.value is not None
+    draws, own = torch.Generator().manual_seed(seed), {key: one.to(real) for key, one in entry.own().items()}
+
+    def generator(latents: Tensor, labels: Tensor) -> Tensor:
+        return fake * (1 + latents.sum(dim=1).view(-1, 1, 1, 1))
+
+    said: dict[str, Tensor] = {}
+    with parametrize.cached():
+        if not entry.needs_independent_logits:
+            said = {"real_logits": critic(real, labels), "fake_logits": critic(fake, labels.flip(0))}
+        images = {"real_images": real, "fake_images": fake, "latents": real.new_zeros(len(real), 2)}
+        return entry.value(
+            Update(generator, critic, real, labels, fake, labels.flip(0), draws, **images, **said, own=own)
+        )
 
 
 def value(name: str, critic: Critic, real: Tensor | None = None, fake: Tensor | None = None, seed: int = 0) -> Tensor:
@@ -45,7 +56,10 @@ def linear(norm: float) -> Critic:
 def test_a_linear_critic_by_hand(norm: float) -> None:
     critic = linear(norm)
     assert value("gradient", critic).item() == pytest.approx((norm - 1) ** 2, abs=1e-12)
+    assert value("dragan", critic).item() == pytest.approx((norm - 1) ** 2, abs=1e-12)
     assert value("r1", critic).item() == pytest.approx(norm**2 / 2, abs=1e-12)
+    assert value("r2", critic).item() == pytest.approx(norm**2 / 2, abs=1e-12)
+    assert value("r1_r2", critic).item() == pytest.approx(norm**2, abs=1e-12)
 
 
 def test_a_quadratic_critic_by_hand() -> None:
@@ -56,6 +70,10 @@ def test_a_quadratic_critic_by_hand() -> None:
     norms = torch.tensor([1.0, 2.0, 3.0, 6.0], dtype=torch.float64)
     real = pixels(0) / pixels(0).flatten(1).norm(dim=1).view(-1, 1, 1, 1) * norms.view(-1, 1, 1, 1)
     assert value("r1", critic, real).item() == pytest.approx((1 + 4 + 9 + 36) / 8, rel=1e-12)
+    # R2 is the same of fakes, and R1 + R2 the sum
+    other = pixels(1) / pixels(1).flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    assert value("r2", critic, real, other).item() == pytest.approx(1 / 2, rel=1e-12)
+    assert value("r1_r2", critic, real, other).item() == pytest.approx(50 / 8 + 1 / 2, rel=1e-12)
     # with fakes = real the interpolates are the real images, wherever they are drawn
     assert value("gradient", critic, real, real).item() == pytest.approx((0 + 1 + 4 + 25) / 4, rel=1e-12)
     # with black fakes they are u * real, of norm u * |real|
@@ -119,18 +137,22 @@ def network(spectral: bool) -> nn.Module:
 
 def naive(name: str, critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, seed: int) -> float:
     """The penalty by central differences of one pixel after another."""
-    places = torch.rand(4, 1, 1, 1, generator=torch.Generator().manual_seed(seed)).double()
-    points = places * real + (1 - places) * fake if name == "gradient" else real
+    source = torch.Generator().manual_seed(seed)
+    noise = torch.rand(real.shape, generator=source).double() * real.std() / 2 if name == "dragan" else 0
+    places = torch.rand(4, 1, 1, 1, generator=source).double()
+    points = {
+        "gradient": places * real + (1 - places) * fake, "dragan": real + places * noise, "r1": real, "r2": fake
+    }[name]  # fmt: skip
     slopes = torch.zeros_like(points)
     for place in range(points[0].numel()):
         step = torch.zeros_like(points)
         step.view(4, -1)[:, place] = 1e-6
         slopes.view(4, -1)[:, place] = (critic(points + step) - critic(points - step)) / 2e-6
     squares = slopes.square().sum(dim=(1, 2, 3))
-    return ((squares.sqrt() - 1).square() if name == "gradient" else squares / 2).mean().item()
+    return ((squares.sqrt() - 1).square() if name in ("gradient", "dragan") else squares / 2).mean().item()
 
 
-@pytest.mark.parametrize("name", ["gradient", "r1"])
+@pytest.mark.parametrize("name", ["gradient", "dragan", "r1", "r2"])
 @pytest.mark.parametrize("spectral", [False, True])
 def test_value_and_gradient_by_finite_differences(name: str, spectral: bool) -> None:
     net = network(spectral).eval()  # in evaluation mode the singular vectors stand still, so differences can be taken
@@ -184,7 +206,7 @@ def test_input_gradients_are_each_images_own() -> None:
 def test_every_penalty_is_a_scalar_on_any_device(name: str) -> None:
     net = network(spectral=True)
     assert value(name, net).shape == ()
-    assert value(name, net).item() >= 0
+    assert value(name, net).item() >= 0 or name == "zcr_g"
     on_meta = value(name, net.to("meta"), pixels(0).to("meta"), pixels(1).to("meta"))
     assert (on_meta.shape, on_meta.device.type) == ((), "meta")
 
@@ -196,7 +218,8 @@ def test_a_penalty_asks_nothing_of_the_images(name: str) -> None:
     def critic(images: Tensor, labels: Tensor) -> Tensor:
         return weight * images.pow(3).sum(dim=(1, 2, 3))
 
-    for wanted in (False, True):
+    asked = (False,) if PENALTIES[name].of == "generator" else (False, True)  # G's is a function of G's images
+    for wanted in asked if PENALTIES[name].needs_independent_logits else (False,):
         real, fake = pixels(0).requires_grad_(wanted), pixels(1).requires_grad_(wanted)
         (value(name, critic, real, fake) + weight).backward()
         assert real.requires_grad == fake.requires_grad == wanted
@@ -206,8 +229,10 @@ def test_a_penalty_asks_nothing_of_the_images(name: str) -> None:
 def test_what_penalties_say_of_themselves() -> None:
     assert {name for name, penalty in PENALTIES.items() if penalty.value is None} == {"none"}
     assert {name for name, penalty in PENALTIES.items() if penalty.enforces_lipschitz} == {"gradient"}
-    assert {name for name, penalty in PENALTIES.items() if penalty.needs_independent_logits} == {"gradient", "r1"}
-    assert {penalty.of for penalty in PENALTIES.values()} == {"discriminator"}
+    gradients = {"gradient", "dragan", "r1", "r2", "r1_r2"}
+    assert {name for name, penalty in PENALTIES.items() if penalty.needs_independent_logits} == gradients
+    assert {name for name, penalty in PENALTIES.items() if penalty.of == "generator"} == {"zcr_g"}
+    assert {name for name, penalty in PENALTIES.items() if penalty.own()} == {"lecam"}
 
 
 def test_clip_weights_by_hand() -> None:

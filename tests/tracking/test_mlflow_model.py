@@ -25,7 +25,7 @@ class Generator(torch.nn.Module):
 @pytest.mark.slow
 def test_the_model_loads_back_and_draws_the_same(root, folder, monkeypatch):
     generator, asked = Generator(), []
-    recipe = {"latent_dim": 16, "ema_decay": 0.99}
+    recipe = {"latent_dim": 16, "ema_decay": 0.99, "ema_half_life": None}
     monkeypatch.setattr(
         "pipeline.gan.checkpoint.load_generator", lambda path, which: asked.append(which) or (generator, {})
     )
