@@ -178,6 +178,16 @@ def _recipe_problems(place: str, recipe: Recipe, params: Params) -> Iterator[str
     if params.generate.weights == "ema" and not recipe.averaged:
         yield f"{place}.ema_decay: must be a number with generate.weights: ema; or set generate.weights: raw"
     if recipe.network in NETWORKS:
+        if NETWORKS[recipe.network].features_of == params.metrics.extractor:
+            yield (
+                f"metrics.extractor: must not be {params.metrics.extractor} with the network {recipe.network} "
+                f"({place}), whose D is built on these features: its samples may only be ranked by others"
+            )
+        if not NETWORKS[recipe.network].spectral:
+            for field, used in (("norm_d", recipe.norm_d == "spectral"), ("spectral_norm_g", recipe.spectral_norm_g)):
+                if used:
+                    remedy = "none" if field == "norm_d" else "false"
+                    yield f"{place}.{field}: must be {remedy} with the network {recipe.network}, which scales itself"
         if recipe.norm_d == "batch" and not NETWORKS[recipe.network].batch_norm_d:
             yield f"{place}.norm_d: the network {recipe.network} has no batch norm in D; use spectral or none"
         try:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from pipeline.data.batches import ImageSet
+from pipeline.models import NETWORKS
 from pipeline.params import Params, Recipe, TrainParams, load, parse
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,8 +28,15 @@ RECIPE: dict[str, Any] = load(ROOT / "params.yaml").recipe.model_dump(mode="json
 
 
 def tiny_recipe(**changes: Any) -> Recipe:
-    """The tiny recipe with some fields changed: ``tiny_recipe(loss="hinge")``."""
-    return Recipe.model_validate(RECIPE | changes)
+    """The tiny recipe with some fields changed: ``tiny_recipe(loss="hinge")``.
+
+    A network that scales itself goes without the spectral norm that was asked for.
+    """
+    recipe = Recipe.model_validate(RECIPE | changes)
+    if recipe.network not in NETWORKS or NETWORKS[recipe.network].spectral:
+        return recipe
+    norm = "none" if recipe.norm_d == "spectral" else recipe.norm_d
+    return recipe.model_copy(update={"norm_d": norm, "spectral_norm_g": False})
 
 
 def tiny_budget(**changes: Any) -> TrainParams:

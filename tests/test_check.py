@@ -126,7 +126,7 @@ def test_what_loss_norm_penalty_and_clip_ask_of_each_other(
             "models.dcgan.norm_d: must be spectral (or set penalty: gradient, or clip) with loss wasserstein, which "
             "needs D's gradient bounded"
         ]
-    if norm == "batch" and penalty in ("gradient", "r1"):
+    if norm == "batch" and penalty in ("gradient", "dragan", "r1", "r2", "r1_r2"):
         expected += [
             f"models.dcgan.norm_d: must not be batch with penalty {penalty}, which takes the gradient of each logit "
             "by its own image: batch norm mixes images; use none or spectral"

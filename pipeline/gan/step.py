@@ -119,7 +119,7 @@ class _Step:
         real_images, real_labels = self._real(state.seed, index)
         latents, labels = self._inputs("d", index, real_labels)
         with torch.no_grad(), self._autocast():
-            fake_images = state.gan.generator(latents, labels)
+            fake_images = self._generate(latents, labels, "d", index)
         show = self._augmentation(index)
         real, fake = show(real_images, "real"), show(fake_images, "fake")
         # Real and fake images pass D apart (batch norm must not mix them) but under the same normalised weights.
@@ -153,7 +153,7 @@ class _Step:
         discriminator.requires_grad_(False)  # G's step needs no gradient of D's weights: a third less to compute
         with parametrize.cached():
             with self._autocast():
-                fake_images = state.gan.generator(latents, labels)
+                fake_images = self._generate(latents, labels, "g", index)
                 fake = show(fake_images, "g")
                 logits = [discriminator(fake, labels).float()]
                 if real_images is not None and real_labels is not None:
@@ -185,6 +185,14 @@ class _Step:
     def _inputs(self, stream: str, index: int, real_labels: Tensor | None) -> tuple[Tensor, Tensor]:
         latents, labels = draw_inputs(self.recipe, self.images, self.state.seed, stream, index)
         return latents, real_labels if self.loss.paired and real_labels is not None else labels
+
+    def _generate(self, latents: Tensor, labels: Tensor, stream: str, index: int) -> Tensor:
+        """G's images; a G that draws numbers, as its attribute `draws` says, has a source of its own for this call."""
+        generator = self.state.gan.generator
+        if hasattr(generator, "draws"):
+            generator.draws = rng(self.device, self.state.seed, "generator", stream, index)  # type: ignore[assignment]
+        images: Tensor = generator(latents, labels)
+        return images
 
     def _augmentation(self, index: int) -> Callable[[Tensor, str], Tensor]:
         """(images, name of the stream that it draws from) -> the images as D is shown them."""

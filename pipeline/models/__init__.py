@@ -5,6 +5,10 @@
     dcgan     strided convolutions; conditional by concatenation
     cnn       SNGAN's plain CNN, also that of WGAN and WGAN-GP
     resnet    residual blocks; with attention it is SAGAN, conditional by projection
+    biggan    BigGAN: class and latents in every batch norm
+    r3gan     R3GAN: residual, no normalisation, any size from stages
+    stylegan2 StyleGAN2: styles, noise
+    projected D on the features of a frozen network, beside DCGAN's G
     build     from a recipe to an initialised pair
     summary   layers, shapes, parameters and multiply-adds; `python -m pipeline.models`
 
@@ -16,7 +20,7 @@ file and one entry here; the tests over the registry then test it.
 from functools import partial
 
 from pipeline.core.errors import PipelineError, suggest
-from pipeline.models import cnn, dcgan, mlp, resnet
+from pipeline.models import biggan, cnn, dcgan, mlp, projected, r3gan, resnet, stylegan2
 from pipeline.models.build import GAN, ImageShape, Network, construct
 from pipeline.params import Recipe
 
@@ -35,6 +39,21 @@ NETWORKS: dict[str, Network] = {
         partial(resnet.ProjectionDiscriminator, attention=True),
         conditional=True,
     ),
+    "biggan": Network(biggan.Generator, partial(resnet.ProjectionDiscriminator, attention=True), conditional=True),
+    "r3gan": Network(r3gan.Generator, r3gan.Discriminator, bounded=False, spectral=False),
+    "r3gan_conditional": Network(r3gan.Generator, r3gan.Discriminator, conditional=True, bounded=False, spectral=False),
+    "stylegan2": Network(
+        stylegan2.Generator, stylegan2.Discriminator, minibatch_std_d=True, bounded=False, spectral=False
+    ),
+    "stylegan2_conditional": Network(
+        stylegan2.Generator,
+        stylegan2.Discriminator,
+        conditional=True,
+        minibatch_std_d=True,
+        bounded=False,
+        spectral=False,
+    ),
+    "projected": Network(dcgan.Generator, projected.Discriminator, features_of="efficientnet_lite0"),
 }
 
 

@@ -29,7 +29,9 @@ class Network:
 
     `batch_norm_d` says that the discriminator also takes `batch_norm`, and thus that a recipe may ask for it;
     `conditional` that both also take `n_classes`, and heed the labels; `minibatch_std_d` that the discriminator takes
-    `minibatch_std`, the number of images whose spread it sees together, 0 for none.
+    `minibatch_std`, the number of images whose spread it sees together, 0 for none; `bounded` that G's images are in
+    [-1, 1]; `features_of` the extractor, if any, on whose features D is built, and by which its samples must not be
+    ranked; `spectral` that spectral normalisation goes with its initialisation.
     """
 
     generator: Callable[..., nn.Module]
@@ -37,6 +39,9 @@ class Network:
     batch_norm_d: bool = False
     conditional: bool = False
     minibatch_std_d: bool = False
+    bounded: bool = True
+    features_of: str | None = None
+    spectral: bool = True
 
     def sources(self) -> set[str]:
         """The files that define the two networks; what they share is in layers.py."""

@@ -173,12 +173,51 @@ class SelfAttention(nn.Module):
         return maps
 
 
+class Resample(nn.Module):
+    """Feature maps at twice or half the resolution, by the filter [1, 3, 3, 1] in both directions, zeros outside."""
+
+    kernel: Tensor
+
+    def __init__(self, up: bool) -> None:
+        super().__init__()
+        self.up = up
+        taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / (4 if up else 8)
+        self.register_buffer("kernel", (taps[:, None] * taps)[None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = x.flatten(0, 1)[:, None]  # (N, C, H, W) -> (N * C, 1, H, W)
+        if self.up:
+            maps = F.conv_transpose2d(maps, self.kernel, stride=2, padding=1)
+        else:
+            maps = F.conv2d(maps, self.kernel, stride=2, padding=1)
+        return maps.view(*x.shape[:2], *maps.shape[2:])
+
+
+class Blur(nn.Module):
+    """Maps (N, C, H, W) through the filter [1, 3, 3, 1], one row and column longer: as a 3x3 convolution wants it."""
+
+    kernel: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+        self.register_buffer("kernel", (taps[:, None] * taps)[None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = F.conv2d(x.flatten(0, 1)[:, None], self.kernel, padding=2)
+        return maps.view(*x.shape[:2], *maps.shape[2:])
+
+
 def initialise(network: nn.Module, scheme: str) -> None:
     """Set every weight by `scheme` and every bias to 0; draws from torch's global generator.
+
+    A network that says `own_init` has initialised itself and stays as it is.
 
     normal: N(0, 0.02), and N(1, 0.02) for the scale of batch norm (DCGAN). xavier: uniform with gain sqrt(2) in
     residual convolutions and 1 elsewhere (SNGAN's code). orthogonal: (BigGAN).
     """
+    if getattr(network, "own_init", False):
+        return
     for name, module in network.named_modules():
         if isinstance(module, WEIGHTED):
             if scheme == "normal":

@@ -21,7 +21,7 @@ from pipeline.models.layers import (
 LARGEST_ATTENTION = 32  # pixels; attention costs side**4
 
 
-def _attention_side(image_size: int) -> int:
+def attention_side(image_size: int) -> int:
     """Where SAGAN attends: the largest feature map below the image's size, but no larger than 32 (16 for CIFAR-10)."""
     if resolution_schedule(image_size)[1] < 2:
         raise ValueError(f"must be at least 16 for a network with attention, got {image_size}")
@@ -48,7 +48,7 @@ class Generator(nn.Module):
         for _ in range(doublings):
             layers.append(GeneratorBlock(width, width, n_classes))
             side *= 2
-            if attention and side == _attention_side(image_shape[1]):
+            if attention and side == attention_side(image_shape[1]):
                 layers.append(SelfAttention(width))
         layers += [nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, image_shape[0], 3, padding=1), nn.Tanh()]
         self.layers = LabelledSequential(layers)
@@ -74,7 +74,7 @@ class Discriminator(nn.Module):
             down = index < doublings - 1
             layers.append(DiscriminatorBlock(width if index else channels, width, down, first=index == 0))
             side //= 2 if down else 1
-            if attention and down and side == _attention_side(image_shape[1]):
+            if attention and down and side == attention_side(image_shape[1]):
                 layers.append(SelfAttention(width))
         self.layers = nn.Sequential(*layers, nn.ReLU())
         self.head = nn.Linear(width, 1)

@@ -28,7 +28,8 @@ def pairs() -> Iterator[tuple[str, str, str]]:
     for network, entry in NETWORKS.items():
         for loss, value in LOSSES.items():
             for norm in ("none", "batch", "spectral"):
-                if (norm == "spectral" or not value.needs_lipschitz) and (norm != "batch" or entry.batch_norm_d):
+                possible = {"none": True, "batch": entry.batch_norm_d, "spectral": entry.spectral}[norm]
+                if possible and (norm == "spectral" or not value.needs_lipschitz):
                     yield network, loss, norm
 
 
@@ -49,7 +50,9 @@ def test_every_recipe_takes_a_step_on_the_meta_device(name: str) -> None:
 @pytest.mark.parametrize(("network", "loss", "norm"), list(pairs()))
 @pytest.mark.slow
 def test_every_pair_takes_a_step_on_the_meta_device(network: str, loss: str, norm: str) -> None:
-    recipe = tiny_recipe(network=network, loss=loss, norm_d=norm, spectral_norm_g=loss == "hinge")
+    recipe = tiny_recipe(
+        network=network, loss=loss, norm_d=norm, spectral_norm_g=norm == "spectral" and loss == "hinge"
+    )
     state = start(recipe, device="meta")
     assert train_step(state, image_set(device="meta"), LOSSES[loss], recipe, tiny_budget()).device.type == "meta"
 
@@ -62,8 +65,8 @@ def test_every_pair_trains_on_the_cpu(network: str, loss: str, norm: str) -> Non
     assert all(math.isfinite(value) for value in reports[-1].losses.values())
     # Against an untrained D every pair starts from D's loss of undecided logits.
     undecided = {"bce": 2 * math.log(2), "bce_saturating": 2 * math.log(2), "hinge": 2.0, "wasserstein": 0.0,
-                 "least_squares": 0.5}[loss]  # fmt: skip
-    if norm == "none":
+                 "least_squares": 0.5, "rpgan": math.log(2), "ragan": math.log(2)}[loss]  # fmt: skip
+    if norm == "none" and NETWORKS[network].spectral and network != "projected":  # those start with small weights
         assert reports[-1].losses["loss/d"] == pytest.approx(undecided, abs=0.3)
     assert all(torch.isfinite(tensor).all() for tensor in state.tensors().values())
 
@@ -329,7 +332,7 @@ def test_training_averages_the_generator(network: str) -> None:
         live = copied(state.gan.generator)
         expected = {name: 0.75 * value + 0.25 * live[name] for name, value in expected.items()}
     for name, value in copied(state.ema).items():
-        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-6)
+        torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-6)
     assert not equal(copied(state.ema), copied(state.gan.generator))
     assert start(tiny_recipe(ema_decay=None)).ema is None
 
