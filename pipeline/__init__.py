@@ -8,6 +8,7 @@ models/         the networks; `python -m pipeline.models`
 gan/            losses, penalties, augmentations, optimisers; the training step, its state and checkpoints; warm start
 sampling/       seeded samples of a generator, and pictures of them
 repository      what DVC needs and keeps, mended where it is broken
+check_recipe    what is wrong with a recipe that does parse
 check           what is wrong with params that do parse; `python -m pipeline.check`
 tracking/       what a run tells MLflow, and never waits for; `python -m pipeline.tracking`
 report/         leaderboard.csv and report.html

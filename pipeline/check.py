@@ -5,30 +5,24 @@ python -m pipeline.check --files   reads all outputs, too, and DVC's cache, whic
 """
 
 import argparse
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 
+from pipeline.check_recipe import recipe_problems, unknown
 from pipeline.core import paths
 from pipeline.core.devices import choose_device
-from pipeline.core.errors import PipelineError, exit_cleanly, printable, suggest
+from pipeline.core.errors import PipelineError, exit_cleanly, printable
 from pipeline.core.files import storage_errors
 from pipeline.data.datasets import DATASETS, expected_classes, expected_names
 from pipeline.data.zips import is_zip
-from pipeline.gan.augment import AUGMENTATIONS
-from pipeline.gan.losses import LOSSES
-from pipeline.gan.optimisers import OPTIMISERS
-from pipeline.gan.penalties import PENALTIES
-from pipeline.gan.step import create_state
-from pipeline.gan.warm_start import warm_start
 from pipeline.metrics import EXTRACTORS, load_extractor
-from pipeline.models import NETWORKS, build_gan
-from pipeline.params import PARAMS_FILE, DataParams, Params, Recipe, load
+from pipeline.models import NETWORKS
+from pipeline.params import PARAMS_FILE, DataParams, Params, load
 from pipeline.repository import mend_cache, mend_lock, mend_rwlock, require_dvc, require_outputs_whole
 
 SHOWN = 10  # names of classes in a sentence
-SMALL = {"width_g": 8, "width_d": 8, "latent_dim": 2}  # a network that is quickly built
 
 
 def validate(params: Params, tuned: str | None = None) -> None:
@@ -71,15 +65,15 @@ def problems(params: Params, tuned: str | None = None) -> Iterator[str]:
 
     Of the recipes only those matter that are used: those of compare.models, and the one that a study tunes.
     """
-    yield from _unknown("data.dataset", params.data.dataset, DATASETS)
-    yield from _unknown("metrics.extractor", params.metrics.extractor, EXTRACTORS)
+    yield from unknown("data.dataset", params.data.dataset, DATASETS)
+    yield from unknown("metrics.extractor", params.metrics.extractor, EXTRACTORS)
     for name in params.metrics.further_extractors:
-        yield from _unknown("metrics.further_extractors", name, EXTRACTORS)
+        yield from unknown("metrics.further_extractors", name, EXTRACTORS)
     everything = [params.metrics.extractor, *params.metrics.further_extractors]
     if len(set(everything)) < len(everything):
         yield f"metrics.further_extractors: must name others than metrics.extractor, each once, got {everything[1:]}"
     for name in params.compare.models:
-        yield from _unknown("compare.models", name, params.models)
+        yield from unknown("compare.models", name, params.models)
     for key in ("models", "seeds"):
         values = getattr(params.compare, key)
         if len(set(values)) < len(values):
@@ -89,7 +83,7 @@ def problems(params: Params, tuned: str | None = None) -> Iterator[str]:
     yield from _search_problems(params)
     for name, recipe in params.models.items():
         if name in params.compare.models or name == tuned:
-            yield from _recipe_problems(f"models.{name}", recipe, params)
+            yield from recipe_problems(f"models.{name}", recipe, params)
     try:
         choose_device(params.runtime.device)
     except PipelineError as error:
@@ -152,103 +146,6 @@ def _one_class_problems(params: Params) -> Iterator[str]:
         network = params.models[name].network if name in params.models else ""
         if network in NETWORKS and not NETWORKS[network].conditional:
             yield f"generate.labels: must be data or balanced, since {name} of compare.models takes no labels"
-
-
-def _recipe_problems(place: str, recipe: Recipe, params: Params) -> Iterator[str]:
-    """What is wrong with a recipe."""
-    yield from _unknown(f"{place}.loss", recipe.loss, LOSSES)
-    yield from _unknown(f"{place}.network", recipe.network, NETWORKS)
-    yield from _unknown(f"{place}.penalty", recipe.penalty, PENALTIES)
-    yield from _unknown(f"{place}.optimiser", recipe.optimiser, OPTIMISERS)
-    for name in recipe.augment:
-        yield from _unknown(f"{place}.augment", name, AUGMENTATIONS)
-    if len(set(recipe.augment)) < len(recipe.augment):
-        yield f"{place}.augment: must not name anything twice, got {list(recipe.augment)}"
-    for name in recipe.regularisers:
-        yield from _unknown(f"{place}.regularisers", name, PENALTIES)
-        if name in ("none", recipe.penalty):
-            yield f"{place}.regularisers: {name} must not be among them, " + (
-                "which is no regulariser" if name == "none" else "since it is the penalty already"
-            )
-    if recipe.loss in LOSSES and {recipe.penalty, *recipe.regularisers} <= set(PENALTIES):
-        yield from _impossible_pairs(place, recipe)
-    yield from _batch_problems(place, recipe)
-    if recipe.ema_decay is not None and recipe.ema_half_life is not None:
-        yield f"{place}.ema_decay: must be null with ema_half_life, which gives the decay"
-    if params.generate.weights == "ema" and not recipe.averaged:
-        yield f"{place}.ema_decay: must be a number with generate.weights: ema; or set generate.weights: raw"
-    if recipe.network in NETWORKS:
-        if NETWORKS[recipe.network].features_of == params.metrics.extractor:
-            yield (
-                f"metrics.extractor: must not be {params.metrics.extractor} with the network {recipe.network} "
-                f"({place}), whose D is built on these features: its samples may only be ranked by others"
-            )
-        if not NETWORKS[recipe.network].spectral:
-            for field, used in (("norm_d", recipe.norm_d == "spectral"), ("spectral_norm_g", recipe.spectral_norm_g)):
-                if used:
-                    remedy = "none" if field == "norm_d" else "false"
-                    yield f"{place}.{field}: must be {remedy} with the network {recipe.network}, which scales itself"
-        if recipe.norm_d == "batch" and not NETWORKS[recipe.network].batch_norm_d:
-            yield f"{place}.norm_d: the network {recipe.network} has no batch norm in D; use spectral or none"
-        try:
-            shape = (params.data.channels, params.data.image_size, params.data.image_size)
-            classes = expected_classes(params.data)
-            build_gan(recipe.model_copy(update=SMALL), shape, classes, seed=0)
-        except PipelineError as error:
-            yield f"{error} (the network of {place})"
-        else:
-            if recipe.init_from and recipe.optimiser in OPTIMISERS:
-                yield from _origin_problems(place, recipe, params, shape, classes)
-
-
-def _batch_problems(place: str, recipe: Recipe) -> Iterator[str]:
-    """What packing and the spread of a minibatch ask of the network and of the batch."""
-    network = NETWORKS.get(recipe.network)
-    for field, size in (("pack", recipe.pack), ("minibatch_std", max(recipe.minibatch_std, 1))):
-        if recipe.batch_size % size:
-            yield f"{place}.{field}: must divide batch_size, {recipe.batch_size}, got {size}"
-    if network and network.conditional and recipe.pack > 1:
-        yield f"{place}.pack: must be 1 with the network {recipe.network}, which takes a label for each image"
-    if network and recipe.minibatch_std and not network.minibatch_std_d:
-        able = ", ".join(name for name, entry in NETWORKS.items() if entry.minibatch_std_d) or "none"
-        yield f"{place}.minibatch_std: must be 0 with the network {recipe.network}; networks with it: {able}"
-
-
-def _origin_problems(
-    place: str, recipe: Recipe, params: Params, shape: tuple[int, int, int], classes: int
-) -> Iterator[str]:
-    """What keeps a recipe from starting with the networks that it names."""
-    try:
-        assert recipe.init_from
-        warm_start(create_state(recipe, params.train, shape, classes, 0, torch.device("cpu")), recipe.init_from)
-    except PipelineError as error:
-        yield f"{place}.init_from: {error}"
-
-
-def _impossible_pairs(place: str, recipe: Recipe) -> Iterator[str]:
-    """What a loss, a penalty and D's normalisation ask of each other."""
-    loss, terms = LOSSES[recipe.loss], [recipe.penalty, *recipe.regularisers]
-    bounded = recipe.norm_d == "spectral" or recipe.clip is not None
-    bounded = bounded or any(PENALTIES[name].enforces_lipschitz for name in terms)
-    if loss.needs_lipschitz and not bounded:
-        remedy = "must be spectral (or set penalty: gradient, or clip)"
-        yield f"{place}.norm_d: {remedy} with loss {recipe.loss}, which needs D's gradient bounded"
-    if recipe.label_smoothing and not loss.cross_entropy:
-        smooth = ", ".join(name for name, value in LOSSES.items() if value.cross_entropy)
-        yield f"{place}.label_smoothing: must be 0 with loss {recipe.loss}, which has no labels; losses with: {smooth}"
-    mixed = [name for name in terms if PENALTIES[name].needs_independent_logits] if recipe.norm_d == "batch" else []
-    for name in mixed:
-        yield (
-            f"{place}.norm_d: must not be batch with penalty {name}, which takes the gradient of each logit "
-            "by its own image: batch norm mixes images; use none or spectral"
-        )
-    if recipe.clip is not None and recipe.norm_d == "spectral":
-        yield f"{place}.clip: must be null with norm_d: spectral, which divides weights by their norm, clipped or not"
-
-
-def _unknown(place: str, name: str, known: Collection[str]) -> Iterator[str]:
-    if name not in known:
-        yield f"{place}: unknown name {name!r}; {suggest(name, known)}"
 
 
 @exit_cleanly

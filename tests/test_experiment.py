@@ -194,7 +194,7 @@ def test_only_the_code_that_a_recipe_runs_counts(package: Path, network: str, ow
 PIECES = {  # of each entry of a registry a piece of its own code, and what changes it
     "losses.py hinge": ("relu(1 - real)", "relu(2 - real)"),
     "losses.py bce": ("softplus(-real)", "softplus(-2 * real)"),
-    "penalties.py r1": ("real_labels).square().sum", "real_labels).abs().sum"),
+    "penalties.py r1": ("labels).square().sum", "labels).abs().sum"),
     "penalties.py gradient": ("(norms - 1)", "(norms - 2)"),
     "augment.py cutout": ("first = centre - edge // 2", "first = centre - edge // 3"),
     "augment.py colour": ("draws[0] - 0.5", "draws[0] - 0.25"),

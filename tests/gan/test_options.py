@@ -50,7 +50,7 @@ def test_every_option_trains_and_repeats_bit_for_bit(option: str, precision: str
     assert {t.dtype for t in state.tensors().values()} <= {torch.float32, torch.int64}
 
 
-# Every network with those that differentiate it twice, between images and at images, and every penalty with two networks.
+# Every network with those that differentiate it twice, and every penalty with two networks.
 PAIRS = [
     (network, penalty)
     for network in NETWORKS

@@ -276,6 +276,9 @@ def test_its_samples_are_never_ranked_by_the_features_that_taught_them() -> None
         "on these features: its samples may only be ranked by others"
     ]
     assert list(check.problems(tiny_params({"metrics.extractor": "inception"}, toy=toy))) == []
+    beside = {"metrics.extractor": "inception", "metrics.further_extractors": ["efficientnet_lite0"]}
+    (fault,) = check.problems(tiny_params(beside, toy=toy))
+    assert fault.startswith("metrics.further_extractors: must not name efficientnet_lite0 with the network projected")
 
 
 @pytest.mark.parametrize("network", ["r3gan", "stylegan2"])

@@ -1,0 +1,124 @@
+"""What is wrong with a recipe that does parse: unknown names and impossible pairs."""
+
+from collections.abc import Collection, Iterator
+
+import torch
+
+from pipeline.core.errors import PipelineError, suggest
+from pipeline.data.datasets import expected_classes
+from pipeline.gan.augment import AUGMENTATIONS
+from pipeline.gan.losses import LOSSES
+from pipeline.gan.optimisers import OPTIMISERS
+from pipeline.gan.penalties import PENALTIES
+from pipeline.gan.step import create_state
+from pipeline.gan.warm_start import warm_start
+from pipeline.models import NETWORKS, build_gan
+from pipeline.params import Params, Recipe
+
+SMALL = {"width_g": 8, "width_d": 8, "latent_dim": 2}  # a network that is quickly built
+
+
+def recipe_problems(place: str, recipe: Recipe, params: Params) -> Iterator[str]:
+    """One sentence for each fault of a recipe, which stands at `place`: the rule, and the remedy."""
+    yield from unknown(f"{place}.loss", recipe.loss, LOSSES)
+    yield from unknown(f"{place}.network", recipe.network, NETWORKS)
+    yield from unknown(f"{place}.penalty", recipe.penalty, PENALTIES)
+    yield from unknown(f"{place}.optimiser", recipe.optimiser, OPTIMISERS)
+    for name in recipe.augment:
+        yield from unknown(f"{place}.augment", name, AUGMENTATIONS)
+    if len(set(recipe.augment)) < len(recipe.augment):
+        yield f"{place}.augment: must not name anything twice, got {list(recipe.augment)}"
+    for name in recipe.regularisers:
+        yield from unknown(f"{place}.regularisers", name, PENALTIES)
+        if name in ("none", recipe.penalty):
+            yield f"{place}.regularisers: {name} must not be among them, " + (
+                "which is no regulariser" if name == "none" else "since it is the penalty already"
+            )
+    if recipe.loss in LOSSES and {recipe.penalty, *recipe.regularisers} <= set(PENALTIES):
+        yield from _impossible_pairs(place, recipe)
+    yield from _batch_problems(place, recipe)
+    if recipe.ema_decay is not None and recipe.ema_half_life is not None:
+        yield f"{place}.ema_decay: must be null with ema_half_life, which gives the decay"
+    if params.generate.weights == "ema" and not recipe.averaged:
+        yield f"{place}.ema_decay: must be a number with generate.weights: ema; or set generate.weights: raw"
+    if recipe.network in NETWORKS:
+        yield from _network_problems(place, recipe, params)
+
+
+def _network_problems(place: str, recipe: Recipe, params: Params) -> Iterator[str]:
+    """What a network asks of the normalisations, of the data and of the extractor."""
+    network = NETWORKS[recipe.network]
+    if network.features_of in (params.metrics.extractor, *params.metrics.further_extractors):
+        field = "extractor" if network.features_of == params.metrics.extractor else "further_extractors"
+        must = "must not be" if field == "extractor" else "must not name"
+        yield (
+            f"metrics.{field}: {must} {network.features_of} with the network {recipe.network} "
+            f"({place}), whose D is built on these features: its samples may only be ranked by others"
+        )
+    if not network.spectral:
+        for field, used in (("norm_d", recipe.norm_d == "spectral"), ("spectral_norm_g", recipe.spectral_norm_g)):
+            if used:
+                remedy = "none" if field == "norm_d" else "false"
+                yield f"{place}.{field}: must be {remedy} with the network {recipe.network}, which scales itself"
+    if recipe.norm_d == "batch" and not network.batch_norm_d:
+        yield f"{place}.norm_d: the network {recipe.network} has no batch norm in D; use spectral or none"
+    try:
+        shape = (params.data.channels, params.data.image_size, params.data.image_size)
+        classes = expected_classes(params.data)
+        build_gan(recipe.model_copy(update=SMALL), shape, classes, seed=0)
+    except PipelineError as error:
+        yield f"{error} (the network of {place})"
+    else:
+        if recipe.init_from and recipe.optimiser in OPTIMISERS:
+            yield from _origin_problems(place, recipe, params, shape, classes)
+
+
+def _batch_problems(place: str, recipe: Recipe) -> Iterator[str]:
+    """What packing and the spread of a minibatch ask of the network and of the batch."""
+    network = NETWORKS.get(recipe.network)
+    for field, size in (("pack", recipe.pack), ("minibatch_std", max(recipe.minibatch_std, 1))):
+        if recipe.batch_size % size:
+            yield f"{place}.{field}: must divide batch_size, {recipe.batch_size}, got {size}"
+    if network and network.conditional and recipe.pack > 1:
+        yield f"{place}.pack: must be 1 with the network {recipe.network}, which takes a label for each image"
+    if network and recipe.minibatch_std and not network.minibatch_std_d:
+        able = ", ".join(name for name, entry in NETWORKS.items() if entry.minibatch_std_d) or "none"
+        yield f"{place}.minibatch_std: must be 0 with the network {recipe.network}; networks with it: {able}"
+
+
+def _origin_problems(
+    place: str, recipe: Recipe, params: Params, shape: tuple[int, int, int], classes: int
+) -> Iterator[str]:
+    """What keeps a recipe from starting with the networks that it names."""
+    try:
+        assert recipe.init_from
+        warm_start(create_state(recipe, params.train, shape, classes, 0, torch.device("cpu")), recipe.init_from)
+    except PipelineError as error:
+        yield f"{place}.init_from: {error}"
+
+
+def _impossible_pairs(place: str, recipe: Recipe) -> Iterator[str]:
+    """What a loss, a penalty and D's normalisation ask of each other."""
+    loss, terms = LOSSES[recipe.loss], [recipe.penalty, *recipe.regularisers]
+    bounded = recipe.norm_d == "spectral" or recipe.clip is not None
+    bounded = bounded or any(PENALTIES[name].enforces_lipschitz for name in terms)
+    if loss.needs_lipschitz and not bounded:
+        remedy = "must be spectral (or set penalty: gradient, or clip)"
+        yield f"{place}.norm_d: {remedy} with loss {recipe.loss}, which needs D's gradient bounded"
+    if recipe.label_smoothing and not loss.cross_entropy:
+        smooth = ", ".join(name for name, value in LOSSES.items() if value.cross_entropy)
+        yield f"{place}.label_smoothing: must be 0 with loss {recipe.loss}, which has no labels; losses with: {smooth}"
+    mixed = [name for name in terms if PENALTIES[name].needs_independent_logits] if recipe.norm_d == "batch" else []
+    for name in mixed:
+        yield (
+            f"{place}.norm_d: must not be batch with penalty {name}, which takes the gradient of each logit "
+            "by its own image: batch norm mixes images; use none or spectral"
+        )
+    if recipe.clip is not None and recipe.norm_d == "spectral":
+        yield f"{place}.clip: must be null with norm_d: spectral, which divides weights by their norm, clipped or not"
+
+
+def unknown(place: str, name: str, known: Collection[str]) -> Iterator[str]:
+    """A sentence if a name stands in no registry."""
+    if name not in known:
+        yield f"{place}: unknown name {name!r}; {suggest(name, known)}"
