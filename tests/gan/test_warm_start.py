@@ -49,6 +49,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def values(**changes: Any) -> Params:
     """The tiny params with one model `dcgan`, of which `changes` replace fields."""
     own = {"loss": "hinge", "norm_d": "spectral", "spectral_norm_g": True, "n_critic": 2}
+    if "network" in changes and not NETWORKS[changes["network"]].spectral:
+        own |= {"norm_d": "none", "spectral_norm_g": False}
     budget = {"train.steps": 7, "train.channels_last": True, "train.grid_every": 3, "train.score_every": 3}
     return tiny_params(budget | {"train.score_samples": 6}, dcgan=own | changes)
 
