@@ -66,9 +66,8 @@ class Discriminator(nn.Module):
     def __init__(self, image_shape: tuple[int, int, int], width: int) -> None:
         super().__init__()
         self.size = min(SIZE, SCALE * image_shape[1])
-        self._frozen = [
-            copy.deepcopy(_pretrained())
-        ]  # in a list: neither its weights nor its buffers are this module's
+        # In a list: neither its weights nor its buffers are this module's.
+        self._frozen = [copy.deepcopy(_pretrained())]
         for place, (_, channels) in enumerate(STAGES):
             self._register(f"across_{place}", MIXED[place], channels, 1)
             if place < len(STAGES) - 1:
