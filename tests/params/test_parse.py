@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.errors import PipelineError, suggest
@@ -399,6 +399,7 @@ def test_any_tree(tree: Any) -> None:
 
 
 @QUICK
+@example([("recipe.network", None, False), ("models", {None: None}, False)])
 @given(st.lists(st.tuples(st.sampled_from([*LEAVES, *SECTIONS]), TREES, st.booleans()), min_size=1, max_size=4))
 @pytest.mark.slow
 def test_any_change_of_params_yaml(changes: list[tuple[str, Any, bool]]) -> None:
