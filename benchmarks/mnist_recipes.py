@@ -1,9 +1,9 @@
-"""Does each recipe of presets/mnist.yaml learn real MNIST in minutes on one CPU core, and which bound on D is steady?
+"""Do the classic recipes of presets/mnist.yaml learn MNIST in minutes on one CPU core, and which bound on D is steady?
 
     python -m benchmarks.mnist_recipes --root DIR [--jobs 2]
 
 DIR holds MNIST as torchvision lays it out (DIR/MNIST/raw). Two experiments, on 10,000 training images of 16 x 16:
-every recipe once, made smaller by `SMALL`; and the plain CNN under each of `BOUNDS`, at all `RATES` and `SEEDS`.
+the recipes of `SMALL` once, made smaller; and the plain CNN under each of `BOUNDS`, at all `RATES` and `SEEDS`.
 A distance is measured before training and at its end, of samples of the same latents, under one protocol.
 
 It writes docs/mnist.csv and docs/mnist.png and prints docs/mnist.md's tables. A killed run continues when it is

@@ -177,7 +177,7 @@ def test_sizes_that_no_network_can_have(size: int) -> None:
 def test_attention_needs_sixteen_pixels(size: int) -> None:
     assert problems(data__image_size=size) == [
         f"data.image_size: must be at least 16 for a network with attention, got {size} (the network of models.{model})"
-        for model in ("sagan", "sagan_conditional")
+        for model in ("sagan", "sagan_conditional", "biggan", "lecam_biggan")
     ]
 
 

@@ -3,17 +3,20 @@
 python -m pipeline.params use cifar10               show how a preset differs from params.yaml, and write it
 python -m pipeline.params set train.steps=500 ...   change single values; comments stay
 python -m pipeline.params show sagan                the complete recipe, with what it changes marked
+python -m pipeline.params suggest --images 5000     gamma, batch, half-life, length by published rules for your images
 """
 
 import argparse
 import difflib
 from pathlib import Path
 
+from pipeline.core import paths
 from pipeline.core.errors import PipelineError, exit_cleanly, printable, suggest
 from pipeline.core.files import write_bytes
 from pipeline.params.file import PARAMS_FILE, changed, load, preset_path, preset_text
 from pipeline.params.schema import parse_yaml
 from pipeline.params.sections import Params, Recipe, parse
+from pipeline.params.suggest import report
 
 
 def use(preset: str) -> None:
@@ -71,6 +74,24 @@ def shown(params: Params, model: str) -> str:
     return "\n".join([f"{model} (* = differs from recipe: in {PARAMS_FILE})", *lines])
 
 
+def suggested(params: Params, images: int | None, batch: int | None) -> str:
+    """Settings for the images of params.yaml, whose number is `images`, or that of the prepared training images.
+
+    Raises:
+        PipelineError: their number is not given, and none are prepared; or a number is below 1.
+    """
+    if images is None:
+        from pipeline.data.prepared import load_description  # here, since the other commands need no numpy
+
+        if not (paths.PREPARED / "dataset.json").exists():
+            raise PipelineError("how many images there are is not known: say --images N, or run `dvc repro prepare`")
+        images = load_description(paths.PREPARED)["train"]
+    for name, value in (("--images", images), ("--batch", batch)):
+        if value is not None and value < 1:
+            raise PipelineError(f"{name} must be at least 1, got {value}")
+    return report(params.data.image_size, images, batch)
+
+
 def _yaml(value: object) -> str:
     """A value as it is written in params.yaml.
 
@@ -92,11 +113,16 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.par
     setter = commands.add_parser("set", help="change single values in params.yaml")
     setter.add_argument("assignments", nargs="+", metavar="name=value")
     commands.add_parser("show", help="print a recipe with all its fields").add_argument("model")
+    rules = commands.add_parser("suggest", help="settings by published rules for the size and number of images")
+    rules.add_argument("--images", type=int, metavar="N", help="training images; default: those prepared")
+    rules.add_argument("--batch", type=int, metavar="N", help="batch size; default: by the rule")
     options = parser.parse_args(arguments)
     if options.command == "use":
         use(options.preset)
     elif options.command == "set":
         set_values(options.assignments)
+    elif options.command == "suggest":
+        print(suggested(load(), options.images, options.batch))
     else:
         print(shown(load(), options.model))
 

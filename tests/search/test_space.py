@@ -111,7 +111,7 @@ def test_every_dimension_that_is_wrong_is_told() -> None:
 
 def test_an_unknown_model_is_one_sentence() -> None:
     (fault,) = problems(params({"lr_g": {"low": 1e-3, "high": 1e-2}}), "dcgam")
-    assert fault.startswith("--model dcgam: no such recipe; did you mean 'dcgan'? Choices: dcgan, ")
+    assert fault.startswith("--model dcgam: no such recipe; did you mean 'dcgan'? Choices: biggan, dcgan, ")
 
 
 SOUND: dict[str, Any] = {
@@ -209,7 +209,7 @@ def test_the_command_says_it_without_a_traceback(workplace: Path, capsys: pytest
     save({"search.space.lr_g.low": 0.0}, workplace / "params.yaml")
     for model, sentence in (
         ("dcgan", "search.space.lr_g: low must be above 0 with log: true, got 0.0\n"),
-        ("dcgam", "--model dcgam: no such recipe; did you mean 'dcgan'? Choices: dcgan, "),
+        ("dcgam", "--model dcgam: no such recipe; did you mean 'dcgan'? Choices: biggan, dcgan, "),
     ):
         with pytest.raises(SystemExit) as caught:
             main(["--trials", "2", "--model", model])
