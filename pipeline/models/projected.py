@@ -73,7 +73,8 @@ class Discriminator(nn.Module):
             if place < len(STAGES) - 1:
                 self._register(f"down_{place}", MIXED[place], MIXED[place + 1], 3)
         with torch.no_grad():
-            sides = [maps.shape[2] for maps in self.features(torch.zeros(1, 1, 1, 1))]
+            sides = [maps.shape[2] for maps in self.features(torch.zeros(1, 1, 1, 1, device="cpu"))]
+        self._frozen[0].to(torch.get_default_device())  # where the weights of this module are
         self.small = nn.ModuleList(
             [SmallDiscriminator(channels, side, width) for channels, side in zip(MIXED, sides, strict=True)]
         )

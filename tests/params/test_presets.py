@@ -297,12 +297,13 @@ def test_recipes_for_digits_are_small(name: str) -> None:
 @pytest.mark.parametrize(("preset", "name"), [pair for pair in EVERY if pair[0] in ("digits", "cifar10")])
 @pytest.mark.slow
 def test_a_recipe_is_built_in_full_width(preset: str, name: str) -> None:
+    recipe, count = PRESETS[preset].models[name], 32  # of which some recipes see all at once
     with torch.device("meta"):
-        gan = build_gan(PRESETS[preset].models[name], shape_of(PRESETS[preset]), CLASSES, seed=0)
-        images = torch.zeros(2, *shape_of(PRESETS[preset]))
-        latents, labels = torch.zeros(2, PRESETS[preset].models[name].latent_dim), torch.zeros(2, dtype=torch.int64)
+        gan = build_gan(recipe, shape_of(PRESETS[preset]), CLASSES, seed=0)
+        images = torch.zeros(count, *shape_of(PRESETS[preset]))
+        latents, labels = torch.zeros(count, recipe.latent_dim), torch.zeros(count, dtype=torch.int64)
     assert gan.generator(latents, labels).shape == images.shape
-    assert gan.discriminator(images, labels).shape == (2,)
+    assert gan.discriminator(images, labels).shape == (count // recipe.pack,)
 
 
 @pytest.mark.parametrize("name", ["resnet", "wgan_gp_resnet"])
@@ -316,9 +317,10 @@ def test_the_residual_networks_have_the_published_parameters(name: str) -> None:
 @pytest.mark.slow
 def test_a_recipe_takes_a_step(preset: str, name: str) -> None:
     values = PRESETS[preset]
-    recipe = values.models[name].model_copy(update={"width_g": 4, "width_d": 4, "batch_size": 4})
+    batch = max(4, values.models[name].minibatch_std)
+    recipe = values.models[name].model_copy(update={"width_g": 4, "width_d": 4, "batch_size": batch})
     budget = values.train.model_copy(update={"steps": 1, "report_every": 1})
-    images = image_set(16, shape_of(values), CLASSES)
+    images = image_set(32, shape_of(values), CLASSES)
     state = create_state(recipe, budget, shape_of(values), CLASSES, 0, torch.device("cpu"))
     before = {key: tensor.clone() for key, tensor in state.tensors().items()}
     (report,) = train(state, images, LOSSES[recipe.loss], recipe, budget)
