@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -263,10 +264,20 @@ def features(machine: Machine) -> str:
 
 
 def two_ranks(machine: Machine) -> str:
-    """Data-parallel training on two GPUs."""
-    if torch.cuda.device_count() < 2:
-        raise NotChecked(f"{torch.cuda.device_count()} GPUs here, 2 are needed")
-    raise NotChecked("this script starts no ranks")
+    """One training on two GPUs, or in two processes where there is no GPU, beside the same on one."""
+    if machine.cuda and torch.cuda.device_count() < 2:
+        raise NotChecked("one GPU here, 2 are needed")
+    command = ["-m", "benchmarks.ranks", "--device", machine.device.type, "--steps", "4", "dcgan", "wgan_gp"]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+    if done.returncode:
+        raise Failed((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1])
+    found = [line.split(" | ") for line in done.stdout.splitlines()[2:]]
+    if any(float(row[1]) > 1e-10 or row[5] != "yes" for row in found):
+        raise Failed(f"not the same training: {done.stdout.strip()}")
+    worst = max(float(row[1]) for row in found)
+    return f"the same training in float64 to {worst:.0e}, the same bits again; " + ", ".join(
+        f"{row[0]} {row[6]} ms a step alone, {row[7]} by two" for row in found
+    )
 
 
 def checks(machine: Machine) -> Iterator[tuple[str, Callable[[], str]]]:

@@ -36,7 +36,7 @@ def recipe_problems(place: str, recipe: Recipe, params: Params) -> Iterator[str]
             )
     if recipe.loss in LOSSES and {recipe.penalty, *recipe.regularisers} <= set(PENALTIES):
         yield from _impossible_pairs(place, recipe)
-    yield from _batch_problems(place, recipe)
+    yield from _batch_problems(place, recipe, params.runtime.devices)
     if recipe.ema_decay is not None and recipe.ema_half_life is not None:
         yield f"{place}.ema_decay: must be null with ema_half_life, which gives the decay"
     if params.generate.weights == "ema" and not recipe.averaged:
@@ -73,12 +73,16 @@ def _network_problems(place: str, recipe: Recipe, params: Params) -> Iterator[st
             yield from _origin_problems(place, recipe, params, shape, classes)
 
 
-def _batch_problems(place: str, recipe: Recipe) -> Iterator[str]:
-    """What packing and the spread of a minibatch ask of the network and of the batch."""
+def _batch_problems(place: str, recipe: Recipe, devices: str | int | tuple[int, ...]) -> Iterator[str]:
+    """What packing, the spread of a minibatch, and devices that share a batch ask of the network and of the batch."""
     network = NETWORKS.get(recipe.network)
     for field, size in (("pack", recipe.pack), ("minibatch_std", max(recipe.minibatch_std, 1))):
         if recipe.batch_size % size:
             yield f"{place}.{field}: must divide batch_size, {recipe.batch_size}, got {size}"
+    count = len(devices) if isinstance(devices, tuple) else 1 if devices == "auto" else int(devices)
+    if count > 1 and recipe.batch_size % (count * recipe.group):
+        groups = f" in groups of {recipe.group}" if recipe.group > 1 else ""
+        yield f"{place}.batch_size: {recipe.batch_size} images{groups} cannot be shared evenly by {count} devices"
     if network and network.conditional and recipe.pack > 1:
         yield f"{place}.pack: must be 1 with the network {recipe.network}, which takes a label for each image"
     if network and recipe.minibatch_std and not network.minibatch_std_d:

@@ -80,10 +80,11 @@ def memory_errors(remedy: str) -> Iterator[None]:
         raise OutOfMemory(f"out of memory{f' (tried to {size[0]})' if size else ''}: {remedy}") from error
 
 
-def environment(device: torch.device) -> dict[str, str | int]:
+def environment(device: torch.device, ranks: int = 1) -> dict[str, str | int]:
     """What decides the rounding of a result beside parameters and code."""
     return {
         "device": device.type,
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "ranks": ranks,
     }

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.randomness import rng
+from pipeline.core.randomness import Draws, rng
+from pipeline.core.world import ALONE, World
 from pipeline.data.host_images import HostImages
 
 
@@ -20,9 +21,11 @@ class ImageSet:
 
 
 def batch(
-    images: ImageSet, index: int, size: int, seed: int, flip: bool, dequantise: bool
+    images: ImageSet, index: int, size: int, seed: int, flip: bool, dequantise: bool, world: World = ALONE
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Batch `index` of an endless sequence: float32 (size, C, H, W) in [-1, 1], and int64 (size,).
+
+    Where several ranks share the batch, it is this rank's part of it.
 
     A pure function of its arguments. Each epoch is a fresh permutation, the same on every device; an incomplete last
     batch is not used. `flip` mirrors each image with probability 1/2. `dequantise` adds noise from U(0, 1/128) after
@@ -35,19 +38,19 @@ def batch(
     count, device = len(images.labels), images.images.device
     if size > count:
         raise PipelineError(f"batch_size: must be at most the number of training images, {count}, got {size}")
-    chosen = _chosen(count, index, size, seed, device)
+    chosen = world.part(_chosen(count, index, size, seed, device))
     if isinstance(images.images, HostImages):
-        here, following = (_chosen(count, one, size, seed, torch.device("cpu")) for one in (index, index + 1))
+        host = torch.device("cpu")
+        here, following = (world.part(_chosen(count, one, size, seed, host)) for one in (index, index + 1))
         rows = images.images.batch(here, following)
     else:
         rows = images.images[chosen]
     if flip:
-        mirrored = torch.rand(size, 1, 1, 1, device=device, generator=rng(device, seed, "flip", index)) < 0.5
+        mirrored = Draws(rng(device, seed, "flip", index), device, world).rand(len(rows), 1, 1, 1) < 0.5
         rows = torch.where(mirrored, rows.flip(-1), rows)
     values = rows.float().div_(127.5).sub_(1)
     if dequantise:
-        noise = torch.rand(values.shape, device=device, generator=rng(device, seed, "noise", index))
-        values.add_(noise, alpha=1 / 128)
+        values.add_(Draws(rng(device, seed, "noise", index), device, world).rand(*values.shape), alpha=1 / 128)
     return values, images.labels[chosen]
 
 

@@ -24,7 +24,7 @@ def _gradient(update: Update) -> Tensor:
     # WGAN-GP (Gulrajani et al. 2017, equation 3) at points between a real image and a fake, with the real one's label
     real, labels = update.real, update.real_labels
     assert real is not None and labels is not None
-    place = torch.rand(len(real), 1, 1, 1, generator=update.draws, device=real.device)
+    place = update.draws.rand(len(real), 1, 1, 1)
     norms = input_gradients(update.discriminator, place * real + (1 - place) * update.fake, labels).norm(dim=1)
     penalty: Tensor = (norms - 1).square().mean()
     return penalty
@@ -35,8 +35,8 @@ def _dragan(update: Update) -> Tensor:
     # noise, U(0, 1) times half the standard deviation of all pixels of the batch
     real, labels = update.real, update.real_labels
     assert real is not None and labels is not None
-    noise = torch.rand(real.shape, generator=update.draws, device=real.device) * real.std() / 2
-    place = torch.rand(len(real), 1, 1, 1, generator=update.draws, device=real.device)
+    noise = update.draws.rand(*real.shape) * update.world.whole(real).std() / 2
+    place = update.draws.rand(len(real), 1, 1, 1)
     norms = input_gradients(update.discriminator, real + place * noise, labels).norm(dim=1)
     penalty: Tensor = (norms - 1).square().mean()
     return penalty

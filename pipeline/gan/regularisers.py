@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.core.randomness import Draws
 from pipeline.gan.terms import Update, full
 
 LECAM_DECAY = 0.99  # of the moving means
@@ -29,7 +30,7 @@ def lecam(update: Update) -> Tensor:
     assert real is not None and fake is not None
     own["seen"].add_(1)
     for name, logits in (("real", real), ("fake", fake)):
-        own[name].lerp_(logits.detach().mean(), 1 - LECAM_DECAY)
+        own[name].lerp_(update.world.mean(logits.detach().mean()), 1 - LECAM_DECAY)
     weight = 1 - LECAM_DECAY ** own["seen"]
     above, below = real - own["fake"] / weight, own["real"] / weight - fake
     return F.relu(above).square().mean() + F.relu(below).square().mean()
@@ -65,7 +66,7 @@ def latent_diversity(update: Update) -> Tensor:
 def _moved_images(update: Update) -> Tensor:
     latents, draws = update.latents, update.draws
     assert latents is not None
-    step = RADIUS * torch.randn(latents.shape, generator=draws, device=latents.device)
+    step = RADIUS * draws.randn(*latents.shape)
     return update.generator(latents + step, update.fake_labels)
 
 
@@ -74,16 +75,16 @@ def _disagreement(update: Update, images: Tensor, labels: Tensor, logits: Tensor
     return (logits - changed).square().mean()
 
 
-def _flipped_and_shifted(images: Tensor, draws: torch.Generator) -> Tensor:
+def _flipped_and_shifted(images: Tensor, draws: Draws) -> Tensor:
     """Each image mirrored or not, then moved by up to an eighth of its side both ways, its edge mirrored inwards."""
     count, _, height, width = images.shape
     device = images.device
-    flipped = torch.rand(count, 1, 1, 1, generator=draws, device=device) < 0.5
+    flipped = draws.rand(count, 1, 1, 1) < 0.5
     images = torch.where(flipped, images.flip(-1), images)
     places = []
     for size in (height, width):
         reach = size // REACH
-        shift = torch.randint(2 * reach + 1, (count, 1), generator=draws, device=device) - reach
+        shift = draws.randint(0, 2 * reach + 1, (count, 1)) - reach
         place = (torch.arange(size, device=device) + shift).abs()  # (N, size)
         places.append(torch.where(place < size, place, 2 * (size - 1) - place))
     rows, columns = places[0][:, None, :, None], places[1][:, None, None, :]

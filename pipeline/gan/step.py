@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from pipeline.core.randomness import rng, stable_hash
+from pipeline.core.randomness import Draws, rng, stable_hash
+from pipeline.core.world import ALONE, STEP, World
 from pipeline.data.batches import ImageSet, batch
 from pipeline.gan.augment import AUGMENTATIONS, augment_for_discriminator
 from pipeline.gan.losses import AdversarialLoss, smoothed
@@ -41,24 +42,43 @@ class StepReport:
 
 
 def train(
-    state: TrainState, images: ImageSet, loss: AdversarialLoss, recipe: Recipe, budget: TrainParams
+    state: TrainState,
+    images: ImageSet,
+    loss: AdversarialLoss,
+    recipe: Recipe,
+    budget: TrainParams,
+    world: World = ALONE,
 ) -> Iterator[StepReport]:
     """Train from `state.step` to `budget.steps`, yielding after every step; `state` is changed in place.
 
-    The losses stay on the device between reports, so a step never waits for it.
+    The losses stay on the device between reports, so a step never waits for it. Of several ranks the first calls this;
+    the others follow it with `advance`.
 
     Raises:
         Diverged: a loss is NaN or infinite, found at the next report; it names the loss and the step.
     """
     while state.step < budget.steps:
-        row = state.step % len(state.losses)
-        state.losses[row] = train_step(state, images, loss, recipe, budget)
-        state.step += 1
+        with world.lead(STEP):
+            advance(state, images, loss, recipe, budget, world)
         yield StepReport(state.step, reported_losses(state, budget))
 
 
+def advance(
+    state: TrainState, images: ImageSet, loss: AdversarialLoss, recipe: Recipe, budget: TrainParams, world: World
+) -> None:
+    """One step of `state`, on every rank."""
+    row = state.step % len(state.losses)
+    state.losses[row] = train_step(state, images, loss, recipe, budget, world)
+    state.step += 1
+
+
 def train_step(
-    state: TrainState, images: ImageSet, loss: AdversarialLoss, recipe: Recipe, budget: TrainParams
+    state: TrainState,
+    images: ImageSet,
+    loss: AdversarialLoss,
+    recipe: Recipe,
+    budget: TrainParams,
+    world: World = ALONE,
 ) -> Tensor:
     """`n_critic` updates of D and one of G, on the device alone.
 
@@ -66,7 +86,7 @@ def train_step(
         The last values of the curves `state.names`, float32 (K,), detached, on the device: the losses of D and G
         without the penalty, the penalty as it was added, and what penalties and augmentations report.
     """
-    step = _Step(state, images, smoothed(loss, recipe.label_smoothing), recipe, budget)
+    step = _Step(state, images, smoothed(loss, recipe.label_smoothing), recipe, budget, world)
     _set_optimisers(state, recipe, budget)
     for index in range(state.step * recipe.n_critic, (state.step + 1) * recipe.n_critic):
         step.update_discriminator(index)
@@ -98,10 +118,16 @@ class _Step:
     """One training step: what both updates share, and the curves that they write."""
 
     def __init__(
-        self, state: TrainState, images: ImageSet, loss: AdversarialLoss, recipe: Recipe, budget: TrainParams
+        self,
+        state: TrainState,
+        images: ImageSet,
+        loss: AdversarialLoss,
+        recipe: Recipe,
+        budget: TrainParams,
+        world: World,
     ) -> None:
         self.state, self.images, self.loss, self.recipe = state, images, loss, recipe
-        self.device, self.budget = images.images.device, budget
+        self.device, self.budget, self.world = images.images.device, budget, world
         self.noise = recipe.instance_noise * (1 - state.step / budget.steps)
         weight, every = value_at(recipe.penalty_weight, state.step, budget.steps), recipe.penalty_every
         self.terms = [_Term(recipe.penalty, weight * every, every, ("penalty",))]
@@ -130,12 +156,14 @@ class _Step:
             update = functools.partial(
                 Update, state.gan.generator, discriminator, real, real_labels, fake, labels,
                 real_images=real_images, fake_images=fake_images, real_logits=real_logits, fake_logits=fake_logits,
-                latents=latents, show=show,
+                latents=latents, show=show, world=self.world,
             )  # fmt: skip
-            loss = self.loss.discriminator(real_logits, fake_logits)
+            # A loss may compare any logits of the batch: each rank computes it from all of them.
+            loss = self.loss.discriminator(self.world.whole(real_logits), self.world.whole(fake_logits))
             total = self._penalised(loss, "discriminator", index, update)
         state.optimiser_d.zero_grad()
         total.backward()
+        self.world.average_gradients(discriminator.parameters())
         state.optimiser_d.step()
         if self.recipe.clip is not None:
             clip_weights(discriminator, self.recipe.clip)
@@ -163,41 +191,43 @@ class _Step:
             update = functools.partial(
                 Update, state.gan.generator, discriminator, real, real_labels, fake, labels,
                 real_images=real_images, fake_images=fake_images, real_logits=real_logits, fake_logits=logits[0],
-                latents=latents, show=show,
+                latents=latents, show=show, world=self.world,
             )  # fmt: skip
-            loss = self.loss.generator(*self._best(logits))
+            loss = self.loss.generator(*self._best([self.world.whole(one) for one in logits]))
             total = self._penalised(loss, "generator", index, update)
         discriminator.requires_grad_(True)
         state.optimiser_g.zero_grad()
         total.backward()
+        self.world.average_gradients(state.gan.generator.parameters())
         state.optimiser_g.step()
         self.values["loss/g"] = loss.detach()
 
     def curves(self) -> Tensor:
-        """The values of `state.names` in this step, float32 (K,)."""
+        """The values of `state.names` in this step, float32 (K,), the same on all ranks."""
         values = [self.values[name] if name in self.values else self.state.own[name] for name in self.state.names]
-        return torch.stack([value.float() for value in values])
+        return self.world.mean(torch.stack([value.float() for value in values]))
 
     def _real(self, seed: int, index: int) -> tuple[Tensor, Tensor]:
         recipe = self.recipe
-        return batch(self.images, index, recipe.batch_size, seed, recipe.flip, recipe.dequantise)
+        return batch(self.images, index, recipe.batch_size, seed, recipe.flip, recipe.dequantise, self.world)
 
     def _inputs(self, stream: str, index: int, real_labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        latents, labels = draw_inputs(self.recipe, self.images, self.state.seed, stream, index)
+        latents, labels = draw_inputs(self.recipe, self.images, self.state.seed, stream, index, self.world)
         return latents, real_labels if self.loss.paired and real_labels is not None else labels
 
     def _generate(self, latents: Tensor, labels: Tensor, stream: str, index: int) -> Tensor:
-        """G's images; a G that draws numbers, as its attribute `draws` says, has a source of its own for this call."""
+        """G's images; a G that draws numbers, as its attribute `draws` says, has its own for this call."""
         generator = self.state.gan.generator
         if hasattr(generator, "draws"):
-            generator.draws = rng(self.device, self.state.seed, "generator", stream, index)  # type: ignore[assignment]
+            source = rng(self.device, self.state.seed, "generator", stream, index)
+            generator.draws = Draws(source, self.device, self.world)  # type: ignore[assignment]
         images: Tensor = generator(latents, labels)
         return images
 
     def _augmentation(self, index: int) -> Callable[[Tensor, str], Tensor]:
         """(images, name of the stream that it draws from) -> the images as D is shown them."""
-        strengths, noise, seed = self.strengths, self.noise, self.state.seed
-        return lambda images, stream: augment_for_discriminator(images, strengths, noise, seed, stream, index)
+        strengths, noise, seed, world = self.strengths, self.noise, self.state.seed, self.world
+        return lambda images, stream: augment_for_discriminator(images, strengths, noise, seed, stream, index, world)
 
     def _best(self, logits: list[Tensor]) -> list[Tensor]:
         """The logits that G learns from: of the share `top_k` of the fakes, those that D takes for most real."""
@@ -215,7 +245,7 @@ class _Step:
             self.values[term.curve] = torch.zeros((), device=self.device)
             if index % term.every:
                 continue
-            draws = rng(self.device, self.state.seed, *term.stream, index)
+            draws = Draws(rng(self.device, self.state.seed, *term.stream, index), self.device, self.world)
             own = self.state.own_tensors(term.curve)
             value = term.weight * term.penalty.value(update(draws=draws, own=own))  # in float32
             self.values[term.curve] = value.detach()
@@ -225,21 +255,21 @@ class _Step:
     def _adapt(self, real_logits: Tensor) -> None:
         for name in self.recipe.augment:
             if adapt := AUGMENTATIONS[name].adapt:
-                adapt(self.state.own_tensors(f"augment/{name}"), real_logits)
+                adapt(self.state.own_tensors(f"augment/{name}"), self.world.whole(real_logits))
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         half = self.budget.precision == "bf16"
         return torch.autocast(self.device.type, torch.bfloat16) if half else contextlib.nullcontext()
 
 
-def draw_inputs(recipe: Recipe, images: ImageSet, seed: int, stream: str, index: int) -> tuple[Tensor, Tensor]:
+def draw_inputs(
+    recipe: Recipe, images: ImageSet, seed: int, stream: str, index: int, world: World = ALONE
+) -> tuple[Tensor, Tensor]:
     """Latents ~ N(0, 1), float32 (N, Z), and the labels of random real images, int64 (N,), for one batch of fakes."""
-    device = images.images.device
-    source = rng(device, seed, "latents", stream, index)
-    latents = torch.randn(recipe.batch_size, recipe.latent_dim, generator=source, device=device)
-    return latents, images.labels[
-        torch.randint(len(images.labels), (recipe.batch_size,), generator=source, device=device)
-    ]
+    draws = Draws(rng(images.images.device, seed, "latents", stream, index), images.images.device, world)
+    count = recipe.batch_size // world.size
+    latents = draws.randn(count, recipe.latent_dim)
+    return latents, images.labels[draws.randint(0, len(images.labels), (count,))]
 
 
 def decay_at(recipe: Recipe, step: int, steps: int) -> float:

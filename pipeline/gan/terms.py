@@ -7,6 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pipeline.core.randomness import Draws
+from pipeline.core.world import ALONE, World
+
 Critic = Callable[[Tensor, Tensor], Tensor]  # images (N, C, S, S), labels (N,) -> logits (N,)
 
 
@@ -24,8 +27,9 @@ class Update:
     real_logits, fake_logits: what D said of them, float32 (N,).
     latents: of the fakes, float32 (N, Z).
     show: the augmentation of this update, differentiable; it draws afresh, by the name that it is given.
-    draws: a random source of the penalty's own.
-    own: the penalty's own tensors, to be changed in place.
+    draws: random numbers of the penalty's own.
+    own: the penalty's own tensors, to be changed in place, the same on all ranks.
+    world: the ranks that share the batch, whose `mean` of a value is that over the whole batch.
 
     In G's update the real side is None unless the loss is paired.
     """
@@ -36,7 +40,7 @@ class Update:
     real_labels: Tensor | None
     fake: Tensor
     fake_labels: Tensor
-    draws: torch.Generator
+    draws: Draws
     real_images: Tensor | None = None
     fake_images: Tensor | None = None
     real_logits: Tensor | None = None
@@ -44,13 +48,14 @@ class Update:
     latents: Tensor | None = None
     show: Callable[[Tensor, str], Tensor] = lambda images, name: images
     own: dict[str, Tensor] = field(default_factory=dict)
+    world: World = ALONE
 
 
 @dataclass(frozen=True)
 class Penalty:
     """A term of the loss of D or of G, before its weight.
 
-    value: what is added, a scalar; None = nothing.
+    value: what is added, the mean over the images of the update, a scalar; None = nothing.
     of: whose loss it is added to.
     own: makes the tensors that it keeps from step to step, by name, on the CPU; checkpoints hold them.
     reported: names of `own` scalars that stand in the curves.

@@ -20,6 +20,8 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.job
     params = load()
     jobs = options.jobs or options.gpus or params.runtime.jobs
     if jobs > 1 or options.gpus:
+        if params.runtime.devices != 1:
+            raise PipelineError("runtime.devices: must be 1 for trainings side by side, which have a device each")
         _train(params, jobs, options.gpus)
 
 

@@ -76,6 +76,7 @@ def measure_reference(
             if isinstance(other, str):
                 continue
             (folder / name).mkdir()
+            other = replace(other, shared=extractor.shared)
             found = _measure(prepared, description, other, params, folder / name, further_metrics())
             write_json(folder / name / "floor.json", found)
             for kind in ("metrics", "sampling_error"):

@@ -60,7 +60,7 @@ class Network:
 class Packed(nn.Module):
     """A discriminator of `count` images at once, stacked as channels (PacGAN: Lin et al. 2018, arXiv:1712.04086).
 
-    Images (N, C, S, S) to logits (N / count,), each of `count` images that follow one another. So D sees whether
+    Images (N, C, S, S) to logits (M,), M = N / count; logit i is of the images i, i + M, i + 2 M, ... So D sees whether
     samples differ. Labels are those of each first image: only networks that ignore them can be packed.
     """
 
@@ -69,7 +69,8 @@ class Packed(nn.Module):
         self.discriminator, self.count = discriminator, count
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        logits: Tensor = self.discriminator(images.unflatten(0, (-1, self.count)).flatten(1, 2), labels[:: self.count])
+        packs = images.unflatten(0, (self.count, -1)).transpose(0, 1).flatten(1, 2)  # (M, count * C, S, S)
+        logits: Tensor = self.discriminator(packs, labels[: len(packs)])
         return logits
 
 

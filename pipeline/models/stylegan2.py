@@ -5,7 +5,7 @@ All weights are drawn from N(0, 1) and scaled when they are used (equalised lear
 effect. The images of the resolutions add up; they are not bounded.
 
 While it trains, G draws noise, and where `mixing` is above 0 a second latent for the layers from a random one on. It
-takes both from its attribute `draws`, which the training step sets to a source of its own before each call. Without one
+takes both from its attribute `draws`, which the training step sets anew before each call. Without one
 and in evaluation mode the noise is a fixed one, so that a sample is a function of its latents.
 """
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.core.randomness import Draws
 from pipeline.models.layers import Blur, Resample, one_hot, resolution_schedule
 
 FULL_WIDTH = 64  # pixels, up to which maps have all channels; each doubling beyond halves them
@@ -72,7 +73,7 @@ class StyledConv(nn.Module):
             self.strength = nn.Parameter(torch.zeros(()))
             self.register_buffer("noise", torch.randn(side, side))
 
-    def forward(self, x: Tensor, w: Tensor, draws: torch.Generator | None) -> Tensor:
+    def forward(self, x: Tensor, w: Tensor, draws: Draws | None) -> Tensor:
         scale = self.style(w) / math.sqrt(self.weight[0].numel())
         maps = F.conv2d(x * scale[:, :, None, None], self.weight, padding=self.weight.shape[2] // 2)
         if self.image:
@@ -80,7 +81,7 @@ class StyledConv(nn.Module):
         # The norm of each output's scaled weights: sum over inputs of scale^2 times the kernel's sum of squares.
         norms = (scale.square() @ self.weight.square().sum(dim=(2, 3)).T + 1e-8).rsqrt()
         shape = (len(x), 1, *x.shape[2:])
-        noise = self.noise if draws is None else torch.randn(shape, generator=draws, device=x.device)
+        noise = self.noise if draws is None else draws.randn(*shape)
         return _act(maps * norms[:, :, None, None] + self.strength * noise + self.bias[:, None, None])
 
 
@@ -102,7 +103,7 @@ class Generator(nn.Module):
         side, doublings = resolution_schedule(image_shape[1])
         sides = [side * 2**power for power in range(doublings + 1)]
         channels = [_channels(width, one) for one in sides]
-        self.draws: torch.Generator | None = None
+        self.draws: Draws | None = None
         self.n_classes, self.mixing = n_classes, mixing
         if n_classes:
             self.embedding = Linear(n_classes, latent_dim)
@@ -124,9 +125,9 @@ class Generator(nn.Module):
         if not self.mixing or draws is None:
             return w
         device, count = latents.device, len(latents)
-        other = self._map(torch.randn(latents.shape, generator=draws, device=device), labels)
-        from_layer = torch.randint(1, len(self.layers), (count, 1), generator=draws, device=device)
-        mixed = torch.rand(count, 1, generator=draws, device=device) < self.mixing
+        other = self._map(draws.randn(*latents.shape), labels)
+        from_layer = draws.randint(1, len(self.layers), (count, 1))
+        mixed = draws.rand(count, 1) < self.mixing
         later = mixed & (torch.arange(len(self.layers), device=device) >= from_layer)  # (N, L)
         return torch.where(later[:, :, None], other[:, None], w)
 

@@ -79,6 +79,16 @@ def _labels(value: Any) -> Any:
     raise ValueError("must be data, balanced, or the number of one class")
 
 
+def _devices(value: Any) -> Any:
+    numbers = list(value) if isinstance(value, list | tuple) else []
+    different = all(type(one) is int and 0 <= one < 100 for one in numbers) and len(set(numbers)) == len(numbers)
+    if numbers and different:
+        return tuple(numbers)
+    if value == "auto" or (type(value) is int and 1 <= value <= 1024):
+        return value
+    raise ValueError("must be auto, a number from 1 to 1024, or a list of different GPUs such as [0, 2]")
+
+
 class DataParams(Section):
     dataset: str
     root: str
@@ -149,6 +159,11 @@ class Recipe(Section):
     def averaged(self) -> bool:
         """Whether an average of G's weights is kept, by `ema_decay` or by `ema_half_life`."""
         return self.ema_decay is not None or self.ema_half_life is not None
+
+    @property
+    def group(self) -> int:
+        """How many images D sees together, batch norm apart: packed ones, and those of a minibatch's spread."""
+        return math.lcm(self.pack, max(self.minibatch_std, 1))
 
 
 class TrainParams(Section):
@@ -221,6 +236,7 @@ class SearchParams(Section):
 
 class RuntimeParams(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|meta|cuda(:\d{1,2})?)$")]
+    devices: Annotated[str | int | tuple[int, ...], BeforeValidator(_devices)]
     resident: Literal["auto", "device", "host"]
     jobs: Annotated[int, Field(ge=1, le=1024)]
     checkpoint_every: Count

@@ -5,6 +5,8 @@ check -> prepare -> reference -> train -> generate -> fid -> report
 
 import argparse
 import ctypes
+import hashlib
+import json
 import os
 import re
 import signal
@@ -93,6 +95,14 @@ def _digest(path: str) -> str:
     return sha256(path) if os.path.exists(path) else ""
 
 
+def agreed(values: Params, data_sha256: str) -> dict[str, str]:
+    """Digests of what all ranks of a stage must have the same of; `values`: of params.yaml."""
+    code = {path.rpartition("/pipeline/")[2]: digest for path, digest in CODE.items()}
+    shaping = values.model_dump(mode="json", exclude={"runtime"})
+    whole = {"code": code, "params": shaping, "data": data_sha256}
+    return {name: hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest() for name, part in whole.items()}
+
+
 def stop_by_exception() -> None:
     """From now on a stop signal raises `Stopped`, so that what is open is closed and nothing half-made stays."""
 
@@ -130,11 +140,15 @@ def experiment_options(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _die_with_parent() -> None:
-    """Have the kernel send SIGTERM when DVC or the search that started this dies: no kill leaves it behind (Linux)."""
+    """Have the kernel send SIGTERM when DVC or the search that started this dies: no kill leaves it behind (Linux).
+
+    A rank other than the first, which has nothing to save, and may wait for the first for ever, is killed.
+    """
+    last = signal.SIGKILL if os.environ.get("RANK", "0") != "0" else signal.SIGTERM
     search = os.environ.get("PIPELINE_PARENT")
-    if sys.platform == "linux" and (search or "DVC_STAGE" in os.environ):
+    if sys.platform == "linux" and (search or os.environ.keys() & {"DVC_STAGE", "RANK"}):
         parent = int(search) if search else os.getppid()
         pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, last)
         if os.getppid() != parent:  # it died before the kernel knew
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), last)

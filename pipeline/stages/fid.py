@@ -1,23 +1,26 @@
 """Stage fid: every metric of one model's samples against the real images, with the protocol of the measurement."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from pipeline.core import paths
-from pipeline.core.devices import choose_device, memory_errors
+from pipeline.core.devices import memory_errors
 from pipeline.core.errors import exit_cleanly, warn
 from pipeline.core.files import read_json
+from pipeline.core.ranks import find_place, open_world, rank_command
+from pipeline.core.world import FEATURES
 from pipeline.data.prepared import load_array, load_description
 from pipeline.evaluate.scoring import Further, score_samples
 from pipeline.experiment import Experiment
-from pipeline.metrics import load_extractor, load_reference
+from pipeline.metrics import Extractor, load_extractor, load_reference
 from pipeline.metrics.further import further_extractors
-from pipeline.params import MetricsParams
+from pipeline.metrics.shared import follow_features, share_among
+from pipeline.params import MetricsParams, Params
 from pipeline.sampling.generation import wanted_labels
-from pipeline.stages import begin, experiment_options, finish, take
+from pipeline.stages import agreed, begin, experiment_options, finish, take
 
 
 @exit_cleanly
@@ -27,10 +30,20 @@ def main(arguments: list[str] | None = None) -> None:
     take(paths.REFERENCE)
     description = load_description(paths.PREPARED)
     experiment = Experiment(params, options.model, options.seed, description)
+    place, command = find_place(params.runtime.device, params.runtime.devices), rank_command(__spec__, arguments)
+    with open_world(place, command, [], agreed(params, description["sha256"])) as world:
+        if world.rank:
+            world.follow({FEATURES: follow_features(world, params.metrics, place.device)})
+        else:
+            _measure(experiment, params, share_among(world, load_extractor(params.metrics, place.device)))
+            finish(params, "metrics", "generate")
+
+
+def _measure(experiment: Experiment, params: Params, extractor: Extractor) -> None:
+    description = experiment.description
     folder, run = paths.SAMPLES / experiment.name, paths.RUNS / experiment.name
     take(folder)
     take(run, "generator.json")
-    extractor = load_extractor(params.metrics, choose_device(params.runtime.device))
     reference = load_reference(paths.REFERENCE, extractor)
     info = read_json(run / "generator.json")
     shape = (len(wanted_labels(params.generate, description)), *experiment.image_shape)
@@ -40,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     out = paths.SCORES / experiment.name
     labels = load_array(folder / "labels.npy", np.int64, shape[:1]) if experiment.conditional else None
     with memory_errors("lower metrics.batch_size or generate.samples"):
-        further = _further(params.metrics, extractor.device)
+        further = _further(params.metrics, extractor)
         record = score_samples(samples, labels, real, info, params, extractor, reference, out, further)
     name, best = extractor.metric, record["best"]
     print(
@@ -56,14 +69,15 @@ def main(arguments: list[str] | None = None) -> None:
         tracker.tags({"collapsed": ", ".join(record["collapsed"])})
         tracker.tags({f"protocol.{key}": str(text) for key, text in record["protocol"].items()})
         tracker.artifact(out / "closest.png", "final")
-    finish(params, "metrics", "generate")
 
 
-def _further(params: MetricsParams, device: torch.device) -> Iterator[Further]:
+def _further(params: MetricsParams, first: Extractor) -> Iterator[Further]:
     """Each further extractor with its reference, one after another."""
-    for name, extractor in further_extractors(params, device):
-        folder = paths.REFERENCE / name
-        yield name, extractor, None if isinstance(extractor, str) else load_reference(folder, extractor)
+    for name, extractor in further_extractors(params, first.device):
+        if isinstance(extractor, str):
+            yield name, extractor, None
+        else:
+            yield name, replace(extractor, shared=first.shared), load_reference(paths.REFERENCE / name, extractor)
 
 
 def _beside_floor(record: dict[str, Any], metric: str) -> str:

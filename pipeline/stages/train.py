@@ -1,18 +1,22 @@
 """Stage train: one recipe with one seed, from its newest checkpoint if there is one."""
 
+import contextlib
 import sys
 
 from pipeline.core import paths
-from pipeline.core.devices import choose_device, memory_errors
+from pipeline.core.devices import memory_errors
 from pipeline.core.errors import exit_cleanly, log_line
 from pipeline.core.files import exclusive
+from pipeline.core.ranks import find_place, open_world, rank_command
+from pipeline.core.world import FEATURES, World
+from pipeline.data.batches import ImageSet
 from pipeline.data.prepared import load_description, load_images
 from pipeline.experiment import Experiment
 from pipeline.metrics import load_extractor, load_reference
-from pipeline.params import Params
-from pipeline.stages import begin, experiment_options, finish, stop_signals, take
+from pipeline.metrics.shared import follow_features, share_among
+from pipeline.stages import agreed, begin, experiment_options, finish, stop_signals, take
 from pipeline.training.monitor import TrainingMonitor
-from pipeline.training.trainer import Interrupted, train_experiment, write_run
+from pipeline.training.trainer import Interrupted, follow_training, train_experiment, write_run
 
 
 @exit_cleanly
@@ -23,26 +27,37 @@ def main(arguments: list[str] | None = None) -> None:
     received = stop_signals()
     experiment = Experiment(params, options.model, options.seed, load_description(paths.PREPARED))
     remedy = f"lower models.{options.model}.batch_size, width_g or width_d, or metrics.batch_size"
-    # Another leg, or another experiment of DVC, can be the same training: the second then finds it finished.
-    with exclusive(experiment.work_folder(), experiment.name, waits=lambda: not received), memory_errors(remedy):
+    recipe, runtime = experiment.recipe, params.runtime
+    place = find_place(runtime.device, runtime.devices, recipe.batch_size, recipe.group)
+    same, command = agreed(params, experiment.description["sha256"]), rank_command(__spec__, arguments)
+    with contextlib.ExitStack() as stack:
+        if place.rank == 0:
+            # Another leg, or another experiment of DVC, can be the same training: the second then finds it finished.
+            stack.enter_context(exclusive(experiment.work_folder(), experiment.name, waits=lambda: not received))
+        stack.enter_context(memory_errors(remedy))
+        world = stack.enter_context(open_world(place, command, received, same))
+        images = load_images(paths.PREPARED, "train", place.device, runtime.resident)
+        if world.rank:
+            features = follow_features(world, params.metrics, place.device)
+            follow_training(experiment, images, world, {FEATURES: features})
+            return
         try:
-            _train(experiment, params, received)
+            _train(experiment, images, world)
         except Interrupted:
             log_line("stopped with its checkpoint written: run the same command again to continue")
-            sys.exit(128 + received[0])
+            sys.exit(128 + [*received, *world.told][0])
     own = f"models.{options.model}"
     finish(params, "train", "recipe", own, "metrics.extractor", "metrics.weights", "metrics.unknown_weights")
 
 
-def _train(experiment: Experiment, params: Params, received: list[int]) -> None:
-    device = choose_device(params.runtime.device)
-    images = load_images(paths.PREPARED, "train", device, params.runtime.resident)
-    extractor = load_extractor(params.metrics, device)
+def _train(experiment: Experiment, images: ImageSet, world: World) -> None:
+    params = experiment.params
+    extractor = share_among(world, load_extractor(params.metrics, images.images.device))
     reference = load_reference(paths.REFERENCE, extractor)
     with experiment.open_tracker() as tracker:
         grids = experiment.work_folder() / "grids"
-        monitor = TrainingMonitor(experiment, extractor, reference, tracker, grids, stopping=lambda: bool(received))
-        state, progress = train_experiment(experiment, images, monitor)
+        monitor = TrainingMonitor(experiment, extractor, reference, tracker, grids, stopping=world.is_to_stop)
+        state, progress = train_experiment(experiment, images, monitor, world=world)
         out = paths.RUNS / experiment.name
         write_run(experiment, state, progress, monitor, out)
         if params.runtime.log_model:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from pipeline.core.devices import environment
 from pipeline.core.errors import PipelineError, warn
 from pipeline.core.files import atomic_folder, require_space, write_bytes
 from pipeline.core.progress import progress as progress_bar
+from pipeline.core.world import ALONE, STATE, STEP, World
 from pipeline.data.batches import ImageSet
 from pipeline.experiment import Experiment
 from pipeline.gan.checkpoint import (
@@ -28,8 +29,9 @@ from pipeline.gan.checkpoint import (
     step_of,
 )
 from pipeline.gan.losses import LOSSES
-from pipeline.gan.step import Diverged, TrainState, create_state, require_finite, train
+from pipeline.gan.step import Diverged, TrainState, advance, create_state, require_finite, train
 from pipeline.gan.warm_start import warm_start
+from pipeline.models.batch_norm import synchronise
 from pipeline.models.summary import count_parameters
 from pipeline.params import TrainParams
 from pipeline.sampling.images import pixel_std
@@ -52,7 +54,11 @@ class Interrupted(KeyboardInterrupt):
 
 
 def train_experiment(
-    experiment: Experiment, images: ImageSet, monitor: TrainingMonitor, should_stop: Callable[[], bool] = lambda: False
+    experiment: Experiment,
+    images: ImageSet,
+    monitor: TrainingMonitor,
+    should_stop: Callable[[], bool] = lambda: False,
+    world: World = ALONE,
 ) -> tuple[TrainState, RunHistory]:
     """Train to the end of the budget, from the newest checkpoint if there is one; bit for bit the same either way.
 
@@ -61,18 +67,20 @@ def train_experiment(
 
     Args:
         should_stop: asked after every step, beside the monitor's `stopping`.
+        world: the ranks that train together, of which this is the first; the others call `follow_training`.
 
     Raises:
         Interrupted: one of them said so; the checkpoint is written.
         Diverged: a loss or a weight is not finite, and no rollback is left.
         PipelineError: the disk has no room for the checkpoints.
     """
-    trainer = _Trainer(experiment, images, monitor, should_stop)
+    trainer = _Trainer(experiment, images, monitor, should_stop, world)
     state, progress = trainer.newest()
     work = experiment.work_folder()
     present = sum(path.stat().st_size for path in checkpoints(work))
     require_space(work, (KEPT + 2) * checkpoint_bytes(state) - present)
     trainer.tell_rollbacks(progress)
+    monitor.tracker.tags({"environments": json.dumps(progress.environments)})
     monitor.resumed(progress.history)
     while True:
         try:
@@ -88,6 +96,7 @@ class _Trainer:
     images: ImageSet
     monitor: TrainingMonitor
     should_stop: Callable[[], bool]
+    world: World
 
     @property
     def budget(self) -> TrainParams:
@@ -99,11 +108,9 @@ class _Trainer:
 
     def newest(self) -> tuple[TrainState, RunHistory]:
         """The state of the newest whole checkpoint, else an untrained one."""
-        experiment, recipe, device = self.experiment, self.experiment.recipe, self.images.images.device
-        shape, classes = experiment.image_shape, experiment.n_classes
-        state = create_state(recipe, self.budget, shape, classes, experiment.seed, device)
-        if recipe.init_from:
-            warm_start(state, recipe.init_from)
+        state = _untrained(self.experiment, self.images, self.world)
+        if self.experiment.recipe.init_from:
+            warm_start(state, self.experiment.recipe.init_from)
         progress = load_checkpoint(self.work, state)
         state.lr_scale = self.budget.rollback_lr ** len(progress.rollbacks)
         self._note_environment(state, progress)
@@ -111,15 +118,16 @@ class _Trainer:
 
     def _note_environment(self, state: TrainState, progress: RunHistory) -> None:
         """Record under what this trains, and warn where the checkpoint was trained under something else."""
-        now, known = environment(state.losses.device), progress.environments
-        changed = {key: known[-1].get(key) for key in now if known[-1].get(key) != now[key]} if known else {}
+        now, known = environment(state.losses.device, self.world.size), progress.environments
+        was = {"ranks": 1, **known[-1]} if known else {}  # of a checkpoint that is older than ranks are
+        changed = {key: was.get(key) for key in now if was.get(key) != now[key]} if known else {}
         if not known or (changed and state.step < self.budget.steps):
             known.append({"step": state.step, **now})
         if changed and state.step < self.budget.steps:
-            was = ", ".join(f"{key} {value}" for key, value in changed.items())
+            before = ", ".join(f"{key} {value}" for key, value in changed.items())
             here = ", ".join(f"{key} {now[key]}" for key in changed)
             warn(
-                f"{self.experiment.name} was trained to step {state.step} with {was} and goes on with {here}: "
+                f"{self.experiment.name} was trained to step {state.step} with {before} and goes on with {here}: "
                 "it will not end with the same bits as an undisturbed run"
             )
 
@@ -132,9 +140,11 @@ class _Trainer:
         if not evaluate_step(state, progress, self.monitor, real):  # the untrained state, or what a stop had broken off
             raise Interrupted(state.step, progress.seconds)
         bar = progress_bar(None, f"train {experiment.name}", budget.steps, "steps", state.step)
+        with self.world.lead(STATE, state.step):
+            _share(state, self.world)
         started, evaluated = time.perf_counter(), True
         try:
-            for report in train(state, self.images, LOSSES[recipe.loss], recipe, budget):
+            for report in train(state, self.images, LOSSES[recipe.loss], recipe, budget, self.world):
                 bar.update()
                 if report.losses or is_due(state.step, budget):
                     progress.seconds += time.perf_counter() - started
@@ -210,6 +220,41 @@ class _Trainer:
         """How much some training images differ, taken at equal distances from all."""
         images = self.images.images
         return pixel_std(images[torch.linspace(0, len(images) - 1, REAL_SHOWN, device=images.device).long()])
+
+
+def follow_training(
+    experiment: Experiment, images: ImageSet, world: World, doings: Mapping[int, Callable[[int], None]]
+) -> None:
+    """Train as another rank than the first, which says what to do until it ends.
+
+    Args:
+        doings: what it can lead beside steps of the training, see `World.follow`.
+    """
+    state, recipe = _untrained(experiment, images, world), experiment.recipe
+
+    def take_over(step: int) -> None:
+        _share(state, world)
+        state.step = step
+
+    def train_one_step(_: int) -> None:
+        advance(state, images, LOSSES[recipe.loss], recipe, experiment.params.train, world)
+
+    world.follow({STATE: take_over, STEP: train_one_step, **doings})
+
+
+def _untrained(experiment: Experiment, images: ImageSet, world: World) -> TrainState:
+    recipe, budget, device = experiment.recipe, experiment.params.train, images.images.device
+    state = create_state(recipe, budget, experiment.image_shape, experiment.n_classes, experiment.seed, device)
+    for network in (state.gan.generator, state.gan.discriminator):
+        synchronise(network, world)
+    return state
+
+
+def _share(state: TrainState, world: World) -> None:
+    """Give all ranks the first one's state, its step apart."""
+    scale = torch.tensor(state.lr_scale, dtype=torch.float64)
+    world.share([*state.tensors().values(), scale])
+    state.lr_scale = scale.item()
 
 
 def write_run(

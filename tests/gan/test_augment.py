@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.core.randomness import rng
+from pipeline.core.randomness import Draws, rng
 from pipeline.gan.augment import AUGMENTATIONS
 from pipeline.gan.augment import augment_for_discriminator as show
 
@@ -18,7 +18,7 @@ def pictures(count: int = 64, channels: int = 3, size: int = 16) -> Tensor:
 
 
 def done(name: str, images: Tensor, seed: int = 0) -> Tensor:
-    return AUGMENTATIONS[name].transform(images, torch.Generator().manual_seed(seed))
+    return AUGMENTATIONS[name].transform(images, Draws(torch.Generator().manual_seed(seed)))
 
 
 def shifted(image: Tensor, down: int, right: int) -> Tensor:
@@ -142,7 +142,7 @@ def test_gradients_flow_and_are_those_of_differences(name: str) -> None:
 def test_draws_are_named(name: str) -> None:
     images = pictures(8)
     first = show(images, {name: 1.0}, 0, 0, "real", 5)
-    assert torch.equal(first, AUGMENTATIONS[name].transform(images, rng("cpu", 0, "augment", name, "real", 5)))
+    assert torch.equal(first, AUGMENTATIONS[name].transform(images, Draws(rng("cpu", 0, "augment", name, "real", 5))))
     torch.manual_seed(3)
     assert torch.equal(first, show(images, {name: 1.0}, 0, 0, "real", 5))
     for other in [(1, "real", 5), (0, "fake", 5), (0, "real", 6)]:

@@ -50,10 +50,8 @@ def relativistic(fake: Tensor, real: Tensor) -> Tensor:
 def smoothness(update: Update) -> Tensor:
     """How far G's images move for a small step of the latents, beside its running mean, which it keeps."""
     assert update.latents is not None and update.fake_images is not None
-    moved = update.latents + 0.1 * torch.randn(
-        update.latents.shape, generator=update.draws, device=update.latents.device
-    )
-    value = (update.generator(moved, update.fake_labels) - update.fake_images).square().mean()
+    moved = update.latents + 0.1 * update.draws.randn(*update.latents.shape)
+    value = update.world.mean((update.generator(moved, update.fake_labels) - update.fake_images).square().mean())
     update.own["mean"].lerp_(value.detach(), 0.5)
     return (value - update.own["mean"]).square() + value
 
@@ -70,7 +68,7 @@ def methods(monkeypatch: pytest.MonkeyPatch) -> None:
     smooth = Penalty(smoothness, of="generator", own=lambda: {"mean": torch.zeros(())}, reported=("mean",))
     monkeypatch.setitem(PENALTIES, "smooth", smooth)
     mirrored = Augmentation(
-        lambda images, source: images.flip(-1), follow_logits, lambda: {"strength": torch.full((), 0.5)}, ("strength",)
+        lambda images, draws: images.flip(-1), follow_logits, lambda: {"strength": torch.full((), 0.5)}, ("strength",)
     )
     monkeypatch.setitem(AUGMENTATIONS, "mirrored", mirrored)
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pipeline import check
 from pipeline.core.randomness import rng
+from pipeline.core.world import World
 from pipeline.data.batches import batch
 from pipeline.experiment import code_version
 from pipeline.gan import step as training
@@ -109,7 +110,7 @@ def test_the_penalty_draws_by_name_and_sees_what_d_sees(monkeypatch: pytest.Monk
 
     def spy(update: Update) -> Tensor:
         assert update.discriminator is state.gan.discriminator and update.generator is state.gan.generator
-        seen.append((update, torch.rand(3, generator=update.draws)))
+        seen.append((update, update.draws.rand(3)))
         return update.fake.new_zeros(())
 
     monkeypatch.setitem(PENALTIES, "toy", Penalty(spy))
@@ -140,7 +141,7 @@ def test_the_penalty_draws_by_name_and_sees_what_d_sees(monkeypatch: pytest.Monk
 def test_d_sees_shown_images_in_its_updates_and_in_gs(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
 
-    def spied(images: Tensor, strengths: Any, noise: float, seed: int, stream: str, index: int) -> Tensor:
+    def spied(images: Tensor, strengths: Any, noise: float, seed: int, stream: str, index: int, _: World) -> Tensor:
         calls.append((strengths, pytest.approx(noise), seed, stream, index, images.requires_grad))
         return torch.full_like(images, 0.5) + 0 * images
 
@@ -159,7 +160,7 @@ def test_d_sees_shown_images_in_its_updates_and_in_gs(monkeypatch: pytest.Monkey
 def test_instance_noise_falls_to_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float] = []
 
-    def spied(images: Tensor, strengths: Any, noise: float, seed: int, stream: str, index: int) -> Tensor:
+    def spied(images: Tensor, strengths: Any, noise: float, seed: int, stream: str, index: int, _: World) -> Tensor:
         seen.append(noise)
         return images
 

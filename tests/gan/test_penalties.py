@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from pipeline.core.randomness import Draws
 from pipeline.gan.penalties import PENALTIES, Critic, Update, clip_weights, input_gradients
 from pipeline.models.layers import SelfAttention, normalise_spectrally
 
@@ -25,7 +26,8 @@ NAMES = [name for name, penalty in PENALTIES.items() if penalty.value is not Non
 def penalty_of(name: str, critic: Critic, real: Tensor, labels: Tensor, fake: Tensor, seed: int = 0) -> Tensor:
     entry = PENALTIES[name]
     assert entry.value is not None
-    draws, own = torch.Generator().manual_seed(seed), {key: one.to(real) for key, one in entry.own().items()}
+    draws = Draws(torch.Generator().manual_seed(seed), real.device)
+    own = {key: one.to(real) for key, one in entry.own().items()}
 
     def generator(latents: Tensor, labels: Tensor) -> Tensor:
         return fake * (1 + latents.sum(dim=1).view(-1, 1, 1, 1))

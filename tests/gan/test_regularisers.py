@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline import check
+from pipeline.core.randomness import Draws
 from pipeline.gan import regularisers
 from pipeline.gan.checkpoint import RunHistory, load_checkpoint, save_checkpoint
 from pipeline.gan.losses import LOSSES
@@ -30,7 +31,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 def update_of(critic: Critic, real: Tensor, fake: Tensor, seed: int = 0, **more: Any) -> Update:
     labels = torch.arange(len(real))
     return Update(
-        more.pop("generator", critic), critic, real, labels, fake, labels, torch.Generator().manual_seed(seed),
+        more.pop("generator", critic), critic, real, labels, fake, labels, Draws(torch.Generator().manual_seed(seed)),
         real_images=real, fake_images=fake, real_logits=critic(real, labels), fake_logits=critic(fake, labels), **more,
     )  # fmt: skip
 
@@ -84,7 +85,7 @@ def corner(images: Tensor, labels: Tensor) -> Tensor:
 def test_images_are_mirrored_and_shifted_with_mirrored_edges(size: tuple[int, int, int]) -> None:
     count, (_, height, width) = 600, size
     images = drawn(1, *size).expand(count, *size)
-    changed = regularisers._flipped_and_shifted(images, torch.Generator().manual_seed(0))
+    changed = regularisers._flipped_and_shifted(images, Draws(torch.Generator().manual_seed(0)))
     reach = (height // 8, width // 8)
     padded = torch.nn.functional.pad(images[:1], (reach[1], reach[1], reach[0], reach[0]), mode="reflect")
     mirrored = torch.nn.functional.pad(images[:1].flip(-1), (reach[1], reach[1], reach[0], reach[0]), mode="reflect")
@@ -100,7 +101,7 @@ def test_images_are_mirrored_and_shifted_with_mirrored_edges(size: tuple[int, in
 
 def test_consistency_by_hand() -> None:
     real, fake = drawn(4, 1, 16, 16), drawn(4, 1, 16, 16, seed=1)
-    draws = torch.Generator().manual_seed(3)
+    draws = Draws(torch.Generator().manual_seed(3))
     moved = [regularisers._flipped_and_shifted(images.float(), draws) for images in (real, fake)]
     apart = [(corner(a, None) - corner(b, None)).square().mean() for a, b in zip((real, fake), moved, strict=True)]
     assert min(apart) > 0.1
@@ -232,9 +233,9 @@ def test_packed_images_are_channels_of_one() -> None:
     images = drawn(6, 2, 4, 4)
     logits = Packed(Watched(), 3)(images, torch.arange(6))
     ((stacked, labels),) = seen
-    assert stacked.shape == (2, 6, 4, 4) and labels.tolist() == [0, 3]
-    assert torch.equal(stacked[1, 2:4], images[4])
-    assert torch.allclose(logits, images.view(2, -1).mean(dim=1))
+    assert stacked.shape == (2, 6, 4, 4) and labels.tolist() == [0, 1]
+    assert torch.equal(stacked[1, 2:4], images[3])
+    assert torch.allclose(logits, images.unflatten(0, (3, 2)).mean(dim=(0, 2, 3, 4)))
 
 
 def test_a_packed_recipe_trains_a_wider_first_layer() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from pipeline.core.errors import PipelineError
+from pipeline.core.world import ALONE, World
 from pipeline.data.batches import ImageSet
 from pipeline.gan import step as training
 from pipeline.gan.losses import LOSSES, AdversarialLoss
@@ -207,12 +208,12 @@ def test_critic_updates_count_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def spied_batch(images: ImageSet, index: int, *rest: Any) -> Any:
         batches.append(index)
-        assert rest == (recipe.batch_size, 7, recipe.flip, recipe.dequantise)
+        assert rest == (recipe.batch_size, 7, recipe.flip, recipe.dequantise, ALONE)
         return take(images, index, *rest)
 
-    def spied_draw(recipe: Recipe, images: ImageSet, seed: int, stream: str, index: int) -> Any:
+    def spied_draw(recipe: Recipe, images: ImageSet, seed: int, stream: str, index: int, world: World) -> Any:
         draws.append((stream, index))
-        assert seed == 7
+        assert (seed, world) == (7, ALONE)
         return draw(recipe, images, seed, stream, index)
 
     monkeypatch.setattr(training, "batch", spied_batch)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline import check
+from pipeline.core.randomness import Draws
 from pipeline.gan.losses import LOSSES
 from pipeline.gan.step import train_step
 from pipeline.models import GAN, build_gan, projected, r3gan, stylegan2
@@ -168,7 +169,7 @@ def test_noise_is_drawn_while_training_and_fixed_after() -> None:
     latents, labels = drawn(2, 6), torch.zeros(2, dtype=torch.int64)
 
     def images(seed: int | None) -> Tensor:
-        g.draws = None if seed is None else torch.Generator().manual_seed(seed)
+        g.draws = None if seed is None else Draws(torch.Generator().manual_seed(seed))
         with torch.no_grad():
             return g(latents, labels)
 
@@ -185,14 +186,14 @@ def test_styles_are_mixed_from_a_layer_on() -> None:
     latents, labels = drawn(200, 6), torch.zeros(200, dtype=torch.int64)
     plain = g.styles(latents, labels)
     assert all(torch.equal(plain[:, 0], plain[:, layer]) for layer in range(5))
-    g.draws = torch.Generator().manual_seed(5)  # not that of the latents
+    g.draws = Draws(torch.Generator().manual_seed(5))  # not that of the latents
     changed = (g.styles(latents, labels) != plain).any(dim=2)  # (N, L)
     assert not changed[:, 0].any() and changed[:, -1].all()
     assert (changed[:, 1:].int() >= changed[:, :-1].int()).all()  # once mixed, to the end
     starts = changed.int().argmax(dim=1).bincount(minlength=5)
     assert (starts[1:] > 25).all()  # about 50 each
     g.mixing = 0.5
-    g.draws = torch.Generator().manual_seed(1)
+    g.draws = Draws(torch.Generator().manual_seed(1))
     share = (g.styles(latents, labels) != plain).flatten(1).any(dim=1).float().mean().item()
     assert share == pytest.approx(0.5, abs=0.15)
     g.eval()
@@ -225,11 +226,11 @@ def test_the_step_names_the_noise() -> None:
                     parameter.fill_(1.0)
         train_step(state, image_set(), LOSSES["bce"], recipe, tiny_budget())
         states.append(bits(state))
-        drawn_so_far = torch.rand(1, generator=state.gan.generator.draws)
+        drawn_so_far = state.gan.generator.draws.rand(1)
     assert equal(*states)
     state.step = 1
     train_step(state, image_set(), LOSSES["bce"], recipe, tiny_budget())
-    assert not torch.equal(torch.rand(1, generator=state.gan.generator.draws), drawn_so_far)
+    assert not torch.equal(state.gan.generator.draws.rand(1), drawn_so_far)
 
 
 # The projected discriminator.

@@ -3,6 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -113,7 +114,7 @@ def test_what_is_looked_at_while_a_model_trains(
     told: list[Any] = []
     tracker: Any = SimpleNamespace(image=lambda *what: told.append(what))
     reference: Any = SimpleNamespace(distance=lambda features: features.tolist())
-    extractor: Any = lambda images: images[:, 0, 8, 8]  # noqa: E731
+    extractor: Any = Mock(side_effect=lambda images: images[:, 0, 8, 8], shared=None)
     monitor = TrainingMonitor(Experiment(values, "dcgan", 0, description), extractor, reference, tracker, tmp_path)
     average = Spy()
     state: Any = SimpleNamespace(ema=average, gan=SimpleNamespace(generator=None), step=20)

@@ -29,6 +29,8 @@ class Extractor:
     head: the class weights (K, dim) that turn features into logits, None if it has none.
     resize: float32 RGB images in 0..255, (N, 3, H, W), to the network's input.
     version: of its code; `load_extractor` fills it in.
+    shared: features of batches of images of one size by several ranks, see `pipeline.metrics.shared`; None = by this
+        process alone.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Extractor:
     head: np.ndarray | None = None
     resize: Callable[[Tensor], Tensor] = _unresized
     version: str = ""
+    shared: "Callable[[Extractor, Iterable[Tensor | Sequence[Tensor]]], Iterator[np.ndarray]] | None" = None
 
     @torch.inference_mode()
     def __call__(self, images: Tensor | Sequence[Tensor]) -> Tensor:
@@ -77,6 +80,9 @@ def in_batches(images: np.ndarray, size: int) -> Iterator[Tensor]:
 
 def extract(extractor: Extractor, batches: Iterable[Tensor | Sequence[Tensor]]) -> Iterator[np.ndarray]:
     """Features float32 (N, dim) of each batch of images."""
+    if extractor.shared is not None:
+        yield from extractor.shared(extractor, batches)
+        return
     for images in batches:
         yield extractor(images).numpy()
 
