@@ -97,7 +97,7 @@ audit: setup  ## known vulnerabilities of the installed packages, as pypi.org te
 	"$$tools/bin/pip-audit" --strict --progress-spinner off --path "$$VENV"/lib/python3*/site-packages
 
 clean:  ## remove all that the pipeline made, checkpoints and MLflow's runs included
-	rm -rf .work data/prepared data/reference data/checked runs samples reports/report.html reports/studies mlflow.db mlruns dvc_plots
+	rm -rf .work data/prepared data/reference data/checked runs samples closest reports/report.html reports/studies mlflow.db mlruns dvc_plots
 
 $(VENV)/bin/python:
 	@"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

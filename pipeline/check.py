@@ -106,7 +106,8 @@ def _root_problems(data: DataParams) -> Iterator[str]:
         yield f"data.root: DVC does not read ~: write the whole path, {root.expanduser()}"
         return
     here = root.resolve()
-    for made in (paths.PREPARED, paths.REFERENCE, paths.RUNS, paths.SAMPLES, paths.SCORES, paths.REPORTS):
+    for made in (paths.PREPARED, paths.REFERENCE, paths.RUNS, paths.SAMPLES, paths.SCORES, paths.CLOSEST,
+                 paths.REPORTS):  # fmt: skip
         if here == made.resolve() or here in made.resolve().parents or made.resolve() in here.parents:
             yield f"data.root: must not hold {made}, which the pipeline writes, nor lie in it, got {data.root}"
             return

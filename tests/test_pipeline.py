@@ -99,7 +99,7 @@ def test_every_output_is_there(clone: Path) -> None:
         # Whether the neighbours of so early samples agree on their classes is chance.
         assert ("class_balance" in metrics) != ("class_votes" in metrics["not_available"])
         assert metrics["sampling_error"]["fd_efficientnet_lite0"] > 0
-        assert (clone / f"scores/{model}-0/closest.png").read_bytes().startswith(b"\x89PNG")
+        assert (clone / f"closest/{model}-0.png").read_bytes().startswith(b"\x89PNG")
         best = history.loc[history["distance"][1:].idxmin()]  # the untrained generator is never the best
         assert metrics["best"]["step"] == best["step"]
         assert metrics["best"]["selected_by"] == {"distance": pytest.approx(best["distance"]), "samples": 16}
@@ -114,6 +114,20 @@ def test_every_output_is_there(clone: Path) -> None:
 
 def test_the_second_repro_does_nothing(clone: Path) -> None:
     assert stages_run(run(clone, "dvc", "repro").stdout) == set()
+
+
+def test_a_clone_without_data_has_nothing_to_do(folder: Path, tmp_path: Path) -> None:
+    """As CI does it: what git has tells that all is up to date, so nothing is fetched and nothing is run."""
+    run(folder, "dvc", "remote", "add", "--default", "store", str(tmp_path / "remote"))
+    other, identity = tmp_path / "other", ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for arguments in (["add", "-A"], [*identity, "commit", "-qm", "results"], ["clone", "-q", ".", str(other)]):
+        subprocess.run(["git", *arguments], cwd=folder, check=True)
+    run(folder, "dvc", "push")
+    assert stages_run(run(other, "dvc", "repro", "--pull", "--allow-missing").stdout) == set()
+    assert [(other / name).exists() for name in ("runs", "samples", "closest", "data/prepared")] == [False] * 4
+    run(other, "pipeline.check", "--files")  # what is not here is not damaged
+    done = run(other, "pipeline.stages.report", check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and done.stderr.startswith("error: data/prepared/")
 
 
 def test_mlflow_has_one_finished_run_of_each_model(clone: Path) -> None:

@@ -6,7 +6,8 @@
     train       runs/E/           {generator,best,discriminator}.safetensors generator.json grids/
                                   {history,distance,timing}.csv
     generate    samples/E/        images.npy best.npy labels.npy grid.png progress.gif final/00.png ..
-    fid         scores/E/         record.json metrics.json closest.png
+    fid         scores/E/         record.json metrics.json
+                closest/E.png
     report      reports/          report.html leaderboard.csv
 
 E is `<model>-<seed>`, one experiment. Paths are relative to the current folder: the root of the repository, or of the
@@ -22,7 +23,8 @@ PREPARED = Path("data/prepared")
 REFERENCE = Path("data/reference")
 RUNS = Path("runs")
 SAMPLES = Path("samples")
-SCORES = Path("scores")
+SCORES = Path("scores")  # all of it in git, so that a clone has what the stage report depends on
+CLOSEST = Path("closest")
 REPORTS = Path("reports")
 PRETRAINED = Path("pretrained")  # networks of earlier runs, see pipeline.gan.warm_start
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.checksums import write_sums
 from pipeline.core.files import write_json
 from pipeline.core.metric_names import distance_name, kernel_name
 from pipeline.metrics import (
@@ -49,9 +48,10 @@ def score_samples(
     extractor: Extractor,
     reference: Reference,
     out: Path,
+    closest: Path,
     further: Iterable[Further] = (),
 ) -> dict[str, Any]:
-    """Measure samples against the reference; write record.json, metrics.json and closest.png to the folder `out`.
+    """Measure samples against the reference; write record.json and metrics.json to the folder `out`, and a picture.
 
     Samples of one class, as `generate.labels` can ask for, are measured against the real images of this class only.
 
@@ -59,8 +59,9 @@ def score_samples(
         samples: uint8 (N, C, S, S), of the final generator as "images", and of the best checkpoint as "best", which is
             missing where the final one is the best.
         labels: int64 (N,), the classes that the samples were generated for; None if the generator ignores labels.
-        real: the training images, uint8 (M, C, S, S), of which closest.png shows some.
+        real: the training images, uint8 (M, C, S, S), of which the picture shows some.
         info: generator.json.
+        closest: where the picture is to be, a PNG: the samples closest to training images, above these.
         further: other extractors, whose numbers stand beside those of the first under names of their own.
 
     Returns:
@@ -94,10 +95,9 @@ def score_samples(
         _add(other, record, samples, labels, params, info)
     places, nearest, _ = closest_pairs(comparisons["images"], PAIRS)
     pairs = np.concatenate([samples["images"][places], real[nearest]])
-    save_picture(grid(pairs, len(places)), out / "closest.png")
+    save_picture(grid(pairs, len(places)), closest)
     write_json(out / "record.json", record)
     write_json(out / "metrics.json", key_numbers(record, extractor.metric, info["images_seen"]))
-    write_sums(out, "closest.png", "metrics.json", "record.json")
     return record
 
 

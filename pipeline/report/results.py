@@ -77,7 +77,7 @@ class RunResult:
     @property
     def closest(self) -> Path:
         """The picture of the samples that are closest to training images."""
-        return paths.SCORES / self.name / "closest.png"
+        return paths.CLOSEST / f"{self.name}.png"
 
     @property
     def last_grid(self) -> Path:
@@ -225,7 +225,7 @@ def _read_run(model: str, seed: int, index: int, metric: str, data_sha256: str) 
     info = read_keys(run / "generator.json", RUN_KEYS)
     scores = read_scores(paths.SCORES / name / "record.json", metric)
     for path, pattern in [(run / "grids", "*.png"), (samples, "grid.png"), (samples, "progress.gif"),
-                          (samples / "final", "*.png"), (paths.SCORES / name, "closest.png")]:  # fmt: skip
+                          (samples / "final", "*.png"), (paths.CLOSEST, f"{name}.png")]:  # fmt: skip
         if not any(path.glob(pattern)):
             raise PipelineError(f"{path / pattern} does not exist: run `dvc repro`, which makes it")
     if info["data_sha256"] != data_sha256:

@@ -1,5 +1,6 @@
 """Stage fid: every metric of one model's samples against the real images, with the protocol of the measurement."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.core import paths
+from pipeline.core.checksums import SUMS, write_sums
 from pipeline.core.devices import memory_errors
 from pipeline.core.errors import exit_cleanly, warn
 from pipeline.core.files import read_json
@@ -50,11 +52,13 @@ def _measure(experiment: Experiment, params: Params, extractor: Extractor) -> No
     names = ["images", "best"] if (folder / "best.npy").exists() else ["images"]
     samples = {name: load_array(folder / f"{name}.npy", np.uint8, shape) for name in names}
     real = load_array(paths.PREPARED / "train.npy", np.uint8, (description["train"], *experiment.image_shape))
-    out = paths.SCORES / experiment.name
+    out, closest = paths.SCORES / experiment.name, paths.CLOSEST / f"{experiment.name}.png"
     labels = load_array(folder / "labels.npy", np.int64, shape[:1]) if experiment.conditional else None
     with memory_errors("lower metrics.batch_size or generate.samples"):
         further = _further(params.metrics, extractor)
-        record = score_samples(samples, labels, real, info, params, extractor, reference, out, further)
+        record = score_samples(samples, labels, real, info, params, extractor, reference, out, closest, further)
+    made_from = (os.path.relpath(path, out) for path in (closest, run / SUMS, folder / SUMS))
+    write_sums(out, "metrics.json", "record.json", *made_from)
     name, best = extractor.metric, record["best"]
     print(
         f"{experiment.name}: {name} {record[name]:.2f}; {_beside_floor(record, name)}; "
@@ -68,7 +72,7 @@ def _measure(experiment: Experiment, params: Params, extractor: Extractor) -> No
         tracker.metrics(info["steps"], {**numbers, **errors, f"best/{name}": best[name]})
         tracker.tags({"collapsed": ", ".join(record["collapsed"])})
         tracker.tags({f"protocol.{key}": str(text) for key, text in record["protocol"].items()})
-        tracker.artifact(out / "closest.png", "final")
+        tracker.artifact(closest, "final")
 
 
 def _further(params: MetricsParams, first: Extractor) -> Iterator[Further]:

@@ -1,7 +1,7 @@
 """Stage report: the comparison on one page, and the leaderboard."""
 
 from pipeline.core import paths
-from pipeline.core.errors import exit_cleanly
+from pipeline.core.errors import PipelineError, exit_cleanly
 from pipeline.params import Params
 from pipeline.report import write_report
 from pipeline.report.conclusions import best_run
@@ -39,9 +39,13 @@ def _require_inputs(params: Params) -> None:
     for model in params.compare.models:
         for seed in params.compare.seeds:
             name = paths.experiment_name(model, seed)
-            take(paths.RUNS / name, "generator.json", "history.csv", "grids")
-            take(paths.SAMPLES / name, "grid.png", "progress.gif", "final")
+            run, samples = paths.RUNS / name, paths.SAMPLES / name
+            for path in (run, samples, paths.CLOSEST / f"{name}.png"):
+                if not path.exists():  # no dependency in dvc.yaml, so DVC may not have fetched it
+                    raise PipelineError(f"{path} is not here: `dvc pull` fetches it, or `dvc repro` makes it")
             take(paths.SCORES / name)
+            take(run, "generator.json", "history.csv", "grids")
+            take(samples, "grid.png", "progress.gif", "final")
 
 
 if __name__ == "__main__":

@@ -81,3 +81,30 @@ def test_only_what_is_named_is_listed(folder: Path) -> None:
     write_sums(folder, "a.npy", "grids")
     names = [line.split("  ", 1)[1] for line in (folder / "SHA256SUMS").read_text().splitlines()]
     assert names == ["a.npy", "grids/0.png", "grids/1.png"]
+
+
+def test_files_of_other_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    scores, picture = Path("scores/toy-0"), Path("closest/toy-0.png")
+    for path in (scores / "record.json", picture):
+        path.parent.mkdir(parents=True)
+        path.write_text("1")
+    write_sums(scores, "record.json", "../../made/SHA256SUMS", "../../closest/toy-0.png")
+    names = [line.split("  ", 1)[1] for line in (scores / "SHA256SUMS").read_text().splitlines()]
+    assert names == ["../../closest/toy-0.png", "../../made/SHA256SUMS", "record.json"]
+    subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=scores, check=True)
+    verify_checksums(scores)
+    picture.write_text("2")
+    said = (
+        r"^closest/toy-0\.png is damaged \(its sha256 is not the one in scores/toy-0/SHA256SUMS\): delete closest and"
+    )
+    for partial in (False, True):
+        with pytest.raises(PipelineError, match=said):
+            verify_checksums(scores, partial=partial)
+    picture.unlink()
+    verify_checksums(scores, partial=True)  # a clone has what git has
+    with pytest.raises(PipelineError, match=r"^closest/toy-0\.png does not exist: run `dvc repro`"):
+        verify_checksums(scores)
+    (scores / "record.json").unlink()
+    with pytest.raises(PipelineError, match=r"^scores/toy-0/record\.json does not exist: run `dvc repro`"):
+        verify_checksums(scores, partial=True)

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline.core.checksums import verify_checksums
 from pipeline.evaluate.scoring import collapsed, key_numbers, score_samples
 from pipeline.metrics import (
     Extractor,
@@ -64,10 +63,10 @@ def scored(tmp_path: Path, metrics_params: Callable[..., MetricsParams]) -> Call
 
     def score(samples: dict[str, np.ndarray], **info: Any) -> dict[str, Any]:
         out = tmp_path / "toy-3"
-        returned = score_samples(samples, None, real, INFO | info, params, EXTRACTOR, reference, out)
-        verify_checksums(out)
+        picture = tmp_path / "closest/toy-3.png"
+        returned = score_samples(samples, None, real, INFO | info, params, EXTRACTOR, reference, out, picture)
         assert json.loads((out / "record.json").read_text()) == returned
-        with Image.open(out / "closest.png") as shown:
+        with Image.open(picture) as shown:
             assert shown.size[0] > 40  # ten pairs of pictures of 4 pixels
         return returned
 
@@ -203,7 +202,9 @@ def test_samples_of_one_class_are_measured_against_this_class(
     for asked, train, held_out in [(1, real[40:], test[:15]), ("data", real, test)]:
         params = tiny_params({"generate.labels": asked}).model_copy(update={"metrics": metrics_params("toy")})
         out = tmp_path / str(asked)
-        found = score_samples({"images": shown}, np.ones(30, int), real, INFO, params, EXTRACTOR, reference, out)
+        picture = tmp_path / f"{asked}.png"
+        ones = np.ones(30, int)
+        found = score_samples({"images": shown}, ones, real, INFO, params, EXTRACTOR, reference, out, picture)
         assert found["fd_toy"] == pytest.approx(distance(train, shown), rel=1e-6)
         if asked == 1:
             assert found["floor"] == pytest.approx(distance(train, held_out), rel=1e-6)
@@ -217,6 +218,6 @@ def test_samples_of_one_class_are_measured_against_this_class(
                      "labels": "data"},
         }[asked]  # fmt: skip
     # The pairs in the picture are of this class: its images are brighter than 119.
-    with Image.open(tmp_path / "1/closest.png") as picture:
-        pixels = np.asarray(picture)
-    assert pixels[picture.size[1] // 2 :].min() >= 120
+    with Image.open(tmp_path / "1.png") as opened:
+        pixels = np.asarray(opened)
+    assert pixels[opened.size[1] // 2 :].min() >= 120

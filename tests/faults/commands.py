@@ -42,7 +42,7 @@ def _repro(sandbox: Sandbox, draws: RandomFaults, number: signal.Signals) -> Tri
     if again.wait() != 0:
         last = again.output[-600:] + again.errors[-600:]
         trial.problems.append(f"`dvc repro` run again ended with {again.code}: {last}")
-    made = ("data/", "runs/gan-0/", "samples/gan-0/", "scores/gan-0/")
+    made = ("data/", "runs/gan-0/", "samples/gan-0/", "scores/gan-0/", "closest/gan-0.png")
     differing = sandbox.differences(STAGES[-1], MEASURED | DRAWN_FROM_MEASURED)
     trial.differ([one for one in differing if one[0].startswith(made)], "at the end")
     _check_nothing_left(sandbox, trial)
@@ -54,7 +54,7 @@ def _repro_seconds(sandbox: Sandbox) -> float:
     seconds = sandbox.seconds.get("repro", 0.0)
     while True:
         sandbox.restore_committed()
-        for root in ("runs", "samples", "scores", "reports", ".work", ".dvc/cache/runs"):
+        for root in ("runs", "samples", "scores", "closest", "reports", ".work", ".dvc/cache/runs"):
             clear(sandbox.repo / root)
         if seconds:
             return seconds

@@ -45,7 +45,7 @@ def damage(sandbox: Sandbox, draws: random.Random) -> Trial:
     name = draws.choice(sandbox.inputs(stage))
     trial = Trial(kind, f"{name}, read by {stage.name}", tried=1)
     sandbox.restore_committed()
-    clear(sandbox.repo / stage.output)
+    sandbox.clear_outputs(stage)
     clear(sandbox.repo / ".work")
     corrupt(sandbox.repo / name, kind, draws)
     job = sandbox.start(stage)

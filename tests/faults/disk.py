@@ -100,4 +100,5 @@ def used(place: Path) -> int:
 
 def _needed(sandbox: Sandbox, stage: Stage) -> int:
     """The bytes of what a stage makes."""
-    return sum(path.stat().st_size for path in (sandbox.whole / stage.output).rglob("*") if path.is_file())
+    found = [path for one in stage.outputs for path in [sandbox.whole / one, *(sandbox.whole / one).rglob("*")]]
+    return sum(path.stat().st_size for path in found if path.is_file())

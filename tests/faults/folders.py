@@ -44,7 +44,8 @@ def take_away(sandbox: Sandbox, draws: RandomFaults) -> Trial:
 def _own(sandbox: Sandbox, stage: Stage) -> list[Path]:
     """The folders that a stage has made so far."""
     output, work = sandbox.repo / stage.output, sandbox.repo / ".work"
-    made = [output, *output.parent.glob(f".{output.name}.*.tmp"), *([work] if ".work" in stage.places else [])]
+    beside = [(sandbox.repo / one).parent for one in stage.beside]
+    made = [output, *beside, *output.parent.glob(f".{output.name}.*.tmp"), *([work] if ".work" in stage.places else [])]
     return sorted(path for top in made for path in [top, *top.rglob("*")] if path.is_dir())
 
 

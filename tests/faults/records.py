@@ -23,7 +23,7 @@ def damage_records(sandbox: Sandbox, draws: RandomFaults) -> Trial:
     if name == CACHE:
         path = draws.choice(sorted(one for one in path.rglob("*") if one.is_file()))
         for stage in STAGES:  # so that the cache is needed
-            clear(sandbox.repo / stage.output)
+            sandbox.clear_outputs(stage)
     trial.about = str(path.relative_to(sandbox.repo))
     whole, mode = path.read_bytes(), path.stat().st_mode
     corrupt(path, kind, draws)

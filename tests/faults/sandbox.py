@@ -2,6 +2,7 @@
 
 import filecmp
 import json
+import os
 import shutil
 import signal
 import tempfile
@@ -26,7 +27,7 @@ TINY: dict[str, Any] = {
     "search.pruner": "none", "search.steps": 20, "search.score_every": 10, "search.samples": 16,
     "search.finalists": 1, "search.final_seeds": [101],
 }  # fmt: skip
-ROOTS = (".work", "data/prepared", "data/reference", "runs", "samples", "scores", "reports")
+ROOTS = (".work", "data/prepared", "data/reference", "runs", "samples", "scores", "closest", "reports")
 # They hold measured times, so no two runs agree on them. The report shows those of timing.csv: it is the same where
 # that is, so it counts but for runs of `dvc repro` that train again.
 MEASURED = {"timing.csv"}
@@ -39,6 +40,7 @@ class Stage:
     """A command of the pipeline, the folder it makes, and the folders that it writes to.
 
     at_once: whether its folder appears as a whole, not file by file.
+    beside: files that it makes elsewhere.
     """
 
     name: str
@@ -46,11 +48,17 @@ class Stage:
     output: str
     places: tuple[str, ...]
     at_once: bool = False
+    beside: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return (self.output, *self.beside)
 
 
 def _of(stage: str, model: str, folder: str, *places: str) -> Stage:
     command = (f"pipeline.stages.{stage}", "--model", model, "--seed", "0")
-    return Stage(f"{stage}@{model}-0", command, f"{folder}/{model}-0", places, at_once=stage == "generate")
+    beside = (f"closest/{model}-0.png",) if stage == "fid" else ()
+    return Stage(f"{stage}@{model}-0", command, f"{folder}/{model}-0", places, stage == "generate", beside)
 
 
 STAGES = (
@@ -58,7 +66,7 @@ STAGES = (
     Stage("reference", ("pipeline.stages.reference",), "data/reference", ("data",), at_once=True),
     *(_of("train", model, "runs", ".work", "runs") for model in MODELS),
     *(_of("generate", model, "samples", "samples") for model in MODELS),
-    *(_of("fid", model, "scores", "scores") for model in MODELS),
+    *(_of("fid", model, "scores", "scores", "closest") for model in MODELS),
     Stage("report", ("pipeline.stages.report",), "reports", ("reports",)),
 )
 TRAIN = next(stage for stage in STAGES if stage.name == "train@gan-0")
@@ -90,22 +98,22 @@ class Sandbox:
     def _run_undisturbed(self, stage: Stage) -> None:
         """Once as it is, for its time and its result, and once more, counted, which must give the same bytes."""
         self.seconds[stage.name] = self.succeed(self.start(stage)).seconds
-        kept = Path(tempfile.mkdtemp(dir=self.folder)) / "first"
-        shutil.copytree(self.repo / stage.output, kept)
+        kept = Path(tempfile.mkdtemp(dir=self.folder))
+        copy(stage, self.repo, kept)
         clear(self.repo / ".work")
-        clear(self.repo / stage.output)
+        self.clear_outputs(stage)
         acts = self.folder / f"acts-{stage.name}"
         self.succeed(self.start(stage, watched=self.roots(), acts=str(acts)))
         self.acts[stage.name] = json.loads(acts.read_text())
         assert self.acts[stage.name], f"{stage.name}: no act of it was seen"
-        found = [path for path, _ in _compared(kept, self.repo / stage.output, MEASURED)]
+        found = [path for one in stage.outputs for path, _ in _compared(kept / one, self.repo / one, MEASURED)]
         assert not found, f"{stage.name} run twice differs, undisturbed: {found}"
 
     def inputs(self, stage: Stage) -> list[str]:
         """The files of earlier stages that a stage opens."""
         opened = {str(Path(path).relative_to(self.repo)) for act, path in self.acts[stage.name] if act == "open"}
-        earlier = [f"{other.output}/" for other in STAGES[: STAGES.index(stage)]]
-        return sorted(path for path in opened if path.startswith(tuple(earlier)) and (self.whole / path).is_file())
+        earlier = tuple(f"{one}/" for other in STAGES[: STAGES.index(stage)] for one in other.outputs)
+        return sorted(path for path in opened if f"{path}/".startswith(earlier) and (self.whole / path).is_file())
 
     def roots(self) -> list[str]:
         """Where acts are watched: also where data/prepared is made before it is renamed."""
@@ -124,14 +132,19 @@ class Sandbox:
         for root in ROOTS:
             clear(self.repo / root)
         for earlier in STAGES[: STAGES.index(stage) + with_its_own]:
-            shutil.copytree(self.whole / earlier.output, self.repo / earlier.output, dirs_exist_ok=True)
+            copy(earlier, self.whole, self.repo)
+
+    def clear_outputs(self, stage: Stage) -> None:
+        for one in stage.outputs:
+            clear(self.repo / one)
 
     def differences(self, last: Stage, but: set[str] = MEASURED) -> list[tuple[str, int]]:
         """The files of the stages up to `last` that are not those of the undisturbed run, with the bytes lost."""
         return [
-            (f"{stage.output}/{name}", lost)
+            (os.path.normpath(f"{one}/{name}"), lost)
             for stage in STAGES[: STAGES.index(last) + 1]
-            for name, lost in _compared(self.whole / stage.output, self.repo / stage.output, but)
+            for one in stage.outputs
+            for name, lost in _compared(self.whole / one, self.repo / one, but)
         ]
 
     def halves(self, last: Stage) -> list[tuple[str, int]]:
@@ -189,6 +202,14 @@ class Sandbox:
         self.fork_server.close()
 
 
+def copy(stage: Stage, here: Path, there: Path) -> None:
+    """Copy what a stage has made from one folder to another."""
+    shutil.copytree(here / stage.output, there / stage.output, dirs_exist_ok=True)
+    for one in stage.beside:
+        (there / one).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(here / one, there / one)
+
+
 def clear(path: Path) -> None:
     """Make sure that there is nothing at `path`, or nothing in it if a disk is mounted there."""
     if path.is_mount():
@@ -201,8 +222,12 @@ def clear(path: Path) -> None:
 
 
 def _compared(whole: Path, there: Path, but: set[str]) -> Iterator[tuple[str, int]]:
-    """The files in which two folders differ, and the bytes lost; those in only one of them are among these."""
-    names = {path.relative_to(folder) for folder in (whole, there) for path in folder.rglob("*") if path.is_file()}
+    """The files in which two folders differ, and the bytes lost; those in only one of them are among these.
+
+    Two files are compared as a folder each that holds nothing but itself.
+    """
+    both = (whole, there)
+    names = {path.relative_to(one) for one in both for path in [one, *one.rglob("*")] if path.is_file()}
     for name in sorted(names):
         if name.name in {*but, OF_DVC}:
             continue

@@ -121,7 +121,10 @@ def test_numbers_stand_beside_those_of_the_first(prepared: Path, tmp_path: Path,
 
     def score(further: list[Further], name: str) -> dict[str, Any]:
         reference = load_reference(out, first)
-        return score_samples(shown, None, images(40, 0), INFO, params, first, reference, tmp_path / name, further)
+        closest = tmp_path / "closest.png"
+        return score_samples(
+            shown, None, images(40, 0), INFO, params, first, reference, tmp_path / name, closest, further
+        )
 
     loaded: list[Further] = [
         (name, one, None if isinstance(one, str) else load_reference(out / name, one))
@@ -159,7 +162,7 @@ def test_where_the_final_generator_is_the_best_it_has_the_same_numbers(
     other: Further = ("other", load_other(metrics, CPU), load_reference(out / "other", load_other(metrics, CPU)))
     found = score_samples(
         {"images": images(30, 2)}, None, images(40, 0), INFO, params, first, load_reference(out, first), tmp_path / "s",
-        [other],
+        tmp_path / "s.png", [other],
     )  # fmt: skip
     assert found["best"]["fd_other"] == found["fd_other"]
 

@@ -61,7 +61,7 @@ def make_data(classes: list[str] | None = None, images: np.ndarray | None = None
 def make_experiment(
     model: str, seed: int, value: float, metric: str = METRIC, scores: dict[str, Any] | None = None, **protocol: Any
 ) -> None:
-    """runs/, samples/ and scores/ of one experiment whose distance falls from 1000 to twice `value`.
+    """runs/, samples/, scores/ and closest/ of one experiment whose distance falls from 1000 to twice `value`.
 
     Its sampling error is 5, at the floor's number of images its value is 25 more, and its best checkpoint is of step 50
     and 10 better. `scores` go into record.json.
@@ -89,7 +89,8 @@ def make_experiment(
              "sampling_error": {metric: 5.0}, "not_available": {}, "collapsed": [], "best": best,
              "protocol": PROTOCOL | protocol}  # fmt: skip
     write(Path("scores") / name / "record.json", score | (scores or {}))
-    frames[0].save(Path("scores") / name / "closest.png")
+    Path("closest").mkdir(exist_ok=True)
+    frames[0].save(Path("closest") / f"{name}.png")
 
 
 def compare(models: list[str], seeds: list[int]) -> Params:

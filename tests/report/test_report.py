@@ -172,7 +172,7 @@ def test_page_fetches_nothing(seeds: Params) -> None:
         "samples/sagan-0/progress.gif",
         "samples/sagan-0/final",
         "scores/sagan-0/record.json",
-        "scores/sagan-0/closest.png",
+        "closest/sagan-0.png",
     ],
 )
 def test_a_missing_file_is_one_sentence_and_nothing_is_written(three: Params, path: str) -> None:
