@@ -137,9 +137,9 @@ def _search_problems(params: Params) -> Iterator[str]:
 
 
 def _one_class_problems(params: Params) -> Iterator[str]:
-    """What is wrong with asking for samples of one class only."""
+    """What is wrong with asking for samples of one class only; where the classes are not known yet, `train` sees it."""
     classes = expected_classes(params.data)
-    if params.generate.labels not in range(classes):
+    if classes is not None and params.generate.labels not in range(classes):
         names = ", ".join(f"{number} is {name}" for number, name in enumerate(_names(params.data)) if number < SHOWN)
         told = f" ({names})" if names else ""
         yield f"generate.labels: must be data, balanced or a class below {classes}{told}, got {params.generate.labels}"
@@ -167,6 +167,8 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.che
     names = _names(params.data) if isinstance(label, int) else []
     if isinstance(label, int) and label < len(names):
         print(f"generate.labels: class {label} is {names[label]}")
+    elif isinstance(label, int) and expected_classes(params.data) is None:
+        print(f"generate.labels: which class {label} is will be known when {params.data.dataset} is prepared")
     print(f"{PARAMS_FILE} is sound{', and so is every file' if options.files else ''}")
 
 

@@ -65,12 +65,13 @@ def _network_problems(place: str, recipe: Recipe, params: Params) -> Iterator[st
     try:
         shape = (params.data.channels, params.data.image_size, params.data.image_size)
         classes = expected_classes(params.data)
-        build_gan(recipe.model_copy(update=SMALL), shape, classes, seed=0)
+        build_gan(recipe.model_copy(update=SMALL), shape, 2 if classes is None else classes, seed=0)
     except PipelineError as error:
         yield f"{error} (the network of {place})"
     else:
-        if recipe.init_from and recipe.optimiser in OPTIMISERS:
-            yield from _origin_problems(place, recipe, params, shape, classes)
+        known = classes is not None or not network.conditional
+        if recipe.init_from and recipe.optimiser in OPTIMISERS and known:
+            yield from _origin_problems(place, recipe, params, shape, classes or 0)
 
 
 def _batch_problems(place: str, recipe: Recipe, devices: str | int | tuple[int, ...]) -> Iterator[str]:

@@ -22,6 +22,7 @@ from pipeline.gan.warm_start import origin
 from pipeline.metrics import sources_of
 from pipeline.models import NETWORKS
 from pipeline.params import Params, Recipe
+from pipeline.sampling.generation import wanted_labels
 from pipeline.tracking.tracker import Tracker
 
 PACKAGE = Path(__file__).parent
@@ -44,6 +45,8 @@ class Experiment:
     def __post_init__(self) -> None:
         if self.model not in self.params.models:
             raise PipelineError(f"{self.model}: no such model; {suggest(self.model, self.params.models)}")
+        if isinstance(self.params.generate.labels, int):  # a class that is not there is said before anything is trained
+            wanted_labels(self.params.generate, self.description)
 
     @property
     def name(self) -> str:

@@ -16,7 +16,7 @@ from dvc.repo import Repo
 from pipeline import check
 from pipeline.core.checksums import write_sums
 from pipeline.core.errors import PipelineError
-from pipeline.data.prepared import DATASETS
+from pipeline.data.datasets import DATASETS, expected_classes
 from pipeline.gan.augment import AUGMENTATIONS
 from pipeline.gan.checkpoint import export_networks, generator_tensors
 from pipeline.gan.losses import LOSSES
@@ -360,6 +360,22 @@ def test_one_class_must_be_one_of_the_data() -> None:
         assert problems(**conditional, generate__labels=choice) == [
             f"generate.labels: must be data, balanced or a class below 10, got {choice}"
         ]
+
+
+def test_the_classes_of_a_data_set_that_somebody_added_are_not_guessed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(DATASETS, "mine", lambda params: pytest.fail("check must not load a data set"))
+    conditional = {"compare__models": ["projection"], "data__dataset": "mine"}
+    for choice in ("data", 1, 12):  # of two classes or of twenty
+        assert problems(**conditional, generate__labels=choice) == []
+    for name in ("digits", "mnist", "fashion_mnist", "cifar10"):
+        assert expected_classes(params(data__dataset=name).data) == 10
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(check, "load", lambda: params(**conditional, generate__labels=12))
+    check.main([])
+    said = "generate.labels: which class 12 is will be known when mine is prepared"
+    assert capsys.readouterr().out == f"{said}\nparams.yaml is sound\n"
 
 
 def test_the_number_of_a_class_is_never_without_its_name(

@@ -12,6 +12,7 @@ import torch
 
 from pipeline import experiment as experiments
 from pipeline.core import versions
+from pipeline.core.errors import PipelineError
 from pipeline.experiment import SHAPING, Experiment, code_version, fingerprint
 from pipeline.gan.augment import AUGMENTATIONS
 from pipeline.gan.losses import LOSSES
@@ -62,6 +63,15 @@ def test_an_experiment_knows_its_seed_its_data_and_its_budget() -> None:
     changed = [of(seed=1), of(sha256="f"), of({"train.steps": 5}), of({"train.rollbacks": 1}), of({"recipe.lr_g": 0.5})]
     changed += [of({"models.dcgan.lr_g": 0.25}), of({"metrics.extractor": "inception"}), of({"metrics.weights": "x"})]
     assert len({first, *changed}) == 9
+
+
+def test_a_class_that_is_not_there_is_said_before_training() -> None:
+    described = DESCRIPTION | {"train": 9, "classes": ["square", "disc", "none"], "class_counts": [5, 4, 0]}
+    for label in ("data", "balanced", 0, 1):
+        Experiment(tiny_params({"generate.labels": label}, dcgan={}), "dcgan", 0, described)
+    for label, said in [(2, "class 2 has 0 training images"), (3, "must be data, balanced or a class below 3, got 3")]:
+        with pytest.raises(PipelineError, match=f"^generate.labels: {said}"):
+            Experiment(tiny_params({"generate.labels": label}, dcgan={}), "dcgan", 0, described)
 
 
 def test_a_shared_value_counts_for_those_who_share_it() -> None:

@@ -109,17 +109,18 @@ def _folder_items(root: Path, found: LabelledFiles, chosen: Sequence[int], megap
     return Items([found.labels[place] for place in chosen], picture)
 
 
-def expected_classes(params: DataParams) -> int:
-    """How many classes a data set will have, before anything is prepared: for `folder` its class folders, else 10.
+def expected_classes(params: DataParams) -> int | None:
+    """How many classes a data set will have, before anything is prepared; None where that is not known yet.
 
-    2 if the folder cannot be read: that is reported elsewhere.
+    It is not known of a folder that cannot be read, which is reported elsewhere, and of a data set that somebody added
+    to DATASETS: only to be called would tell, and that may take long, or download.
     """
     if DATASETS.get(params.dataset) is not _folder:
-        return 10
+        return 10 if params.dataset in _OF_TEN_CLASSES else None
     try:
         return len(expected_names(params))
     except (OSError, ValueError, PipelineError):  # ValueError: a name that no file system takes
-        return 2
+        return None
 
 
 def expected_names(params: DataParams) -> tuple[str, ...]:
@@ -137,6 +138,7 @@ def folder_of(params: DataParams) -> Path:
 
 
 _IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+_OF_TEN_CLASSES = ("digits", "mnist", "fashion_mnist", "cifar10")
 _CIFAR10 = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
 
 

@@ -28,11 +28,13 @@ def wanted_labels(generate: GenerateParams, description: dict[str, Any]) -> torc
         description: dataset.json.
 
     Raises:
-        PipelineError: the class has fewer than 2 training images, too few to measure samples against.
+        PipelineError: there is no such class, or it has fewer than 2 training images, too few to measure against.
     """
     count, counts, choice = description["train"], description["class_counts"], generate.labels
     if isinstance(choice, int):
-        count = counts[choice] if choice < len(counts) else 0
+        if choice >= len(counts):
+            raise PipelineError(f"generate.labels: must be data, balanced or a class below {len(counts)}, got {choice}")
+        count = counts[choice]
         if count < 2:
             raise PipelineError(f"generate.labels: class {choice} has {count} training images: name another class")
     return sampled.labels(choice, counts, generate.samples or count)

@@ -59,7 +59,7 @@ def test_what_a_zip_cannot_be(tmp_path: Path) -> None:
     path = tmp_path / "images.zip"
     path.write_bytes(b"PK")
     assert f"{path} cannot be read (File is not a zip file): save it again" in refused(path)
-    assert expected_classes(params(root=str(path))) == 2
+    assert expected_classes(params(root=str(path))) is None
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("notes.txt", b"x")
     assert "holds no image" in refused(path)
