@@ -25,11 +25,20 @@ def kernel_name(metric: str) -> str:
     return f"k{metric.removeprefix('f')}"
 
 
+def monge_name(metric: str) -> str:
+    """What the Monge distance is called where the Fréchet distance is called `metric`.
+
+    >>> monge_name("fid"), monge_name("fid_tf"), monge_name("fd_net")
+    ('mind', 'mind_tf', 'md_net')
+    """
+    return f"min{metric.removeprefix('fi')}" if metric.startswith("fid") else f"m{metric.removeprefix('f')}"
+
+
 def further_name(key: str, extractor: str, metric: str) -> str:
     """What a metric is called that is measured by a further extractor, whose Fréchet distance is called `metric`.
 
-    >>> [further_name(key, "net", "fd_net") for key in ("fd_net", "kd_net", "fd_net_infinity", "recall")]
-    ['fd_net', 'kd_net', 'fd_net_infinity', 'net/recall']
+    >>> [further_name(key, "net", "fd_net") for key in ("kd_net", "md_net", "fd_net_infinity", "recall")]
+    ['kd_net', 'md_net', 'fd_net_infinity', 'net/recall']
     """
-    own = any(key == name or key.startswith(f"{name}_") for name in (metric, kernel_name(metric)))
+    own = any(key == name or key.startswith(f"{name}_") for name in (metric, kernel_name(metric), monge_name(metric)))
     return key if own else f"{extractor}/{key}"

@@ -5,7 +5,8 @@
     neighbours        nearest neighbours, block by block
     sampling_error    what a number would move by if the same generator made other images
     types             what a metric is given, and what it gives back
-    fid floor kid inception_score prdc memorisation classes class_votes      one metric each, or several of one kind
+    fid floor kid mind inception_score prdc rarity vendi memorisation authenticity classes class_votes
+                      one metric each, or several of one kind
     registry          METRICS, and all of them at once
     versions          which code a metric or an extractor uses
     protocol          what every number says of how it was measured

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.progress import progress
+from pipeline.metrics.authenticity import authenticity
 from pipeline.metrics.class_votes import class_votes
 from pipeline.metrics.classes import classes
 from pipeline.metrics.extractors.base import Extractor
@@ -15,8 +16,11 @@ from pipeline.metrics.floor import floor
 from pipeline.metrics.inception_score import inception_score
 from pipeline.metrics.kid import kid
 from pipeline.metrics.memorisation import memorisation
+from pipeline.metrics.mind import mind
 from pipeline.metrics.prdc import prdc
+from pipeline.metrics.rarity import rarity
 from pipeline.metrics.types import Comparison, Estimate, NotAvailable
+from pipeline.metrics.vendi import vendi
 from pipeline.metrics.versions import version_of
 
 METRICS: dict[str, Callable[[Comparison], dict[str, Estimate]]] = {
@@ -24,9 +28,13 @@ METRICS: dict[str, Callable[[Comparison], dict[str, Estimate]]] = {
     "fid_infinity": fid_infinity,
     "floor": floor,
     "kid": kid,
+    "mind": mind,
     "inception_score": inception_score,
     "prdc": prdc,
+    "rarity": rarity,
+    "vendi": vendi,
     "memorisation": memorisation,
+    "authenticity": authenticity,
     "classes": classes,
     "class_votes": class_votes,
 }

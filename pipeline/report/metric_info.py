@@ -6,7 +6,7 @@ Metrics without an entry are still shown, under their own names.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from pipeline.core.metric_names import further_name, kernel_name
+from pipeline.core.metric_names import further_name, kernel_name, monge_name
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class MetricInfo:
     places: int | None = 3
 
 
-# {metric} stands for the distance (fid, fd_<extractor>), {kernel} for its kernel distance (kid, kd_<extractor>).
+# {metric} stands for the distance (fid, fd_<extractor>), {kernel} for its kernel distance (kid, kd_<extractor>),
+# {monge} for its Monge distance (mind, md_<extractor>).
 METRIC_INFO: dict[str, MetricInfo] = {
     "{metric}_infinity": MetricInfo(
         "distance at infinite N",
@@ -42,6 +43,15 @@ METRIC_INFO: dict[str, MetricInfo] = {
         "The squared maximum mean discrepancy of the two sets of features; unbiased for any number of images.",
         "It orders models differently: the bias of the ranked distance may then decide the ranking.",
         "kid",
+        None,
+    ),
+    "{monge}": MetricInfo(
+        "Monge distance (MIND)",
+        "lower",
+        "The mean squared gap of the two sets along random directions, value against value in order. It takes neither "
+        "set for a Gaussian, as the ranked distance does.",
+        "It orders models differently: what the ranked distance cannot see, beyond means and covariances, differs.",
+        "mind",
         None,
     ),
     "inception_score": MetricInfo(
@@ -96,6 +106,24 @@ METRIC_INFO: dict[str, MetricInfo] = {
         "As for recall.",
         "prdc",
     ),
+    "rarity": MetricInfo(
+        "rarity",
+        "as real images",
+        "How uncommon the samples are that lie among the real images: the mean radius of the smallest ball around a "
+        "real image that holds them. Real images are far apart where they are rare.",
+        "Far below that of real test images: only common images are generated.",
+        "rarity",
+        None,
+    ),
+    "vendi": MetricInfo(
+        "Vendi score",
+        "as real images",
+        "How many different images there are in effect, from the angles between features. It uses no real images, and "
+        "it rises with the number of images.",
+        "Far below that of as many real images: little variety. Above it: other variety than the data's, as noise has.",
+        "vendi",
+        2,
+    ),
     "nearest_ratio": MetricInfo(
         "nearest ratio",
         "about 1",
@@ -112,6 +140,15 @@ METRIC_INFO: dict[str, MetricInfo] = {
         "It sees exact copies; most of those that are shifted or compressed it does not.",
         "Far above 0.01: training images are reproduced. Samples far from all real images give a low value too.",
         "memorisation",
+    ),
+    "auth_pct": MetricInfo(
+        "authentic, %",
+        "as real images",
+        "The percentage of samples whose nearest training image is nearer to another training image than to them "
+        "(AuthPct).",
+        "Far below that of real test images: near copies. Far above it: samples far from all real images.",
+        "authenticity",
+        1,
     ),
     "held_out_duplicates": MetricInfo(
         "held-out duplicates",
@@ -189,7 +226,8 @@ def metric_info(metric: str, further: Mapping[str, str] = {}) -> dict[str, Metri
     >>> list(metric_info("fid"))[:2], list(metric_info("fd_net"))[:2]
     (['fid_infinity', 'kid'], ['fd_net_infinity', 'kd_net'])
     """
-    known = {key.format(metric=metric, kernel=kernel_name(metric)): info for key, info in METRIC_INFO.items()}
+    names = {"metric": metric, "kernel": kernel_name(metric), "monge": monge_name(metric)}
+    known = {key.format(**names): info for key, info in METRIC_INFO.items()}
     for name, distance in further.items():
         known[distance] = replace(DISTANCE, title=f"distance, {name}", measured_by=distance)
         known[f"{name}/ratio_to_floor"] = replace(RATIO, title=f"times the floor, {name}", measured_by=distance)

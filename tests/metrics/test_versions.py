@@ -82,12 +82,25 @@ FIDS = {"inception", "inception_tf", "inception_clean", "inception_torchmetrics"
 # Which versions change with the code of each file.
 USED_BY: dict[str, set[str]] = {
     "kid.py": {"kid"},
+    "mind.py": {"mind"},
+    "vendi.py": {"vendi"},
+    "rarity.py": {"rarity"},
+    "authenticity.py": {"authenticity"},
     "floor.py": {"floor"},
     "fid.py": {"fid", "fid_infinity"},
     "prdc.py": {"prdc"},
     "classes.py": {"classes", "class_votes"},
     "class_votes.py": {"class_votes"},
-    "sampling_error.py": {"fid", "fid_infinity", "kid", "prdc", "memorisation", "class_votes"},
+    "sampling_error.py": {
+        "fid",
+        "fid_infinity",
+        "kid",
+        "prdc",
+        "rarity",
+        "memorisation",
+        "authenticity",
+        "class_votes",
+    },
     "memorisation.py": {"memorisation"},
     "inception_score.py": {"inception_score"},
     "frechet.py": {*METRICS},  # a set of features knows its Gaussian

@@ -150,9 +150,10 @@ def test_nearest_training_images_are_shown_with_what_was_measured(three: Params)
 
 def test_every_meaning_says_what_is_better_and_who_measures_it() -> None:
     assert {meaning.measured_by for meaning in METRIC_INFO.values()} <= set(METRICS)
-    assert {meaning.better for meaning in METRIC_INFO.values()} <= {"higher", "lower", "about 1", "about 0.01", ""}
-    assert {"kid", "fid_infinity", "fid_class_mean"} <= set(metric_info("fid"))
-    assert {"kd_x", "fd_x_infinity", "fd_x_class_mean"} <= set(metric_info("fd_x"))
+    directions = {"higher", "lower", "about 1", "about 0.01", "as real images", ""}
+    assert {meaning.better for meaning in METRIC_INFO.values()} <= directions
+    assert {"mind", "kid", "fid_infinity", "fid_class_mean"} <= set(metric_info("fid"))
+    assert {"kd_x", "md_x", "fd_x_infinity", "fd_x_class_mean"} <= set(metric_info("fd_x"))
     assert in_order(["b", "recall", "a", "kid", "fid_class/1", "precision"], "fid") == [
         "kid", "precision", "recall", "a", "b",
     ]  # fmt: skip
