@@ -5,7 +5,7 @@
     neighbours        nearest neighbours, block by block
     sampling_error    what a number would move by if the same generator made other images
     types             what a metric is given, and what it gives back
-    fid floor kid mind inception_score prdc rarity vendi memorisation authenticity classes class_votes
+    fid floor kid cmmd mind inception_score prdc rarity vendi memorisation authenticity classes class_votes
                       one metric each, or several of one kind
     registry          METRICS, and all of them at once
     versions          which code a metric or an extractor uses

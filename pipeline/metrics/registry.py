@@ -10,6 +10,7 @@ from pipeline.core.progress import progress
 from pipeline.metrics.authenticity import authenticity
 from pipeline.metrics.class_votes import class_votes
 from pipeline.metrics.classes import classes
+from pipeline.metrics.cmmd import cmmd
 from pipeline.metrics.extractors.base import Extractor
 from pipeline.metrics.fid import fid_infinity, frechet_distance_metric
 from pipeline.metrics.floor import floor
@@ -28,6 +29,7 @@ METRICS: dict[str, Callable[[Comparison], dict[str, Estimate]]] = {
     "fid_infinity": fid_infinity,
     "floor": floor,
     "kid": kid,
+    "cmmd": cmmd,
     "mind": mind,
     "inception_score": inception_score,
     "prdc": prdc,

@@ -6,7 +6,7 @@ Metrics without an entry are still shown, under their own names.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from pipeline.core.metric_names import further_name, kernel_name, monge_name
+from pipeline.core.metric_names import cmmd_name, further_name, kernel_name, monge_name
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class MetricInfo:
 
 
 # {metric} stands for the distance (fid, fd_<extractor>), {kernel} for its kernel distance (kid, kd_<extractor>),
-# {monge} for its Monge distance (mind, md_<extractor>).
+# {cmmd} for CMMD, {monge} for its Monge distance (mind, md_<extractor>).
 METRIC_INFO: dict[str, MetricInfo] = {
     "{metric}_infinity": MetricInfo(
         "distance at infinite N",
@@ -43,6 +43,14 @@ METRIC_INFO: dict[str, MetricInfo] = {
         "The squared maximum mean discrepancy of the two sets of features; unbiased for any number of images.",
         "It orders models differently: the bias of the ranked distance may then decide the ranking.",
         "kid",
+        None,
+    ),
+    "{cmmd}": MetricInfo(
+        "CMMD",
+        "lower",
+        "The squared maximum mean discrepancy of CLIP's embeddings, times 1,000.",
+        "It was validated for images of 256 pixels and more: of smaller ones it may see other things than people do.",
+        "cmmd",
         None,
     ),
     "{monge}": MetricInfo(
@@ -226,7 +234,7 @@ def metric_info(metric: str, further: Mapping[str, str] = {}) -> dict[str, Metri
     >>> list(metric_info("fid"))[:2], list(metric_info("fd_net"))[:2]
     (['fid_infinity', 'kid'], ['fd_net_infinity', 'kd_net'])
     """
-    names = {"metric": metric, "kernel": kernel_name(metric), "monge": monge_name(metric)}
+    names = {"metric": metric, "kernel": kernel_name(metric), "monge": monge_name(metric), "cmmd": cmmd_name(metric)}
     known = {key.format(**names): info for key, info in METRIC_INFO.items()}
     for name, distance in further.items():
         known[distance] = replace(DISTANCE, title=f"distance, {name}", measured_by=distance)

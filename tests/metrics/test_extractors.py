@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks import seeded_transformers
 from benchmarks.seeded_inception import write_weights
 from pipeline.core.errors import PipelineError
 from pipeline.metrics import EXTRACTORS, Extractor, extract, in_batches, load_extractor, sources_of
-from pipeline.metrics.extractors import inception
+from pipeline.metrics.extractors import clip_vitl14_336, dinov2_vitb14, dinov2_vitl14, dinov2_vits14, inception
 from pipeline.metrics.extractors.weights import WeightsNotFound
 from pipeline.params import MetricsParams
 
@@ -28,6 +29,14 @@ FIDS = {
     "inception_torchmetrics": "fid_torchmetrics",
 }
 KEYS = {"extractor", "input_size", "resize", "value_range", "weights_sha256", "precision"}
+
+
+TRANSFORMERS: dict[str, Any] = {
+    "dinov2_vitl14": dinov2_vitl14,
+    "dinov2_vitb14": dinov2_vitb14,
+    "dinov2_vits14": dinov2_vits14,
+    "clip_vitl14_336": clip_vitl14_336,
+}
 
 
 def random_images(count: int, channels: int, size: int = 16, seed: int = 0) -> Tensor:
@@ -44,11 +53,22 @@ def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def extractors(inception_file: Path, metrics_params: Params) -> dict[str, Extractor]:
-    """Every entry of EXTRACTORS, Inception with weights that pass for the known ones."""
+def extractors(
+    inception_file: Path, metrics_params: Params, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Extractor]:
+    """Every entry of EXTRACTORS, those of files with weights that pass for the known ones; transformers are small."""
+    folder = tmp_path_factory.mktemp("transformers")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inception, "SHA256", hashlib.sha256(inception_file.read_bytes()).hexdigest())
         weights = {name: str(inception_file) for name in FIDS}
+        for name, module in TRANSFORMERS.items():
+            clip = module is clip_vitl14_336
+            path = (seeded_transformers.write_clip if clip else seeded_transformers.write_dinov2)(folder / name)
+            patch.setattr(module, "SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+            patch.setattr(module, "DIM", seeded_transformers.DIM if clip else seeded_transformers.WIDTH)
+            patch.setattr(module, "LAYERS", seeded_transformers.LAYERS)
+            weights[name] = str(path)
+        patch.setattr(clip_vitl14_336, "WIDTH", seeded_transformers.WIDTH)
         return {name: load_extractor(metrics_params(name, weights=weights.get(name)), CPU) for name in EXTRACTORS}
 
 

@@ -119,7 +119,7 @@ def test_every_metric_of_samples_against_a_loaded_reference(
     assert comparison.real.labels is not None
     assert comparison.real.labels.tolist() == (np.arange(31) % 2).tolist()
     found = measure(comparison)
-    assert found.not_available.keys() == {"inception_score", "fid_infinity", "classes", "class_votes"}
+    assert found.not_available.keys() == {"inception_score", "fid_infinity", "cmmd", "classes", "class_votes"}
     for key, value in reference.floor["metrics"].items():  # the same images, so the same values
         if "class" not in key:
             assert found.values[key] == pytest.approx(value, rel=1e-5, abs=1e-5), key

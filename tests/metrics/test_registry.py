@@ -21,7 +21,7 @@ def comparison(shift: float = 0.5, order: np.ndarray | None = None, **changes: o
     sets = {name: FeatureSet(features, LABELS) for name, features in values.items()}
     sets["generated"] = FeatureSet(values["generated"][order] + np.float32(shift), LABELS[order])
     head = source.standard_normal((4, 6)).astype(np.float32)
-    given = {**sets, "metric": "fid", "head": head, "bootstrap": 5, "infinity": True} | changes
+    given = {**sets, "metric": "fd_clip_vitl14_336", "head": head, "bootstrap": 5, "infinity": True} | changes
     return Comparison(**given)  # type: ignore[arg-type]
 
 

@@ -79,9 +79,11 @@ def test_comments_and_docstrings_change_no_version(versions_after: After) -> Non
 
 
 FIDS = {"inception", "inception_tf", "inception_clean", "inception_torchmetrics"}
+DINOV2 = {"dinov2_vitl14", "dinov2_vitb14", "dinov2_vits14"}
 # Which versions change with the code of each file.
 USED_BY: dict[str, set[str]] = {
     "kid.py": {"kid"},
+    "cmmd.py": {"cmmd"},
     "mind.py": {"mind"},
     "vendi.py": {"vendi"},
     "rarity.py": {"rarity"},
@@ -116,6 +118,12 @@ USED_BY: dict[str, set[str]] = {
     "extractors/inception_clean.py": {"inception_clean"},
     "extractors/inception_torchmetrics.py": {"inception_torchmetrics"},
     "extractors/efficientnet_lite0.py": {"efficientnet_lite0"},
+    "extractors/vit.py": DINOV2 | {"clip_vitl14_336"},
+    "extractors/dinov2.py": DINOV2,
+    "extractors/dinov2_vitl14.py": {"dinov2_vitl14"},
+    "extractors/dinov2_vitb14.py": {"dinov2_vitb14"},
+    "extractors/dinov2_vits14.py": {"dinov2_vits14"},
+    "extractors/clip_vitl14_336.py": {"clip_vitl14_336"},
     "extractors/__init__.py": set(),
     "registry.py": set(),
     "reference.py": set(),

@@ -10,6 +10,9 @@ extractor's distance has its own name, `fd_<extractor>`, and is never ranked wit
     inception_tf inception_clean inception_torchmetrics        the same with others' resizes
     protocols            what these three have in common
     efficientnet_lite0   small, and its weights come with a package
+    dinov2_vitl14 dinov2_vitb14 dinov2_vits14      FD-DINOv2, and smaller networks of the same kind
+    clip_vitl14_336      CMMD's network
+    dinov2  vit          what DINOv2's have in common; the network of these and CLIP's
 
 To add an extractor, write a function that returns an `Extractor` in a file of its own, and one entry in EXTRACTORS.
 """
@@ -22,6 +25,10 @@ import torch
 
 from pipeline.core.errors import PipelineError, suggest
 from pipeline.metrics.extractors.base import Extractor
+from pipeline.metrics.extractors.clip_vitl14_336 import load_clip_vitl14_336
+from pipeline.metrics.extractors.dinov2_vitb14 import load_dinov2_vitb14
+from pipeline.metrics.extractors.dinov2_vitl14 import load_dinov2_vitl14
+from pipeline.metrics.extractors.dinov2_vits14 import load_dinov2_vits14
 from pipeline.metrics.extractors.efficientnet_lite0 import load_efficientnet_lite0
 from pipeline.metrics.extractors.inception import load_inception
 from pipeline.metrics.extractors.inception_clean import load_inception_clean
@@ -36,6 +43,10 @@ EXTRACTORS: dict[str, Callable[[MetricsParams, torch.device], Extractor]] = {
     "inception_clean": load_inception_clean,
     "inception_torchmetrics": load_inception_torchmetrics,
     "efficientnet_lite0": load_efficientnet_lite0,
+    "dinov2_vitl14": load_dinov2_vitl14,
+    "dinov2_vitb14": load_dinov2_vitb14,
+    "dinov2_vits14": load_dinov2_vits14,
+    "clip_vitl14_336": load_clip_vitl14_336,
 }
 
 
