@@ -4,6 +4,7 @@ No network is needed then, and no weights.
 """
 
 import dataclasses
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import nn
 
 from pipeline.core.errors import PipelineError, suggest
 from pipeline.core.metric_names import distance_name
-from pipeline.metrics.extractors import EXTRACTORS, efficientnet_lite0, inception
+from pipeline.metrics.extractors import EXTRACTORS, inception
 from pipeline.metrics.extractors.base import Extractor
 from pipeline.metrics.npz import load_arrays
 
@@ -88,4 +89,5 @@ def _protocol(path: Path) -> dict[str, Any] | None:
 def _metric(extractor: str, protocol: dict[str, Any]) -> str:
     """What the Fréchet distance is called: by the hash of the weights, if these are not the known ones."""
     digest = str(protocol.get("weights_sha256", ""))
-    return distance_name(extractor, "" if digest in (inception.SHA256, efficientnet_lite0.SHA256) else digest)
+    known = {getattr(inspect.getmodule(load), "SHA256", "") for load in EXTRACTORS.values()}
+    return distance_name(extractor, "" if digest in known else digest)
