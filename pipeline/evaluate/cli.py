@@ -18,12 +18,14 @@ from typing import Any, NoReturn
 from pipeline.core.devices import choose_device
 from pipeline.core.errors import PipelineError, exit_cleanly, suggest, warn
 from pipeline.core.files import write_bytes
+from pipeline.core.metric_names import distance_name
 from pipeline.evaluate.compare import ImageSetResult, compare, dimensions_of, measure_image_set, open_image_set
 from pipeline.evaluate.features import ReadOptions
 from pipeline.evaluate.images import ImageSource
 from pipeline.evaluate.stated import stated_extractor, without_network
 from pipeline.evaluate.statistics import write_statistics
 from pipeline.metrics import EXTRACTORS, METRICS, Extractor, load_extractor
+from pipeline.metrics.further import further_extractors, further_metrics, named
 from pipeline.metrics.protocol import protocol_of
 from pipeline.params import MetricsParams
 
@@ -76,6 +78,13 @@ def _metrics(text: str) -> tuple[str, ...] | None:
     return names
 
 
+def _extractors(text: str) -> tuple[str, ...]:
+    for name in (names := tuple(text.split(","))):
+        if name not in EXTRACTORS:
+            raise argparse.ArgumentTypeError(f"unknown name {name!r}; {suggest(name, EXTRACTORS)}")
+    return names
+
+
 def _device(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,2})?", text):
         raise argparse.ArgumentTypeError(f"must be auto, cpu, mps, cuda or cuda:N, got {text!r}")
@@ -94,6 +103,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     add("b", type=Path, metavar="B", nargs="?", help="the generated images: the same")
     add("--extractor", metavar="NAME", help=f"{', '.join(EXTRACTORS)}; only Inception, the default, gives a FID")
+    add("--further-extractors", type=_extractors, metavar="NAMES", default=(), help="more networks to measure by, too")
     add("--statistics-protocol", metavar="NAME", help="how files of statistics or features were made: tf, clean-fid ..")
     add("--weights", metavar="PATH", help="the extractor's weights, if they do not lie where they are looked for")
     add("--allow-unknown-weights", action="store_true", help="take other weights; the metric is named by their hash")
@@ -132,6 +142,8 @@ def _parse(arguments: list[str], prog: str) -> argparse.Namespace:
     options = _parser(prog).parse_args(_joined(arguments))
     if (options.b is None) == (options.save is None):
         raise PipelineError("name a second set B to compare with A, or --save FILE.npz for A's statistics, not both")
+    if options.save and options.further_extractors:
+        raise PipelineError("--save keeps the statistics of one extractor: leave out --further-extractors")
     if options.save and options.save.suffix != ".npz":
         raise PipelineError(f"--save {options.save}: others read statistics only from names that end in .npz")
     for path in filter(None, (options.out, options.save)):
@@ -142,9 +154,16 @@ def _parse(arguments: list[str], prog: str) -> argparse.Namespace:
 
 def _load_extractor(options: argparse.Namespace) -> Extractor:
     """The extractor. An error about it names this command's options, not the parameters of params.yaml."""
-    params = MetricsParams(
+    try:
+        return load_extractor(_params(options), choose_device(options.device))
+    except PipelineError as error:
+        raise _in_options(error, options.extractor) from None
+
+
+def _params(options: argparse.Namespace) -> MetricsParams:
+    return MetricsParams(
         extractor=options.extractor,
-        further_extractors=(),
+        further_extractors=options.further_extractors,
         weights=options.weights,
         unknown_weights="allow" if options.allow_unknown_weights else "refuse",
         batch_size=options.batch_size,
@@ -152,10 +171,6 @@ def _load_extractor(options: argparse.Namespace) -> Extractor:
         bootstrap=options.bootstrap,
         infinity=options.infinity,
     )
-    try:
-        return load_extractor(params, choose_device(options.device))
-    except PipelineError as error:
-        raise _in_options(error, options.extractor) from None
 
 
 def _in_options(error: PipelineError, extractor: str) -> PipelineError:
@@ -183,6 +198,9 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     for name, path in {"--save": options.save and options.a, "--held-out": options.held_out}.items():
         if path and sources[path] is None:
             raise PipelineError(f"{path} holds statistics, and {name} needs images: name the images")
+    for path, source in sources.items():
+        if options.further_extractors and source is None:
+            raise PipelineError(f"{path} holds statistics, and --further-extractors needs images: name the images")
     extractor, stated = _extractor_for(options, sources)
     cache = None if options.no_cache else options.cache or _default_cache()
 
@@ -196,7 +214,31 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         return {**saved, "warnings": real.warnings}
     held_out = measured(options.held_out, cache) if options.held_out else None
     generated = measured(options.b, None)
-    return compare(real, generated, held_out, extractor, options.bootstrap, options.infinity, options.metrics)
+    result = compare(real, generated, held_out, extractor, options.bootstrap, options.infinity, options.metrics)
+    if options.further_extractors:
+        _add_further(result, options, read, cache)
+    return result
+
+
+def _add_further(result: dict[str, Any], options: argparse.Namespace, read: ReadOptions, cache: Path | None) -> None:
+    """Measure by further extractors; the images are read anew, and the numbers go into `result` by their own names."""
+    result["further"] = {}
+    names = [name for name in further_metrics() if options.metrics is None or name in options.metrics]
+    for name, extractor in further_extractors(_params(options), choose_device(options.device)):
+        if isinstance(extractor, str):
+            result["not_available"][distance_name(name)] = extractor
+            continue
+        real, held_out, generated = (
+            measure_image_set(path, open_image_set(path, read), extractor, read, where) if path else None
+            for path, where in ((options.a, cache), (options.held_out, cache), (options.b, None))
+        )
+        assert real and generated
+        found = compare(real, generated, held_out, extractor, options.bootstrap, options.infinity, names)
+        for kind in ("metrics", "sampling_error"):
+            result[kind] |= named(found[kind], extractor)
+        result["warnings"] += [sentence for sentence in found["warnings"] if sentence not in result["warnings"]]
+        own = {key: found[key] for key in ("not_available", "protocol", "versions")}
+        result["further"][name] = {"metric": extractor.metric, **own}
 
 
 def _extractor_for(options: argparse.Namespace, sources: dict[Path, ImageSource | None]) -> tuple[Extractor, bool]:

@@ -91,7 +91,7 @@ def measure_image_set(
             f"{path}: {source.count} images are too few for {extractor.dim} dimensions: the covariance is "
             "rank-deficient and the distance biased upwards; compare it only with distances of as many images"
         )
-    if holds_images(path):
+    if holds_images(path) and (extractor.name.startswith("inception") or dimensions(path) == extractor.dim):
         known, told = read_statistics(path, extractor.dim, extractor.protocol, stated)
         near = features.neighbour_distances if features.has_neighbour_distances else None
         features = FeatureSet(features.features, features.labels, known.gaussian, near, extractor.device)

@@ -23,7 +23,8 @@ from pipeline.core.files import exclusive
 from pipeline.evaluate import cli as entry
 from pipeline.evaluate import images as images_module
 from pipeline.evaluate.statistics import read_statistics
-from pipeline.metrics import METRICS, Extractor, Gaussian, frechet_distance, load_extractor
+from pipeline.metrics import EXTRACTORS, METRICS, Extractor, Gaussian, frechet_distance, load_extractor
+from pipeline.metrics.extractors.weights import WeightsFile
 from pipeline.params import MetricsParams
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,6 +112,65 @@ def sets(tmp_path: Path) -> tuple[Path, Path]:
 
 
 # --- what it gives ---
+
+
+class _Colours(nn.Module):
+    """Three means: another network's features."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean(dim=(2, 3))
+
+
+def load_colours(params: MetricsParams, device: torch.device) -> Extractor:
+    return Extractor("colours", "fd_colours", 3, _Colours(), device, {"extractor": "colours"}, None, _resize)
+
+
+def load_absent(params: MetricsParams, device: torch.device) -> Extractor:
+    assert params.weights is None
+    raise AssertionError(WeightsFile("absent", Path("nowhere.pth"), "", "fetch it").load(False))
+
+
+@pytest.fixture
+def others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(EXTRACTORS, "colours", load_colours)
+    monkeypatch.setitem(EXTRACTORS, "absent", load_absent)
+
+
+@pytest.mark.usefixtures("others")
+def test_further_extractors_stand_beside_the_first(
+    toy: Path, run: Run, sets: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = run(*sets)
+    found = run(*sets, "--further-extractors", "colours,absent", "--held-out", sets[1], "--weights", "of_the_first")
+    for key in ("protocol", "versions", "b"):
+        assert found[key] == alone[key]
+    rows = [
+        load_colours(None, torch.device("cpu"))(  # type: ignore[arg-type]
+            [torch.from_numpy(image).permute(2, 0, 1) for image in side]
+        ).numpy()
+        for side in (pixels(30, 0), pixels(25, 1))
+    ]
+    expected = frechet_distance(*map(Gaussian.from_features, rows))
+    assert found["metrics"]["fd_colours"] == pytest.approx(expected, rel=1e-6)
+    assert found["metrics"]["fd_toy"] == alone["metrics"]["fd_toy"]
+    assert {"kd_colours", "md_colours", "colours/recall", "colours/ratio_to_floor"} <= found["metrics"].keys()
+    assert found["sampling_error"]["fd_colours"] > 0
+    assert found["not_available"]["fd_absent"] == "the weights nowhere.pth do not exist: fetch it"
+    own = found["further"]
+    assert own.keys() == {"colours"} and own["colours"]["metric"] == "fd_colours"
+    assert own["colours"]["protocol"]["extractor"] == "colours" != found["protocol"]["extractor"]
+    assert "colours/recall" not in run(*sets, "--further-extractors", "colours", "--metrics", "fid,kid")["metrics"]
+
+
+@pytest.mark.usefixtures("others", "toy")
+def test_what_further_extractors_need(refused: Refused, run: Run, sets: tuple[Path, Path], tmp_path: Path) -> None:
+    more = ("--further-extractors", "colours")
+    assert "unknown name 'colour'; did you mean 'colours'?" in refused(*sets, "--further-extractors", "colour")
+    assert "leave out --further-extractors" in refused(sets[0], "--save", tmp_path / "s.npz", *more)
+    run(sets[0], "--save", tmp_path / "s.npz")
+    assert refused(tmp_path / "s.npz", sets[1], *more) == (
+        f"{tmp_path / 's.npz'} holds statistics, and --further-extractors needs images: name the images"
+    )
 
 
 def test_the_record(toy: Path, run: Run, sets: tuple[Path, Path], tmp_path: Path) -> None:

@@ -186,6 +186,8 @@ def test_a_reference_batch_with_its_statistics(toy: None, run: Run, tmp_path: Pa
         assert result["metrics"][name] == plain[name]
     assert result["a"]["images"] == 30 and not [text for text in result["warnings"] if "does not say" in text]
     assert [text for text in run(tmp_path / "VIRTUAL.npz", tmp_path / "made.npy")["warnings"] if "does not say" in text]
+    np.savez(tmp_path / "VIRTUAL.npz", arr_0=some, mu=np.zeros(9), sigma=np.eye(9))  # of another network than this one
+    assert run(tmp_path / "VIRTUAL.npz", tmp_path / "made.npy")["metrics"] == plain
 
 
 def data_set(path: Path, pixels: np.ndarray, labels: list[int] | None) -> Path:
