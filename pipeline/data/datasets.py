@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.core.errors import PipelineError, printable, warn
 from pipeline.core.files import storage_errors
-from pipeline.data import downloads
+from pipeline.data import downloads, stacked
 from pipeline.data.downloads import Archive, fetch
 from pipeline.data.folders import LabelledFiles, label_files, list_images, name_classes
 from pipeline.data.pictures import FORMATS, Picture, own_limits, read_picture, reason_of
@@ -65,6 +65,13 @@ def _torchvision(params: DataParams, kind: str, unpacked: Sequence[str], archive
             remedy = f"delete the files {', '.join(Path(file).name for file in unpacked)} there"
         raise PipelineError(f"{kind} in {folder} {fault} ({reason}): {remedy} and run the command again") from error
     return Source(tuple(train.classes), _torchvision_items(train), _torchvision_items(test))
+
+
+def _stacked_mnist(params: DataParams) -> Source:
+    """See pipeline.data.stacked."""
+    if params.channels != 3:
+        raise PipelineError(f"{stacked.NAME} has three channels, a digit in each: set data.channels: 3")
+    return stacked.stacked(DATASETS["mnist"](params), params.seed)
 
 
 def _torchvision_items(split: Any) -> Items:
@@ -116,7 +123,7 @@ def expected_classes(params: DataParams) -> int | None:
     to DATASETS: only to be called would tell, and that may take long, or download.
     """
     if DATASETS.get(params.dataset) is not _folder:
-        return 10 if params.dataset in _OF_TEN_CLASSES else None
+        return CLASSES.get(params.dataset)
     try:
         return len(expected_names(params))
     except (OSError, ValueError, PipelineError):  # ValueError: a name that no file system takes
@@ -138,7 +145,8 @@ def folder_of(params: DataParams) -> Path:
 
 
 _IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-_OF_TEN_CLASSES = ("digits", "mnist", "fashion_mnist", "cifar10")
+# How many classes the data sets of DATASETS have, where that is known without looking at them.
+CLASSES = {"digits": 10, "mnist": 10, "fashion_mnist": 10, "cifar10": 10, stacked.NAME: 1000}
 _CIFAR10 = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
 
 
@@ -157,5 +165,6 @@ DATASETS: dict[str, Callable[[DataParams], Source]] = {
         unpacked=[f"cifar-10-batches-py/{name}" for name in _CIFAR10],
         archives=downloads.CIFAR10,
     ),
+    stacked.NAME: _stacked_mnist,
     "folder": _folder,
 }

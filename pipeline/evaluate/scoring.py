@@ -17,10 +17,10 @@ from pipeline.metrics import (
     FeatureSet,
     Reference,
     closest_pairs,
-    coarse_pixels,
     features_of,
     measure,
     metric_versions,
+    pixels_of,
     protocol_of,
 )
 from pipeline.metrics.floor import floor_images
@@ -72,10 +72,11 @@ def score_samples(
         whole, reference = reference, reference.of_class(only)
         real = real[whole.train.labels == only]
     comparisons = {}
-    real_pixels = None if reference.train.labels is None else coarse_pixels(real)
+    data = reference.floor.get("data")
+    real_pixels = None if reference.train.labels is None else pixels_of(real, data)
     for name, images in samples.items():
         generated = _features(images, labels, extractor, params, f"{name} of {out.name}")
-        pixels = None if real_pixels is None else (real_pixels, coarse_pixels(images))
+        pixels = None if real_pixels is None else (real_pixels, pixels_of(images, data))
         comparisons[name] = replace(reference.against(generated, extractor, params.metrics), pixels=pixels)
     records = {name: measure(comparison).record() for name, comparison in comparisons.items()}
     record = {

@@ -6,7 +6,8 @@
     sampling_error    what a number would move by if the same generator made other images
     types             what a metric is given, and what it gives back
     fid floor kid cmmd mind inception_score prdc rarity vendi memorisation authenticity classes class_votes
-                      one metric each, or several of one kind
+    modes             one metric each, or several of one kind
+    applicable        what a metric raises that is of other features or other data
     registry          METRICS, and all of them at once
     versions          which code a metric or an extractor uses
     protocol          what every number says of how it was measured
@@ -19,11 +20,11 @@ images. To add one, write such a function in a file of its own, and one entry in
 the others stay as they are. `python -m pipeline.metrics` is `pipeline.evaluate.cli`.
 """
 
-from pipeline.metrics.class_votes import coarse_pixels
 from pipeline.metrics.extractors import EXTRACTORS, load_extractor, sources_of
 from pipeline.metrics.extractors.base import Extractor, extract, features_of, in_batches
 from pipeline.metrics.frechet import Gaussian, Moments, frechet_distance
 from pipeline.metrics.memorisation import closest_pairs
+from pipeline.metrics.modes import pixels_of
 from pipeline.metrics.protocol import protocol_of
 from pipeline.metrics.reference import Reference, load_reference, measure_reference
 from pipeline.metrics.registry import METRICS, Measurement, measure, metric_versions
@@ -42,7 +43,6 @@ __all__ = [
     "NotAvailable",
     "Reference",
     "closest_pairs",
-    "coarse_pixels",
     "extract",
     "features_of",
     "frechet_distance",
@@ -52,6 +52,7 @@ __all__ = [
     "measure",
     "measure_reference",
     "metric_versions",
+    "pixels_of",
     "protocol_of",
     "sources_of",
 ]

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from pipeline.core.metric_names import CLIP, cmmd_name
+from pipeline.metrics.applicable import NotApplicable
 from pipeline.metrics.precision import full_precision
-from pipeline.metrics.types import Comparison, Estimate, NotAvailable
+from pipeline.metrics.types import Comparison, Estimate
 
 SIGMA, SCALE = 10, 1000
 ROWS, COLUMNS = 2048, 4096  # of a block of the kernel's matrix: 64 MiB in float64
@@ -23,10 +24,10 @@ def cmmd(comparison: Comparison) -> dict[str, Estimate]:
     """The distance between real and generated images under CLIP. It has no error.
 
     Raises:
-        NotAvailable: the features are another network's.
+        NotApplicable: the features are another network's.
     """
     if not comparison.metric.startswith(f"fd_{CLIP}"):
-        raise NotAvailable(f"needs the extractor {CLIP}")
+        raise NotApplicable(f"needs the extractor {CLIP}")
     real, generated = comparison.real.features, comparison.generated.features
     value = kernel_mean(real, real) + kernel_mean(generated, generated) - 2 * kernel_mean(real, generated)
     return {cmmd_name(comparison.metric): Estimate(SCALE * value)}

@@ -12,7 +12,7 @@ from pipeline.metrics.extractors.weights import WeightsNotFound
 from pipeline.metrics.registry import METRICS
 from pipeline.params import MetricsParams
 
-OF_CLASSES = ("classes", "class_votes")  # they are measured by the first extractor only
+OF_CLASSES = ("classes", "class_votes", "modes")  # they are measured by the first extractor only
 
 
 def further_extractors(metrics: MetricsParams, device: torch.device) -> Iterator[tuple[str, Extractor | str]]:

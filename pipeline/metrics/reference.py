@@ -11,11 +11,11 @@ from pipeline.core.checksums import write_sums
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import ArrayWriter, atomic_folder, read_json, write_json
 from pipeline.data.prepared import SPLITS, load_array, map_array
-from pipeline.metrics.class_votes import coarse_pixels
 from pipeline.metrics.extractors.base import Extractor, features_of
 from pipeline.metrics.frechet import Gaussian, Moments, frechet_distance
 from pipeline.metrics.further import further_extractors, further_metrics, named
 from pipeline.metrics.gaussian_file import load_gaussian, save_gaussian
+from pipeline.metrics.modes import pixels_of
 from pipeline.metrics.registry import measure
 from pipeline.metrics.types import NEIGHBOURS, Comparison, FeatureSet
 from pipeline.params import MetricsParams
@@ -100,8 +100,9 @@ def _measure(
     if len(train) > NEIGHBOURS:
         np.save(folder / "neighbours.npy", train.neighbour_distances)
     comparison = _comparison(train, test, None, extractor, params)
-    if train.labels is not None and (names is None or "class_votes" in names):  # which alone looks at pixels
-        real, held_out = (coarse_pixels(map_array(prepared / f"{split}.npy")) for split in SPLITS)
+    if train.labels is not None and (names is None or "class_votes" in names):
+        name = description.get("name")
+        real, held_out = (pixels_of(map_array(prepared / f"{split}.npy"), name) for split in SPLITS)
         comparison = replace(comparison, pixels=(real, held_out))
     found = measure(comparison, names)
     value = found.values[extractor.metric]
@@ -110,6 +111,7 @@ def _measure(
         "value": value,
         "train_images": len(train),
         "test_images": len(test),
+        "data": description.get("name"),
         "data_sha256": description["sha256"],
         "extractor": extractor.protocol,
         "metrics": found.values,

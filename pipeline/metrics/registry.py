@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.progress import progress
+from pipeline.metrics.applicable import NotApplicable
 from pipeline.metrics.authenticity import authenticity
 from pipeline.metrics.class_votes import class_votes
 from pipeline.metrics.classes import classes
@@ -18,6 +19,7 @@ from pipeline.metrics.inception_score import inception_score
 from pipeline.metrics.kid import kid
 from pipeline.metrics.memorisation import memorisation
 from pipeline.metrics.mind import mind
+from pipeline.metrics.modes import modes
 from pipeline.metrics.prdc import prdc
 from pipeline.metrics.rarity import rarity
 from pipeline.metrics.types import Comparison, Estimate, NotAvailable
@@ -39,6 +41,7 @@ METRICS: dict[str, Callable[[Comparison], dict[str, Estimate]]] = {
     "authenticity": authenticity,
     "classes": classes,
     "class_votes": class_votes,
+    "modes": modes,
 }
 
 
@@ -56,7 +59,7 @@ class Measurement:
 
 
 def measure(comparison: Comparison, names: Collection[str] | None = None) -> Measurement:
-    """Every metric in METRICS, or those of `names`.
+    """Every metric in METRICS that applies, or those of `names`.
 
     Raises:
         PipelineError: a value is not finite.
@@ -67,7 +70,8 @@ def measure(comparison: Comparison, names: Collection[str] | None = None) -> Mea
         try:
             estimates = METRICS[name](comparison)
         except NotAvailable as reason:
-            found.not_available[name] = str(reason)
+            if names is not None or not isinstance(reason, NotApplicable):
+                found.not_available[name] = str(reason)
             continue
         for key, (value, error) in estimates.items():
             if not math.isfinite(value):

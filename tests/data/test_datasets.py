@@ -17,10 +17,11 @@ from torchvision import datasets as torchvision_datasets
 
 from pipeline.core.errors import PipelineError
 from pipeline.data import datasets
-from pipeline.data.datasets import DATASETS
+from pipeline.data.datasets import DATASETS, expected_classes
 from pipeline.data.pictures import to_row
 from pipeline.data.prepared import load_images, prepare
-from pipeline.data.source import Source
+from pipeline.data.source import Items, Source
+from pipeline.data.stacked import stacked
 from tests.data.samples import content_hash, params, refused, save
 
 pytestmark = pytest.mark.filterwarnings("error")  # Pillow's and numpy's warnings must never reach a user
@@ -66,7 +67,7 @@ def test_every_source_keeps_its_contract(name: str, tmp_path: Path, request: pyt
     assert isinstance(source, Source) and len(source.train.labels) >= 2 and source.classes
     assert isinstance(source.train.picture(len(source.train.labels) - 1), Image.Image | np.ndarray)
     assert all(type(label) is int and 0 <= label < len(source.classes) for label in source.train.labels)
-    for channels in (1, 3):
+    for channels in (3,) if name == "stacked_mnist" else (1, 3):
         settings = params(dataset=name, root=str(root), channels=channels, image_size=12, limit=50)
         description = prepare(settings, tmp_path / "out")
         images = load_images(tmp_path / "out", "train", "cpu")
@@ -146,6 +147,34 @@ def test_real_sets(
         assert np.array_equal(images.images.numpy(), values)
     arrays = {path.stem: np.load(path) for path in (tmp_path / "out").glob("*.npy")}
     assert description["sha256"] == content_hash(arrays)
+
+
+class Made:
+    """A data set of grey digits: image i of a split is all `first` + i, and its label is i % 10."""
+
+    def __init__(self, first: int, count: int) -> None:
+        self.items = Items([i % 10 for i in range(count)], lambda i: np.full((6, 5), first + i, np.uint8))
+
+
+def test_stacked_digits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    digits = Source(tuple("0123456789"), Made(0, 100).items, Made(100, 30).items, {"junk": 2})
+    monkeypatch.setitem(DATASETS, "mnist", lambda settings: digits)
+    source = DATASETS["stacked_mnist"](params(dataset="stacked_mnist", channels=3, seed=4))
+    assert len(source.classes) == 1000 and source.classes[:2] == ("000", "001") and source.classes[-1] == "999"
+    assert source.test is not None and source.skipped == {"junk": 2}
+    for items, first, count in ((source.train, 0, 100), (source.test, 100, 30)):
+        pictures = [np.asarray(items.picture(i)) for i in range(len(items.labels))]
+        assert len(pictures) == count and {picture.shape for picture in pictures} == {(6, 5, 3)}
+        values = np.stack([picture[0, 0].astype(int) - first for picture in pictures])  # (N, 3)
+        assert [sorted(column) for column in values.T.tolist()] == [list(range(count))] * 3  # each digit once
+        assert items.labels == (values % 10 @ [100, 10, 1]).tolist()
+        assert len({tuple(row) for row in values.T.tolist()}) == 3  # in other orders
+    again, other = (stacked(digits, seed).train.labels for seed in (4, 5))
+    assert again == source.train.labels != other
+    description = prepare(params(dataset="stacked_mnist", channels=3, image_size=8), tmp_path / "out")
+    assert description["name"] == "stacked_mnist" and len(description["classes"]) == 1000
+    assert "set data.channels: 3" in refused(tmp_path, dataset="stacked_mnist", channels=1)
+    assert expected_classes(params(dataset="stacked_mnist")) == 1000 and expected_classes(params(dataset="mnist")) == 10
 
 
 @pytest.mark.slow

@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.metrics import METRICS, Comparison, Estimate, FeatureSet, NotAvailable, measure
+from pipeline.metrics import METRICS, Comparison, Estimate, FeatureSet, NotAvailable, measure, modes
+from pipeline.metrics.modes import StackedDigits
+from tests.metrics.test_modes import patterns
 
 LABELS = np.arange(90) % 3
 
@@ -21,8 +23,21 @@ def comparison(shift: float = 0.5, order: np.ndarray | None = None, **changes: o
     sets = {name: FeatureSet(features, LABELS) for name, features in values.items()}
     sets["generated"] = FeatureSet(values["generated"][order] + np.float32(shift), LABELS[order])
     head = source.standard_normal((4, 6)).astype(np.float32)
-    given = {**sets, "metric": "fd_clip_vitl14_336", "head": head, "bootstrap": 5, "infinity": True} | changes
+    pixels = StackedDigits(patterns(LABELS)), StackedDigits(patterns(LABELS[order] * (shift < 1)))
+    given = {
+        **sets,
+        "metric": "fd_clip_vitl14_336",
+        "head": head,
+        "bootstrap": 5,
+        "infinity": True,
+        "pixels": pixels,
+    } | changes
     return Comparison(**given)  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modes, "STEPS", 120)
 
 
 @pytest.mark.parametrize("name", METRICS)
