@@ -51,7 +51,7 @@ def score_samples(
     closest: Path,
     further: Iterable[Further] = (),
 ) -> dict[str, Any]:
-    """Measure samples against the reference; write record.json and metrics.json to the folder `out`, and a picture.
+    """Measure samples against the reference; write metrics.json, record.json, which it returns, and a picture.
 
     Samples of one class, as `generate.labels` can ask for, are measured against the real images of this class only.
 
@@ -63,9 +63,6 @@ def score_samples(
         info: generator.json.
         closest: where the picture is to be, a PNG: the samples closest to training images, above these.
         further: other extractors, whose numbers stand beside those of the first under names of their own.
-
-    Returns:
-        What record.json says.
     """
     only = params.generate.labels
     if isinstance(only, int):
