@@ -23,7 +23,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "            tensor.copy_(saved[name])",
         '            name.startswith("optimiser") or tensor.copy_(saved[name])',
     ),
-    "signals ignored": ("pipeline/stages/train.py", "lambda: bool(received)", "lambda: False"),
+    "signals ignored": ("pipeline/stages/train.py", "stopping=world.is_to_stop", "stopping=lambda: False"),
     "points sent under new times": (
         "pipeline/tracking/uploader.py",
         'Metric(e["key"], e["value"], e["time"], e["step"])',
