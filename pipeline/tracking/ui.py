@@ -27,7 +27,8 @@ def require_free(port: int) -> None:
             raise PipelineError(f"port {port} cannot be used ({reason}): name another, such as {port + 1}") from None
 
 
-def _port(text: str) -> int:
+def port_number(text: str) -> int:
+    """A port, as an option of a command."""
     if not (text.isascii() and text.isdecimal() and 1 <= int(text[:6]) <= 65535):
         raise argparse.ArgumentTypeError(f"must be a port, 1 to 65535, got {printable(text)}")
     return int(text)
@@ -36,7 +37,7 @@ def _port(text: str) -> int:
 @exit_cleanly
 def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.tracking.ui") -> None:
     parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").split(":")[0])
-    parser.add_argument("--port", type=_port, default=5000, help="5000 if not given")
+    parser.add_argument("--port", type=port_number, default=5000, help="5000 if not given")
     port = parser.parse_args(arguments).port
     if not PARAMS_FILE.exists():  # MLflow would make an empty store wherever it is started
         raise PipelineError(f"{PARAMS_FILE} is not here: run this in the repository's root, where the runs are kept")

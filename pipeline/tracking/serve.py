@@ -1,0 +1,80 @@
+"""Serve a generator on this machine by MLflow's model server: `gan serve sagan-0`.
+
+    curl http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' \\
+        -d '{"inputs": [{"seed": 0, "count": 4, "label": 3}]}'
+
+The answer has PNG files in base64, `predictions[request][sample]`: the samples that the stage generate draws for that
+seed. seed (0), count (1) and label (null) may be left out; only a conditional generator takes a label.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from pipeline.core import paths
+from pipeline.core.errors import PipelineError, exit_cleanly, log_line, printable, suggest
+from pipeline.core.files import read_json, write_json
+from pipeline.data.prepared import load_description
+from pipeline.tracking import served
+from pipeline.tracking.ui import HOST, port_number, require_free
+
+
+@exit_cleanly
+def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.tracking.serve") -> None:
+    first, rest = (__doc__ or "").split(": `gan", 1)
+    parser = argparse.ArgumentParser(
+        prog=prog, description=first, epilog="`gan" + rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", help="a folder of runs/, such as sagan-0")
+    parser.add_argument("--port", type=port_number, default=5001, help="5001 if not given")
+    parser.add_argument("--checkpoint", choices=("final", "best"), default="final", help="final if not given")
+    options = parser.parse_args(arguments)
+    folder = _folder(options.run)
+    require_free(options.port)
+    model = write_model(folder, "best" if options.checkpoint == "best" else "generator")
+    log_line(f"http://{HOST}:{options.port}/invocations answers soon, Ctrl-C ends it; {prog} --help says what to ask")
+    server = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", str(model), "--env-manager", "local"]
+    variables = {**os.environ, "PYTHONPATH": str(Path(served.__file__).parents[2])}
+    os.execve(sys.executable, [*server, "--host", HOST, "--port", str(options.port), "--workers", "1"], variables)
+
+
+def write_model(folder: Path, checkpoint: str) -> Path:
+    """A model of MLflow that draws samples of the generator in `folder`; returns its own folder, in .work/.
+
+    Raises:
+        PipelineError: there is no such generator.
+    """
+    import mlflow.pyfunc
+
+    recipe = read_json(folder / "generator.json")["recipe"]
+    averaged = recipe["ema_decay"] is not None or recipe.get("ema_half_life") is not None
+    model = paths.work_folder(folder.name, "serve")
+    shutil.rmtree(model, ignore_errors=True)
+    model.mkdir(parents=True)
+    chosen = {
+        "folder": str(folder.absolute()),
+        "checkpoint": checkpoint,
+        "weights": "ema" if averaged else "raw",
+        "class_counts": load_description(paths.PREPARED)["class_counts"],
+    }
+    write_json(model / "chosen.json", chosen)
+    mlflow.pyfunc.save_model(
+        model / "model", python_model=served.__file__, artifacts={"chosen": str(model / "chosen.json")},
+        pip_requirements=[],
+    )  # fmt: skip
+    return model / "model"
+
+
+def _folder(name: str) -> Path:
+    there = sorted(path.parent.name for path in paths.RUNS.glob("*/generator.json"))
+    if name not in there or not re.fullmatch(r"[a-z0-9_]+-\d+", name):
+        known = suggest(name, there) if there else "there are none: run `make run`"
+        raise PipelineError(f"{printable(name)}: no such trained generator; {known}")
+    return paths.RUNS / name
+
+
+if __name__ == "__main__":
+    main()
