@@ -3,10 +3,11 @@
 import base64
 import io
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import mlflow.pyfunc
+import mlflow
 import pydantic
+from mlflow.pyfunc import PythonModel
 
 from pipeline.core.files import read_json
 from pipeline.gan.checkpoint import load_generator
@@ -22,12 +23,13 @@ class Request(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid")
 
-    seed: Annotated[int, pydantic.Field(ge=0, lt=2**31)] = 0
-    count: Annotated[int, pydantic.Field(ge=1, le=MOST)] = 1
-    label: Annotated[int, pydantic.Field(ge=0)] | None = None
+    # MLflow knows plain types alone, so no Annotated here.
+    seed: int = pydantic.Field(0, ge=0, lt=2**31)
+    count: int = pydantic.Field(1, ge=1, le=MOST)
+    label: int | None = pydantic.Field(None, ge=0)
 
 
-class ServedGenerator(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+class ServedGenerator(PythonModel):  # type: ignore[misc]
     """Answers each request with PNG files in base64, one for each sample."""
 
     def load_context(self, context: Any) -> None:
