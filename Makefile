@@ -20,7 +20,7 @@ export PATH := $(abspath $(VENV))/bin:$(value PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run compare named search recipe test quick faults lint docs ui bench gpu-check audit clean
+.PHONY: help setup run compare named search recipe test quick faults lint docs report ui bench gpu-check audit clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -78,6 +78,9 @@ docs: $(VENV)/installed-docs  ## the documentation as pages: site/index.html
 	cp -r *.md LICENSE params.yaml docs pipeline presets .site
 	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
 	rm -rf .site
+
+report: setup  ## the newest report in a browser
+	@python -m pipeline.report
 
 ui: setup  ## MLflow's pages on 127.0.0.1: make ui PORT=5000
 	@python -m pipeline.tracking.ui --port="$$PORT"

@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "search": ("pipeline.search.__main__", "tune a recipe"),
     "warm-start": ("pipeline.gan.warm_start", "keep the networks of a run, so that recipes can start from them"),
     "tracking": ("pipeline.tracking.__main__", "send to MLflow what it has not received"),
+    "report": ("pipeline.report.__main__", "show the newest report in a browser"),
     "serve": ("pipeline.tracking.serve", "serve a trained generator on this machine"),
     "ui": ("pipeline.tracking.ui", "show MLflow's pages in a browser"),
 }

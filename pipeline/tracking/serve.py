@@ -18,8 +18,9 @@ from pipeline.core import paths
 from pipeline.core.errors import PipelineError, exit_cleanly, log_line, printable, suggest
 from pipeline.core.files import read_json, write_json
 from pipeline.data.prepared import load_description
-from pipeline.tracking import served
 from pipeline.tracking.ui import HOST, port_number, require_free
+
+CODE = Path(__file__).with_name("served.py")  # of the model: MLflow keeps a copy
 
 
 @exit_cleanly
@@ -37,7 +38,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.tra
     model = write_model(folder, "best" if options.checkpoint == "best" else "generator")
     log_line(f"http://{HOST}:{options.port}/invocations answers soon, Ctrl-C ends it; {prog} --help says what to ask")
     server = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", str(model), "--env-manager", "local"]
-    variables = {**os.environ, "PYTHONPATH": str(Path(served.__file__).parents[2])}
+    variables = {**os.environ, "PYTHONPATH": str(CODE.parents[2])}
     os.execve(sys.executable, [*server, "--host", HOST, "--port", str(options.port), "--workers", "1"], variables)
 
 
@@ -62,7 +63,7 @@ def write_model(folder: Path, checkpoint: str) -> Path:
     }
     write_json(model / "chosen.json", chosen)
     mlflow.pyfunc.save_model(
-        model / "model", python_model=served.__file__, artifacts={"chosen": str(model / "chosen.json")},
+        model / "model", python_model=str(CODE), artifacts={"chosen": str(model / "chosen.json")},
         pip_requirements=[],
     )  # fmt: skip
     return model / "model"

@@ -7,7 +7,8 @@ from typing import Any
 
 import mlflow
 import pydantic
-from mlflow.pyfunc import PythonModel
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc.model import PythonModel
 
 from pipeline.core.files import read_json
 from pipeline.gan.checkpoint import load_generator
@@ -29,7 +30,7 @@ class Request(pydantic.BaseModel):
     label: int | None = pydantic.Field(None, ge=0)
 
 
-class ServedGenerator(PythonModel):  # type: ignore[misc]
+class ServedGenerator(PythonModel):
     """Answers each request with PNG files in base64, one for each sample."""
 
     def load_context(self, context: Any) -> None:
@@ -40,13 +41,13 @@ class ServedGenerator(PythonModel):  # type: ignore[misc]
         self.latent_dim, self.classes = info["recipe"]["latent_dim"], chosen["class_counts"]
         self.conditional = NETWORKS[info["recipe"]["network"]].conditional
 
-    def predict(self, context: Any, model_input: list[Request]) -> list[list[str]]:
+    def predict(self, model_input: list[Request]) -> list[list[str]]:  # type: ignore[override]
         """PNG files in base64, for each request a list."""
         return [self._pictures(request) for request in model_input]
 
     def _pictures(self, request: Request) -> list[str]:
         if request.label is not None and not (self.conditional and request.label < len(self.classes)):
-            raise ValueError(f"label: there is no class {request.label} that this generator can be asked for")
+            raise MlflowException.invalid_parameter_value(f"label: this generator has no class {request.label}")
         wanted = labels("data" if request.label is None else request.label, self.classes, request.count)
         found = []
         for images in sample(self.generator, wanted, request.seed, min(request.count, 64), self.latent_dim):

@@ -1,0 +1,91 @@
+"""A generator behind MLflow's model server: the samples of `generate`, as PNG files."""
+
+import base64
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.core import paths
+from pipeline.gan.checkpoint import export_networks, generator_tensors, load_generator
+from pipeline.gan.step import create_state
+from pipeline.sampling.images import sample
+from pipeline.tracking import serve
+from tests.recipes import tiny_budget, tiny_recipe
+
+COUNTS = [8, 8, 8]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An untrained conditional generator as the stage train leaves it."""
+    monkeypatch.chdir(tmp_path)
+    recipe = tiny_recipe(network="dcgan_conditional")
+    state = create_state(recipe, tiny_budget(), (1, 16, 16), 3, 0, torch.device("cpu"))
+    info = {"recipe": recipe.model_dump(mode="json"), "image_shape": [1, 16, 16], "n_classes": 3}
+    folder = Path("runs/dcgan-0")
+    folder.mkdir(parents=True)
+    export_networks(folder, state, {n: t.detach() for n, t in generator_tensors(state).items()}, info)
+    monkeypatch.setattr(serve, "load_description", lambda path: {"class_counts": COUNTS})
+    return folder
+
+
+def pixels(picture: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))))
+
+
+@pytest.mark.slow
+def test_it_draws_what_generate_draws(run: Path) -> None:
+    import mlflow.pyfunc
+    from mlflow.exceptions import MlflowException
+
+    model: Any = mlflow.pyfunc.load_model(str(serve.write_model(run, "generator")))
+    (drawn,) = model.predict([{"seed": 5, "count": 3, "label": 2}])
+    generator, _ = load_generator(run, "ema")
+    expected = torch.cat(list(sample(generator, torch.full((3,), 2), 5, 3, 5))).numpy()[:, 0]
+    assert np.array_equal(np.stack([pixels(one) for one in drawn]), expected)
+    first, second = model.predict([{}, {"count": 2}])
+    assert (len(first), len(second)) == (1, 2) and first[0] == second[0]
+    for wrong, said in (({"label": 3}, "no class 3"), ({"count": 257}, "less than or equal to 256"), ({"x": 1}, "x")):
+        with pytest.raises(MlflowException, match=said):
+            model.predict([wrong])
+    assert not list(paths.work_folder("dcgan-0", "serve").rglob("*.pkl"))
+
+
+@pytest.mark.parametrize("name", ["nix-0", "../runs/dcgan-0", "dcgan-0/", "$(touch x)"])
+def test_a_wrong_name_is_told(run: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        serve.main([name])
+    assert "no such trained generator; " in (said := capsys.readouterr().err) and "Choices: dcgan-0" in said
+
+
+def test_the_server_listens_on_this_machine_alone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr(serve, "write_model", lambda folder, checkpoint: Path(checkpoint))
+    monkeypatch.setattr(serve, "require_free", lambda port: None)
+    monkeypatch.setattr("os.execve", lambda *arguments: started.append(arguments))
+    serve.main(["dcgan-0", "--port", "5077", "--checkpoint", "best"])
+    ((_, command, _),) = started
+    assert command[command.index("--host") + 1] == "127.0.0.1" and command[command.index("--port") + 1] == "5077"
+    assert command[command.index("--model-uri") + 1] == "best"
+
+
+def test_the_report_is_shown(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import webbrowser; webbrowser.open = print; import runpy; "
+               "runpy.run_module('pipeline.report', run_name='__main__')"]  # fmt: skip
+    root = Path(__file__).resolve().parents[2]
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(root)}, capture_output=True, text=True)
+
+    absent = run()
+    assert absent.returncode == 2 and "report.html does not exist: run `make run`" in absent.stderr
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "report.html").write_text("")
+    assert (tmp_path / "reports" / "report.html").as_uri() in run().stdout
