@@ -6,7 +6,7 @@
     train       runs/E/           {generator,best,discriminator}.safetensors generator.json grids/
                                   {history,distance,timing}.csv
     generate    samples/E/        images.npy best.npy labels.npy grid.png progress.gif final/00.png ..
-    fid         scores/E/         record.json metrics.json
+    fid         scores/E/         record.json metrics.json model_card.md
                 closest/E.png
     report      reports/          report.html leaderboard.csv
 

@@ -11,10 +11,11 @@ from pipeline.core import paths
 from pipeline.core.checksums import SUMS, write_sums
 from pipeline.core.devices import memory_errors
 from pipeline.core.errors import exit_cleanly, warn
-from pipeline.core.files import read_json
+from pipeline.core.files import read_json, write_bytes
 from pipeline.core.ranks import find_place, open_world, rank_command
 from pipeline.core.world import FEATURES
 from pipeline.data.prepared import load_array, load_description
+from pipeline.evaluate.model_card import model_card
 from pipeline.evaluate.scoring import Further, score_samples
 from pipeline.experiment import Experiment
 from pipeline.metrics import Extractor, load_extractor, load_reference
@@ -58,7 +59,8 @@ def _measure(experiment: Experiment, params: Params, extractor: Extractor) -> No
         further = _further(params.metrics, extractor)
         record = score_samples(samples, labels, real, info, params, extractor, reference, out, closest, further)
     made_from = (os.path.relpath(path, out) for path in (closest, run / SUMS, folder / SUMS))
-    write_sums(out, "metrics.json", "record.json", *made_from)
+    write_bytes(out / "model_card.md", model_card(info, record, description, params).encode())
+    write_sums(out, "metrics.json", "record.json", "model_card.md", *made_from)
     name, best = extractor.metric, record["best"]
     print(
         f"{experiment.name}: {name} {record[name]:.2f}; {_beside_floor(record, name)}; "
