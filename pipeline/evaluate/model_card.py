@@ -7,13 +7,13 @@ import re
 from typing import Any
 
 from pipeline.core.errors import printable
-from pipeline.params import Params
+from pipeline.params import Recipe
 
 CLASSES = 20  # that are named
-LOWER = ("copies", "nearest_ratio")  # what says whether training images are repeated
+COPYING = ("copies", "nearest_ratio")  # what says whether training images are repeated
 
 
-def model_card(info: dict[str, Any], record: dict[str, Any], description: dict[str, Any], params: Params) -> str:
+def model_card(info: dict[str, Any], record: dict[str, Any], description: dict[str, Any]) -> str:
     """The card in Markdown.
 
     Args:
@@ -22,7 +22,7 @@ def model_card(info: dict[str, Any], record: dict[str, Any], description: dict[s
     recipe, shape, metric = info["recipe"], description["image_shape"], info["curve"]["metric"]
     name = f"{info['model']}-{info['seed']}"
     channels, height, width = shape
-    shown = params.differences(info["model"]) | {key: recipe[key] for key in ("network", "loss", "batch_size")}
+    effective = Recipe.model_validate(recipe).effective()
     classes = [_plain(one) for one in description["classes"][:CLASSES]]
     named = f" ({', '.join(classes)}{', ...' if len(description['classes']) > CLASSES else ''})" if classes else ""
     lines = [
@@ -43,7 +43,7 @@ def model_card(info: dict[str, Any], record: dict[str, Any], description: dict[s
         "",
         f"- {info['steps']:,} steps, {info['images_seen']:,} images seen, seed {info['seed']}, "
         f"fingerprint `{info['fingerprint']}`",
-        *(f"- {key}: {_plain(value)}" for key, value in sorted(shown.items())),
+        *(f"- `{key}` {_plain(value)}" for key, value in sorted(effective.items())),
         "",
         "## Measured",
         "",
@@ -54,7 +54,7 @@ def model_card(info: dict[str, Any], record: dict[str, Any], description: dict[s
         f"The floor, the distance of held-out real images to the training images, is {_number(record.get('floor'))}.",
         "Two values are comparable only if all of this agrees:",
         "",
-        *(f"- {key}: {_plain(value)}" for key, value in sorted(record["protocol"].items())),
+        *(f"- `{key}` {_plain(value)}" for key, value in sorted(record["protocol"].items())),
         "",
         "## Limits",
         "",
@@ -68,16 +68,16 @@ def _rows(record: dict[str, Any], metric: str) -> list[str]:
     numbers = [key for key, value in record.items() if isinstance(value, float) and key != "floor"]
     errors, best = record["sampling_error"], record["best"]
     return [
-        f"| {_plain(key)} | {_number(record[key])} | {_number(errors.get(key))} | {_number(best.get(key))} |"
+        f"| `{key}` | {_number(record[key])} | {_number(errors.get(key))} | {_number(best.get(key))} |"
         for key in sorted(numbers, key=lambda key: (key != metric, key))
     ]
 
 
 def _limits(record: dict[str, Any], description: dict[str, Any]) -> list[str]:
-    found = ["It makes images like its training images, with their gaps and biases, and is of no use beyond them."]
+    found = ["It makes images like its training images, with their gaps and biases."]
     if record["collapsed"]:
         found.append(f"It has collapsed or learnt next to nothing: {_plain(', '.join(record['collapsed']))}.")
-    seen = [f"{_plain(key)} {_number(record[key])}" for key in LOWER if key in record]
+    seen = [f"`{key}` {_number(record[key])}" for key in COPYING if key in record]
     if seen:
         found.append(
             f"Samples can repeat training images: {', '.join(seen)}. Real images have a nearest ratio of about 1 "

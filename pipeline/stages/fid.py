@@ -59,7 +59,7 @@ def _measure(experiment: Experiment, params: Params, extractor: Extractor) -> No
         further = _further(params.metrics, extractor)
         record = score_samples(samples, labels, real, info, params, extractor, reference, out, closest, further)
     made_from = (os.path.relpath(path, out) for path in (closest, run / SUMS, folder / SUMS))
-    write_bytes(out / "model_card.md", model_card(info, record, description, params).encode())
+    write_bytes(out / "model_card.md", model_card(info, record, description).encode())
     write_sums(out, "metrics.json", "record.json", "model_card.md", *made_from)
     name, best = extractor.metric, record["best"]
     print(

@@ -23,18 +23,18 @@ DESCRIPTION: dict[str, Any] = {
 def card(**changes: Any) -> str:
     params = tiny_params(dcgan={"network": "cnn", "lr_g": 0.25})
     info = {**INFO, "recipe": params.models["dcgan"].model_dump(mode="json")}
-    return model_card(info, {**RECORD, **changes}, DESCRIPTION, params)
+    return model_card(info, {**RECORD, **changes}, DESCRIPTION)
 
 
 def test_the_numbers_are_those_of_the_records() -> None:
     lines = card().splitlines()
     assert lines[0] == "# dcgan-3" and "12,345 parameters" in lines[2] and "`runs/dcgan-3/" in lines[2]
-    assert "- lr\\_g: 0.25" in lines and "- network: cnn" in lines
+    assert "- `lr_g` 0.25" in lines and "- `network` cnn" in lines
     rows = [line for line in lines if line.startswith("| ")]
-    assert rows[1:3] == ["| fd\\_toy | 12.35 | 0.125 | 11 |", "| copies | 0.25 | n/a | n/a |"]
-    assert "| recall | 0.75 | n/a | 0.5 |" in rows and not any("floor" in row for row in rows)
-    assert "training images, is 2.5." in card() and "- generated\\_images: 100" in lines
-    assert any("repeat training images: copies 0.25, nearest\\_ratio 0.5." in line for line in lines)
+    assert rows[1:3] == ["| `fd_toy` | 12.35 | 0.125 | 11 |", "| `copies` | 0.25 | n/a | n/a |"]
+    assert "| `recall` | 0.75 | n/a | 0.5 |" in rows and not any("floor" in row for row in rows)
+    assert "training images, is 2.5." in card() and "- `generated_images` 100" in lines
+    assert any("repeat training images: `copies` 0.25, `nearest_ratio` 0.5." in line for line in lines)
     assert any("collapsed or learnt next to nothing: recall 0.1." in line for line in lines)
     assert "collapsed" not in card(collapsed=[])
 
