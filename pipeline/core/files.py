@@ -56,9 +56,8 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        _remove_leftovers(path)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", suffix=".tmp", dir=path.parent))
         with contextlib.suppress(PermissionError, NotImplementedError):  # some file systems have no modes
             temporary.chmod(0o755)
         try:
@@ -80,9 +79,12 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
 def _remove_leftovers(path: Path) -> None:
     """Remove what killed processes left beside `path`; each temporary name contains the pid of its writer."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        pid = leftover.name.split(".")[-2]
+        pid = leftover.name.removeprefix(f".{path.name}.").split(".")[0]
         if pid.isdigit() and not _alive(int(pid)):
-            leftover.unlink(missing_ok=True)
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
 
 
 def _alive(pid: int) -> bool:
@@ -103,9 +105,15 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        place = error.filename or path
+        if error.errno in UNSUPPORTED - {errno.EINVAL}:
+            remedy = "move the project to another file system, such as a local disk"
+            raise PipelineError(f"{place}: {error.strerror} by its file system: {remedy}") from error
+        if error.errno == errno.EBUSY:
+            remedy = "something is mounted there, so it cannot be replaced: mount the folder above it instead"
+            raise PipelineError(f"{place}: {error.strerror}: {remedy}") from error
         if error.errno not in full | forbidden:
             raise
-        place = error.filename or path
         remedy = "free some space" if error.errno in full else "check the path and its permissions"
         raise PipelineError(f"{place}: {error.strerror}; {remedy} and run the command again") from error
 
@@ -139,10 +147,13 @@ def _size(count: int) -> str:
 
 
 def fsync(path: Path) -> None:
-    """Make the present content of a file or folder survive a power cut."""
+    """Make the present content of a file or folder survive a power cut, if the file system can."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
     finally:
         os.close(descriptor)
 

@@ -158,15 +158,20 @@ def check_known_value(floor: float, metric: str, data_sha256: str) -> str | None
     return f"{title} {floor:.4f} between CIFAR-10's training and test images, {known} is known"
 
 
-def load_reference(folder: Path, extractor: Extractor) -> Reference:
+def load_reference(folder: Path, extractor: Extractor, data_sha256: str | None = None) -> Reference:
     """What `measure_reference` wrote; features are mapped, not read.
 
+    Args:
+        data_sha256: of the prepared data that it has to be about; None = of any.
+
     Raises:
-        PipelineError: it is missing or damaged, or was measured under another extractor.
+        PipelineError: it is missing or damaged, or was measured under another extractor, or on other data.
     """
     floor = read_json(folder / "floor.json")
     if not isinstance(floor, dict) or floor.get("extractor") != extractor.protocol:
         raise PipelineError(f"{folder} was measured with another extractor: run `dvc repro`, which measures it again")
+    if data_sha256 is not None and floor.get("data_sha256") != data_sha256:
+        raise PipelineError(f"{folder} was measured on other data than the prepared: run `dvc repro`, which mends it")
     sets = {}
     for split in SPLITS:
         shape = (floor[f"{split}_images"], extractor.dim)

@@ -47,7 +47,7 @@ def _measure(experiment: Experiment, params: Params, extractor: Extractor) -> No
     folder, run = paths.SAMPLES / experiment.name, paths.RUNS / experiment.name
     take(folder)
     take(run, "generator.json")
-    reference = load_reference(paths.REFERENCE, extractor)
+    reference = load_reference(paths.REFERENCE, extractor, description["sha256"])
     info = read_json(run / "generator.json")
     shape = (len(wanted_labels(params.generate, description)), *experiment.image_shape)
     names = ["images", "best"] if (folder / "best.npy").exists() else ["images"]

@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _train(experiment: Experiment, images: ImageSet, world: World) -> None:
     params = experiment.params
     extractor = share_among(world, load_extractor(params.metrics, images.images.device))
-    reference = load_reference(paths.REFERENCE, extractor)
+    reference = load_reference(paths.REFERENCE, extractor, experiment.description["sha256"])
     with experiment.open_tracker() as tracker:
         grids = experiment.work_folder() / "grids"
         monitor = TrainingMonitor(experiment, extractor, reference, tracker, grids, stopping=world.is_to_stop)

@@ -179,13 +179,60 @@ def test_a_crash_leaves_the_old_folder(tmp_path: Path, crash: type[BaseException
 
 
 def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
-    for leftover in (".d.abc.tmp", ".d.9.tmp"):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for leftover in (f".d.{ended.pid}.x1.tmp", f".d.{ended.pid}.x1.former.tmp"):
         (tmp_path / leftover / "deep").mkdir(parents=True)
-    for other in (".e.abc.tmp", "d.tmp", ".dd.x.tmp"):
+    others = [f".e.{ended.pid}.x.tmp", "d.tmp", f".dd.{ended.pid}.x.tmp", f".d.{os.getppid()}.x.tmp"]
+    for other in others:
         (tmp_path / other).mkdir()
     with atomic_folder(tmp_path / "d"):
+        assert len(names(tmp_path)) == 5
+    assert names(tmp_path) == sorted(["d", *others])
+
+
+def test_two_processes_that_make_the_same_folder_leave_a_whole_one(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "d") as first:
+        (first / "a").write_text("first")
+        other = (
+            "from pipeline.core.files import atomic_folder\nwith atomic_folder('d') as f: (f / 'a').write_text('other')"
+        )
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, "-c", other], cwd=tmp_path, env=environment, check=True)
+        assert (tmp_path / "d/a").read_text() == "other"
+        (first / "b").write_text("first")
+    assert {path.name: path.read_text() for path in (tmp_path / "d").iterdir()} == {"a": "first", "b": "first"}
+    assert names(tmp_path) == ["d"]
+
+
+def test_what_is_mounted_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(source: Path, target: Path) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(source))
+
+    (tmp_path / "d").mkdir()
+    monkeypatch.setattr(files.os, "replace", busy)
+    told = pytest.raises(PipelineError, match=r"/d: Device or resource busy: .* mount the folder above it instead$")
+    with told, atomic_folder(tmp_path / "d"):
         pass
-    assert names(tmp_path) == [".dd.x.tmp", ".e.abc.tmp", "d", "d.tmp"]
+    assert names(tmp_path) == ["d"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_renames_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    monkeypatch.setattr(files.os, "replace", unable(number))
+    with pytest.raises(PipelineError, match=r"by its file system: move the project to another file system"):
+        files.write_bytes(tmp_path / "f", b"1")
+    assert names(tmp_path) == []
+
+
+def test_a_file_system_without_fsync_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files.os, "fsync", unable(errno.ENOSYS))
+    files.write_bytes(tmp_path / "f", b"1")
+    assert (tmp_path / "f").read_bytes() == b"1"
+    monkeypatch.setattr(files.os, "fsync", unable(errno.EIO))
+    with pytest.raises(OSError, match="Input/output error"):
+        files.write_bytes(tmp_path / "f", b"2")
+    assert (tmp_path / "f").read_bytes() == b"1"
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])

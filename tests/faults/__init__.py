@@ -15,6 +15,8 @@ table of the faults tried and survived, and exits with 1 if anything was lost, h
     stages          kills of single stages
     commands        kills of `dvc repro` and `python -m pipeline.search`
     disk, folders   full and read-only disks; folders deleted, or read-only, while a stage runs
+    systems, weak   file systems without locks, fsync, modes or renames
+    meanwhile       other data, a second training, a moved project, a deleted MLflow experiment, while a stage runs
     corruption      damaged files
     records         damage of params.yaml, dvc.yaml, dvc.lock and DVC's cache
     store           a sound MLflow server

@@ -15,6 +15,7 @@ from tests.faults.commands import damage_journal, disturb
 from tests.faults.corruption import damage
 from tests.faults.disk import can_mount, refuse
 from tests.faults.folders import take_away
+from tests.faults.meanwhile import meddle
 from tests.faults.mutants import MUTANTS
 from tests.faults.processes import adopt_orphans
 from tests.faults.random_faults import RandomFaults
@@ -23,6 +24,7 @@ from tests.faults.report import Trial, table
 from tests.faults.sandbox import Sandbox
 from tests.faults.server import damage_outbox, offend
 from tests.faults.stages import kill
+from tests.faults.systems import lack
 from tests.faults.tracked import fill_store, kill_tracked
 
 Try = Callable[[Sandbox, RandomFaults], Trial]
@@ -52,7 +54,8 @@ def _tried(sandbox: Sandbox, options: argparse.Namespace) -> Iterator[Trial]:
     kills, others = options.kills, options.others
     counts = {"stages": kills, "commands": kills // 20, "tracked": kills // 20, "disk": others, "folders": others // 2,
               "corruption": others, "records": others // 4 or 1, "outbox": others // 2, "server": others // 2,
-              "journal": others // 10 or 1, "stores": others // 10 or 1}  # fmt: skip
+              "journal": others // 10 or 1, "stores": others // 10 or 1,
+              "systems": others // 2, "meanwhile": max(4, others // 2)}  # fmt: skip
     for group in options.only or GROUPS:
         if group == "stores" and not can_mount():
             continue
@@ -73,7 +76,7 @@ def _tried(sandbox: Sandbox, options: argparse.Namespace) -> Iterator[Trial]:
 GROUPS: dict[str, Try] = {
     "stages": kill, "commands": disturb, "tracked": kill_tracked, "disk": refuse, "folders": take_away,
     "corruption": damage, "records": damage_records, "outbox": damage_outbox, "server": offend,
-    "journal": damage_journal, "stores": fill_store,
+    "journal": damage_journal, "stores": fill_store, "systems": lack, "meanwhile": meddle,
 }  # fmt: skip
 
 

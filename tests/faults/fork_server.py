@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.power import PowerCut
+from tests.faults.weak import weaken
 
 PRELOADED = (
     "pipeline.stages.check", "pipeline.stages.prepare", "pipeline.stages.reference", "pipeline.stages.train",
@@ -59,6 +60,8 @@ def become(request: dict[str, Any]) -> None:
     if request["torn"]:  # the write that passes the limit kills; Python has it fail instead
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    if request["lacks"]:
+        weaken(request["lacks"], request["error"])
     module, *arguments = request["command"]
     if request["exec"]:
         os.execve(sys.executable, [sys.executable, "-m", module, *arguments], dict(os.environ))

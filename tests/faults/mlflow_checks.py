@@ -54,23 +54,29 @@ def check_one_warning(trial: Trial, job: Job) -> None:
         trial.problems.append(f"a traceback: {job.errors[job.errors.index('Traceback') - 200 :][:3000]}")
 
 
-def check_mlflow_has_all(sandbox: Sandbox, trial: Trial, folder: Path | None = None, but: Collection[str] = ()) -> None:
+def check_mlflow_has_all(
+    sandbox: Sandbox, trial: Trial, folder: Path | None = None, but: Collection[str] = (), repo: Path | None = None
+) -> None:
     """See that the store in `folder` has one run, with each point of the curves in it once, and each picture.
+
+    A run that somebody has deleted does not count.
 
     but: the curves of which points may be missing.
     """
     wanted, found = Counter[tuple[str, int, float]](), Counter[tuple[str, int, float]]()
-    with open(sandbox.repo / TRAIN.output / "history.csv", newline="") as file:
+    repo = repo or sandbox.repo
+    with open(repo / TRAIN.output / "history.csv", newline="") as file:
         names = {"images": "images", "loss/d": "loss/d", "loss/g": "loss/g", "pixel_std_ratio": "curve/pixel_std_ratio",
                  "distance": "curve/fd_efficientnet_lite0"}  # fmt: skip
         for row in csv.DictReader(file):
             wanted.update((key, int(row["step"]), float(row[name])) for name, key in names.items() if row[name])
             wanted.update([(SPEED, int(row["step"]), 0.0)] if row["loss/d"] else [])  # measured: any value
     folder = folder or sandbox.folder / "store"
-    headers = [read_header(path.parent) for path in (sandbox.repo / ".work").glob("*/outbox.jsonl")]
+    headers = [read_header(path.parent) for path in (repo / ".work").glob("*/outbox.jsonl")]
     ids = [header["value"]["id"] for header in headers if header]
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as opened:
-        tags = opened.execute("select run_uuid, value from tags where key = ?", [RUN_TAG])
+        asked = "select run_uuid, value from tags join runs using (run_uuid) where key = ? and lifecycle_stage = ?"
+        tags = opened.execute(asked, [RUN_TAG, "active"])
         runs = [run for run, value in tags if value in ids]
         for run in runs:
             asked = "select key, step, value from metrics where run_uuid = ? and key not like 'system/%'"
@@ -81,6 +87,6 @@ def check_mlflow_has_all(sandbox: Sandbox, trial: Trial, folder: Path | None = N
     if len(runs) != 1 or lost or doubled:
         trial.problems.append(f"{len(runs)} runs, points lost {dict(lost)}, doubled or unknown {dict(doubled)}")
     pictures = [path.name.split("+")[2] for run in runs for path in folder.rglob(f"{run}/artifacts/images/*.png")]
-    steps = sorted(str(int(path.stem)) for path in (sandbox.repo / TRAIN.output / "grids").iterdir())
+    steps = sorted(str(int(path.stem)) for path in (repo / TRAIN.output / "grids").iterdir())
     if sorted(pictures) != steps:
         trial.problems.append(f"pictures of steps {sorted(pictures)}, not of {steps}")

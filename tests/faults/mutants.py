@@ -42,6 +42,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "    if True:\n        return\n    with tempfile",
     ),
     "refusals of disks raised": ("pipeline/core/files.py", "if error.errno not in full | forbidden:", "if True:"),
+    "swapped data unnoticed": ("pipeline/stages/__init__.py", "if not _holds(folder / SUMS, sums)]", "if False]"),
     "the cache unchecked": (
         "pipeline/repository.py",
         "if path.is_file() and _md5(path) == name:",

@@ -18,6 +18,7 @@ from tests.clones import environment
 PATIENCE = 300.0  # seconds that any command may take before it counts as hanging
 DEFAULTS: dict[str, Any] = {
     "exec": False, "file_limit": None, "torn": False, "watched": [], "acts": "", "cut": None, "seed": 0,
+    "lacks": "", "error": 0, "log": "",
 }  # fmt: skip
 
 
@@ -79,8 +80,11 @@ class ForkServer:
         self._answer()
 
     def start(self, folder: Path, *command: str, extra: Mapping[str, str] | None = None, **options: Any) -> Job:
-        """Start `python -m command...` in a folder, with `extra` environment variables, and options of DEFAULTS."""
-        output, errors = self._logs / "output", self._logs / "errors"
+        """Start `python -m command...` in a folder, with `extra` environment variables, and options of DEFAULTS.
+
+        log: another name of the two files that it writes to, for a second process beside a first.
+        """
+        output, errors = (self._logs / f"{name}{options.get('log', '')}" for name in ("output", "errors"))
         for path in (output, errors):
             path.unlink(missing_ok=True)  # a process that is to be gone may still write to it
         request = {**DEFAULTS, **options, "folder": str(folder), "command": command, "output": str(output)}

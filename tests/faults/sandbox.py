@@ -106,7 +106,7 @@ class Sandbox:
         self.succeed(self.start(stage, watched=self.roots(), acts=str(acts)))
         self.acts[stage.name] = json.loads(acts.read_text())
         assert self.acts[stage.name], f"{stage.name}: no act of it was seen"
-        found = [path for one in stage.outputs for path, _ in _compared(kept / one, self.repo / one, MEASURED)]
+        found = [path for one in stage.outputs for path, _ in compared(kept / one, self.repo / one, MEASURED)]
         assert not found, f"{stage.name} run twice differs, undisturbed: {found}"
 
     def inputs(self, stage: Stage) -> list[str]:
@@ -144,7 +144,7 @@ class Sandbox:
             (os.path.normpath(f"{one}/{name}"), lost)
             for stage in STAGES[: STAGES.index(last) + 1]
             for one in stage.outputs
-            for name, lost in _compared(self.whole / one, self.repo / one, but)
+            for name, lost in compared(self.whole / one, self.repo / one, but)
         ]
 
     def halves(self, last: Stage) -> list[tuple[str, int]]:
@@ -221,7 +221,7 @@ def clear(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _compared(whole: Path, there: Path, but: set[str]) -> Iterator[tuple[str, int]]:
+def compared(whole: Path, there: Path, but: set[str]) -> Iterator[tuple[str, int]]:
     """The files in which two folders differ, and the bytes lost; those in only one of them are among these.
 
     Two files are compared as a folder each that holds nothing but itself.

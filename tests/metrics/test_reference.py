@@ -168,6 +168,13 @@ def test_measuring_twice_gives_the_same_bytes(prepared: Path, tmp_path: Path, pa
     np.testing.assert_array_equal(first.factor, second.factor)
 
 
+def test_a_reference_of_other_data_is_refused(prepared: Path, tmp_path: Path, params: MetricsParams) -> None:
+    measure_reference(prepared, DESCRIPTION, stub(), params, tmp_path / "reference")
+    load_reference(tmp_path / "reference", stub(), DESCRIPTION["sha256"])
+    with pytest.raises(PipelineError, match="reference was measured on other data than the prepared: run `dvc repro`"):
+        load_reference(tmp_path / "reference", stub(), "f" * 64)
+
+
 def test_a_reference_under_another_extractor_is_refused(prepared: Path, tmp_path: Path, params: MetricsParams) -> None:
     measure_reference(prepared, DESCRIPTION, stub(weights_sha256="a"), params, tmp_path / "reference")
     assert load_reference(tmp_path / "reference", stub(weights_sha256="a")).floor["train_images"] == 31

@@ -167,9 +167,10 @@ def load_context(params: Params) -> TrialContext:
     verify_checksums(paths.REFERENCE)
     device = choose_device(params.runtime.device)
     extractor = load_extractor(params.metrics, device)
-    reference = load_reference(paths.REFERENCE, extractor)
+    description = load_description(paths.PREPARED)
+    reference = load_reference(paths.REFERENCE, extractor, description["sha256"])
     images = load_images(paths.PREPARED, "train", device, params.runtime.resident)
-    return TrialContext(params, load_description(paths.PREPARED), images, extractor, reference)
+    return TrialContext(params, description, images, extractor, reference)
 
 
 @exit_cleanly
