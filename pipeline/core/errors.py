@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import errno
 import functools
+import io
 import os
 import signal
 import sys
@@ -129,10 +130,15 @@ def _sentence(error: OSError) -> str:
 
 
 def _complete_streams() -> None:
-    """Open standard streams that are closed, as after `2>&-`: otherwise the next file opened would take their place."""
+    """Open standard streams that are closed, as after `2>&-`: otherwise the next file opened would take their place.
+
+    What a terminal's encoding lacks is escaped on stdout, too, as Python does on stderr.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  stays open while this runs
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _end_at_once() -> None:

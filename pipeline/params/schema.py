@@ -140,6 +140,11 @@ def parse_yaml(text: str, path: Path) -> Any:
     Raises:
         PipelineError: it is not YAML, or its aliases stand for too much.
     """
+    if conflict := re.search(r"^(<<<<<<<|>>>>>>>) ", text, re.MULTILINE):
+        line = text.count("\n", 0, conflict.start()) + 1
+        raise PipelineError(
+            f"{path}: line {line} is of a merge that git left to you: choose a side and delete the marks"
+        )
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Constructor
     try:

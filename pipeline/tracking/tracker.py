@@ -223,8 +223,10 @@ def sync() -> None:
     """Send the unsent entries of every outbox under .work/, and print a line for each.
 
     Raises:
-        PipelineError: something could not be sent.
+        PipelineError: something could not be sent, or this is no project's root.
     """
+    if not (root() / ".work").is_dir() and not (root() / "params.yaml").exists():
+        raise PipelineError("there is neither .work nor params.yaml here: run from the repository's root")
     failed, remedy = 0, ""
     folders = sorted(path.parent for path in (root() / ".work").rglob("outbox.jsonl"))
     for folder in folders:

@@ -50,6 +50,13 @@ def test_streams_that_take_nothing(line: str, code: int, seen: str) -> None:
     assert shell(line, waits) == (code, seen)
 
 
+def test_what_a_terminal_cannot_show_is_escaped() -> None:
+    code = "from pipeline.core.errors import *; exit_cleanly(lambda: (warn('caf\\xe9'), print('caf\\xe9 \\u65e5')))()"
+    escaped = "warning: caf\\xe9\ncaf\\xe9 \\u65e5\n"
+    assert shell('PYTHONIOENCODING=ascii "$@"', code) == (0, escaped)
+    assert shell('PYTHONIOENCODING=utf-8 "$@"', code) == (0, "warning: café\ncafé 日\n")
+
+
 def test_a_file_is_never_opened_in_the_place_of_a_closed_stream() -> None:
     code = "import os; from pipeline.core.errors import *; exit_cleanly(lambda: os.write(1, b'%d' % os.open('/', 0)))()"
     assert int(shell('"$@" 2>&-', code)[1]) > 2

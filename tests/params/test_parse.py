@@ -2,6 +2,7 @@
 
 import copy
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.errors import PipelineError, suggest
 from pipeline.params import Params, Schedule, load, parse
+from pipeline.params.schema import parse_yaml
 from tests.params.trees import (
     INF,
     LEAVES,
@@ -118,6 +120,15 @@ def test_limits(name: str) -> None:
     for value in outside:
         (sentence,) = faults(changed(name, value))
         assert re.fullmatch(rf"{re.escape(name)}: must be [<>]=? [\d.e+]+, got {value}", sentence), sentence
+
+
+def test_a_merge_that_is_not_settled_is_told_with_its_line() -> None:
+    text = (ROOT / "params.yaml").read_text()
+    place = text.index("\ntrain:") + 1
+    conflict = text[:place] + "<<<<<<< HEAD\n=======\n>>>>>>> other\n" + text[place:]
+    line = text[:place].count("\n") + 1
+    with pytest.raises(PipelineError, match=rf"^file: line {line} is of a merge that git left to you: choose a side"):
+        parse_yaml(conflict, Path("file"))
 
 
 def test_a_limit_is_told_with_its_bound_and_the_value() -> None:

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.core.errors import PipelineError
 from pipeline.tracking import tracker as tracker_module
-from pipeline.tracking.tracker import Tracker
+from pipeline.tracking.tracker import Tracker, sync
 from tests.tracking.mlflow_store import client, entries, files, history, opened, picture, runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -202,3 +203,15 @@ def test_a_picture_and_what_was_logged_before_it_are_fsynced(folder, monkeypatch
         assert done == []
         tracker.image("samples", picture, 1)
         assert done == ["1.png", "outbox.jsonl"]
+
+
+def test_sync_elsewhere_than_in_a_project_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    with pytest.raises(PipelineError, match="run from the repository's root"):
+        sync()
+    (tmp_path / "params.yaml").touch()
+    sync()
+    assert capsys.readouterr().out == "nothing to send\n"
