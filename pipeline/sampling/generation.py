@@ -1,5 +1,6 @@
 """The samples of a trained generator, and pictures of them: what the generate stage writes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from pipeline.models import NETWORKS
 from pipeline.params import GenerateParams, Params
 from pipeline.sampling import images as sampled
 from pipeline.sampling.images import rows_of_classes, sample
-from pipeline.sampling.pictures import COLUMNS, grid, picture, save_animation, save_picture
+from pipeline.sampling.pictures import COLUMNS, grid, name_rows, picture, save_animation, save_picture
 
 
 def wanted_labels(generate: GenerateParams, description: dict[str, Any]) -> torch.Tensor:
@@ -41,16 +42,23 @@ def wanted_labels(generate: GenerateParams, description: dict[str, Any]) -> torc
 
 
 def generate_samples(
-    generators: dict[str, nn.Module], labels: torch.Tensor, info: dict[str, Any], params: Params, grids: Path, out: Path
+    generators: dict[str, nn.Module],
+    labels: torch.Tensor,
+    info: dict[str, Any],
+    params: Params,
+    grids: Path,
+    out: Path,
+    classes: Sequence[str] = (),
 ) -> None:
     """Write samples of each generator to the folder `out`, one for each label, all of the same latents.
 
     `generators` holds the final one as "images", whose samples are also written as grid.png, progress.gif, final/ and
     png/, and perhaps others: to <name>.npy each, uint8 (n, C, S, S), and their labels to labels.npy. The grid of a
-    conditional generator has one class a row.
+    conditional generator has one class a row, with its name from `classes`.
     """
     settings = (params.generate.seed, params.generate.batch_size, info["recipe"]["latent_dim"])
-    if NETWORKS[info["recipe"]["network"]].conditional:
+    conditional = NETWORKS[info["recipe"]["network"]].conditional
+    if conditional:
         shown = rows_of_classes(labels.unique().tolist()[:COLUMNS], COLUMNS, COLUMNS)
     else:
         shown = labels[: COLUMNS**2]
@@ -67,11 +75,24 @@ def generate_samples(
             bar.close()
         np.save(folder / "labels.npy", labels.numpy())
         images = torch.cat(list(sample(generators["images"], shown, *settings)))
-        save_picture(grid(images, COLUMNS), folder / "grid.png")
+        sheet = grid(images, COLUMNS)
+        if conditional and classes:
+            sheet = name_rows(sheet, [_shown_name(label, classes) for label in shown[::COLUMNS].tolist()])
+        save_picture(sheet, folder / "grid.png")
         first = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)[:10]
         _write_singles(np.array(first), folder / "final", 0, digits=2)
         save_animation([_opened(path) for path in sorted(grids.glob("*.png"))], folder / "progress.gif")
         write_sums(folder)
+
+
+def _shown_name(label: int, classes: Sequence[str]) -> str:
+    """A class's number and its name, unless the latter is the same or has letters that the built-in font lacks.
+
+    >>> [_shown_name(label, ["0", "cat", "\u732b"]) for label in range(3)]
+    ['0', '1 cat', '2']
+    """
+    name = classes[label]
+    return f"{label} {name}" if name != str(label) and name.isascii() and name.isprintable() else str(label)
 
 
 def _opened(path: Path) -> Image.Image:

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.core.files import atomic_path
 
 COLUMNS = 10  # of every grid
 GAP = 2  # white pixels around every image of a grid
 LEAST_SIDE = 32  # pixels: smaller images are enlarged
+LONGEST_NAME = 16  # letters of a class shown beside its row
 
 
 def grid(images: ArrayLike, columns: int) -> Image.Image:
@@ -29,6 +30,20 @@ def grid(images: ArrayLike, columns: int) -> Image.Image:
     rows = cells.reshape(-1, columns, *cells.shape[1:]).transpose(2, 0, 3, 1, 4)  # (3, rows, S, columns, S)
     sheet = rows.reshape(3, rows.shape[1] * rows.shape[2], columns * rows.shape[4])
     return picture(np.pad(sheet, ((0, 0), (0, GAP), (0, GAP)), constant_values=255))
+
+
+def name_rows(sheet: Image.Image, names: Sequence[str]) -> Image.Image:
+    """A grid with a name to the left of each row, black on white; names are cut to 16 letters."""
+    height = (sheet.height - GAP) // len(names)
+    font = ImageFont.load_default(size=min(14, height // 2))
+    shown = [name[:LONGEST_NAME] for name in names]
+    margin = GAP + max(round(font.getlength(name)) for name in shown) + 2 * GAP
+    wider = Image.new("RGB", (margin + sheet.width, sheet.height), "white")
+    wider.paste(sheet, (margin, 0))
+    draw = ImageDraw.Draw(wider)
+    for row, name in enumerate(shown):
+        draw.text((margin - 2 * GAP, GAP + row * height + height // 2), name, "black", font, anchor="rm")
+    return wider
 
 
 def picture(image: ArrayLike) -> Image.Image:

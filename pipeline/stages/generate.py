@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     wanted = wanted_labels(params.generate, description)
     require_space(out, (len(generators) + params.generate.png_folder) * len(wanted) * math.prod(info["image_shape"]))
     with memory_errors("lower generate.batch_size"):
-        generate_samples(generators, wanted, info, params, run / "grids", out)
+        generate_samples(generators, wanted, info, params, run / "grids", out, description["classes"])
     with experiment.open_tracker() as tracker:
         tracker.artifact(out / "grid.png", "final")
         tracker.artifact(out / "progress.gif", "final")

@@ -90,6 +90,11 @@ def test_the_grid_of_a_conditional_model_has_one_class_a_row(
     out = tmp_path / "out"
     generate_samples({"images": Spy(), "best": Spy()}, torch.tensor(asked), info, values, tmp_path / "grids", out)
     assert rows_shown(out / "grid.png") == rows
+    named, classes = tmp_path / "named", [f"kind {label}" for label in range(23)]
+    generate_samples({"images": Spy()}, torch.tensor(asked), info, values, tmp_path / "grids", named, classes)
+    plain, wider = (np.asarray(Image.open(folder / "grid.png").convert("RGB")) for folder in (out, named))
+    assert np.array_equal(wider[:, wider.shape[1] - plain.shape[1] :], plain)  # names change no pixel of the samples
+    assert (wider.shape == plain.shape) == (network == "dcgan")
     assert np.load(out / "labels.npy").tolist() == asked
     assert np.load(out / "labels.npy").dtype == np.int64
     for name in ("images", "best"):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.models import NETWORKS, build_gan
 from pipeline.sampling.images import BLOCK, labels, latents, rows_of_classes, sample, to_uint8
-from pipeline.sampling.pictures import grid, picture, save_animation, save_picture
+from pipeline.sampling.pictures import grid, name_rows, picture, save_animation, save_picture
 from tests.networks import randomise
 from tests.recipes import tiny_recipe
 
@@ -260,6 +260,19 @@ def test_grid_geometry() -> None:
         top, left = 2 + 34 * (k // 3), 2 + 34 * (k % 3)
         expected[top : top + 32, left : left + 32] = 10 * (k + 1)
     np.testing.assert_array_equal(value, expected)  # the sixth place stays white
+
+
+def test_names_stand_beside_their_rows() -> None:
+    sheet = grid(np.zeros((6, 1, 32, 32), np.uint8), 2)  # three rows, black
+    named = name_rows(sheet, ["", "1 dog", "x" * 99])
+    left = np.asarray(named)[:, : named.width - sheet.width]
+    inks = [(left[2 + 34 * row : 34 + 34 * row] < 128).any(2) for row in range(3)]
+    assert not inks[0].any() and 30 < inks[1].sum() < inks[2].sum()
+    for ink in inks[1:]:  # in the middle of its row, and all of it on the sheet
+        rows, columns = np.nonzero(ink)
+        assert 8 <= rows.min() < rows.max() <= 26 and 1 <= columns.min() < columns.max() < left.shape[1] - 2
+    assert name_rows(sheet, ["", "", "x" * 16]).size == named.size  # cut to 16 letters
+    assert np.array_equal(np.asarray(named)[:, left.shape[1] :], np.asarray(sheet))
 
 
 def test_a_grid_keeps_every_pixel_and_its_colour() -> None:
