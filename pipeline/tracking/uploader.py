@@ -163,6 +163,8 @@ class Uploader:
 
         If somebody has deleted it, it stays deleted, and `name-2` and so on is taken.
         """
+        if self.uri in ("sqlite://", "sqlite:///:memory:"):
+            raise PipelineError(f"{self.uri} is a database in memory, which is lost when this process ends")
         local = self.uri.startswith("sqlite:///")
         artifacts = (root() / "mlruns").resolve().as_uri() if local else None
         # Two processes that create a sqlite store at once break it.

@@ -52,6 +52,19 @@ def test_a_database_that_cannot_be_opened_is_reported_at_once(folder, capsys, ca
     assert len(caplog.messages) == 1 and "everything is kept in" in caplog.messages[0]
 
 
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:"])
+def test_what_a_database_in_memory_would_lose_is_kept(uri: str, folder, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        with opened(folder) as tracker:
+            tracker.metrics(1, {"loss/d": 1.0})
+        with pytest.raises(SystemExit):
+            main(["sync"])
+        assert f"{uri} is a database in memory, which is lost when this process ends" in capsys.readouterr().out
+    main(["sync"])
+    assert history("loss/d") == [(1, 1.0)]
+
+
 def test_an_address_without_its_scheme_shows_no_password_either(folder, caplog, capsys, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"me:{PASSWORD}@mlflow.example")
     with opened(folder) as tracker:
