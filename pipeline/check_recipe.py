@@ -34,6 +34,12 @@ def recipe_problems(place: str, recipe: Recipe, params: Params) -> Iterator[str]
             yield f"{place}.regularisers: {name} must not be among them, " + (
                 "which is no regulariser" if name == "none" else "since it is the penalty already"
             )
+    adaptive = [name for name in recipe.augment if name in AUGMENTATIONS and AUGMENTATIONS[name].adapt]
+    if adaptive and recipe.loss in LOSSES and LOSSES[recipe.loss].paired:
+        yield (
+            f"{place}.augment: must not hold {adaptive[0]} with loss {recipe.loss}, which has only differences of "
+            "logits, whose own signs tell nothing; use ada_fixed with a value or schedule as augment_strength"
+        )
     if recipe.loss in LOSSES and {recipe.penalty, *recipe.regularisers} <= set(PENALTIES):
         yield from _impossible_pairs(place, recipe)
     yield from _batch_problems(place, recipe, params.runtime.devices)

@@ -5,6 +5,7 @@
     penalties    PENALTIES: terms beside the loss, for D or for G; weight clipping
     regularisers those of PENALTIES that are no gradient penalties: LeCam, consistency
     augment      AUGMENTATIONS of D's inputs, with their strength; instance noise
+    ada          the augmentation of StyleGAN2-ADA, whose strength D's certainty sets
     optimisers   OPTIMISERS
     schedules    values that change over training: constant, linear, cosine
     state        TrainState: all that a step changes; its curves; divergence

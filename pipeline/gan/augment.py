@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.core.randomness import Draws, rng
 from pipeline.core.world import ALONE, World
+from pipeline.gan import ada
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,15 @@ class Augmentation:
         float32 (N,), of all ranks). Else the recipe's augment_strength is the strength.
     own: makes the tensors that it keeps from step to step, by name, on the CPU; checkpoints hold them.
     reported: names of `own` scalars that stand in the curves.
+    graded: whether it is made of several changes, each with the probability of the strength: `transform` then takes the
+        strength too, a number or a scalar tensor. Else all of it acts on an image or nothing.
     """
 
-    transform: Callable[[Tensor, Draws], Tensor]
+    transform: Callable[..., Tensor]
     adapt: Callable[[dict[str, Tensor], Tensor], None] | None = None
     own: Callable[[], dict[str, Tensor]] = dict
     reported: tuple[str, ...] = ()
+    graded: bool = False
 
 
 def augment_for_discriminator(
@@ -50,10 +54,9 @@ def augment_for_discriminator(
     """
     device = images.device
     for name, strength in strengths.items():
-        changed = AUGMENTATIONS[name].transform(
-            images, Draws(rng(device, seed, "augment", name, stream, index), device, world)
-        )
-        if isinstance(strength, Tensor) or strength < 1:
+        entry, draws = AUGMENTATIONS[name], Draws(rng(device, seed, "augment", name, stream, index), device, world)
+        changed = entry.transform(images, draws, strength) if entry.graded else entry.transform(images, draws)
+        if not entry.graded and (isinstance(strength, Tensor) or strength < 1):
             draws = Draws(rng(device, seed, "augment strength", name, stream, index), device, world)
             chosen = draws.rand(len(images), 1, 1, 1) < strength
             changed = torch.where(chosen, changed, images)
@@ -98,9 +101,11 @@ def _cutout(images: Tensor, draws: Draws) -> Tensor:
     return images * (outside[0][:, None, :, None] | outside[1][:, None, None, :])
 
 
-# Zhao et al. 2020 (arXiv:2006.10738), section 3.2 and appendix, with the ranges given there.
+# The first three: Zhao et al. 2020 (arXiv:2006.10738), section 3.2 and appendix, with the ranges given there.
 AUGMENTATIONS: dict[str, Augmentation] = {
     "translation": Augmentation(_translation),
     "colour": Augmentation(_colour),
     "cutout": Augmentation(_cutout),
+    "ada": Augmentation(ada.transform, graded=True, adapt=ada.adapt, own=ada.own, reported=("strength",)),
+    "ada_fixed": Augmentation(ada.transform, graded=True),
 }

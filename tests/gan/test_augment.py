@@ -18,7 +18,8 @@ def pictures(count: int = 64, channels: int = 3, size: int = 16) -> Tensor:
 
 
 def done(name: str, images: Tensor, seed: int = 0) -> Tensor:
-    return AUGMENTATIONS[name].transform(images, Draws(torch.Generator().manual_seed(seed)))
+    strength = (1.0,) if AUGMENTATIONS[name].graded else ()
+    return AUGMENTATIONS[name].transform(images, Draws(torch.Generator().manual_seed(seed)), *strength)
 
 
 def shifted(image: Tensor, down: int, right: int) -> Tensor:
@@ -142,7 +143,9 @@ def test_gradients_flow_and_are_those_of_differences(name: str) -> None:
 def test_draws_are_named(name: str) -> None:
     images = pictures(8)
     first = show(images, {name: 1.0}, 0, 0, "real", 5)
-    assert torch.equal(first, AUGMENTATIONS[name].transform(images, Draws(rng("cpu", 0, "augment", name, "real", 5))))
+    strength = (1.0,) if AUGMENTATIONS[name].graded else ()
+    draws = Draws(rng("cpu", 0, "augment", name, "real", 5))
+    assert torch.equal(first, AUGMENTATIONS[name].transform(images, draws, *strength))
     torch.manual_seed(3)
     assert torch.equal(first, show(images, {name: 1.0}, 0, 0, "real", 5))
     for other in [(1, "real", 5), (0, "fake", 5), (0, "real", 6)]:

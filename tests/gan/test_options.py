@@ -28,7 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     **{f"penalty {name}": {"penalty": name} for name in PENALTIES if name != "none"},
     "clip": {"clip": 0.01},
     **{f"optimiser {name}": {"optimiser": name} for name in OPTIMISERS if name != "adam"},
-    **{f"augment {name}": {"augment": [name]} for name in AUGMENTATIONS},
+    **{f"augment {name}": {"augment": [name]} for name, entry in AUGMENTATIONS.items() if entry.adapt is None},
     "noise": {"instance_noise": 0.2},
     "warm-up": {"ema_warmup": True},
     "everything": EVERYTHING,
