@@ -36,7 +36,7 @@ def test_the_ranks_parts_are_the_batch(size: int) -> None:
     assert torch.equal(interleaved([part for _, part in parts]), labels)
     latents, _ = draw_inputs(recipe, images, 0, "d", 5)
     assert torch.equal(interleaved([draw_inputs(recipe, images, 0, "d", 5, world)[0] for world in worlds]), latents)
-    strengths: Any = {"translation": 1.0, "colour": 0.5, "cutout": 1.0}
+    strengths: Any = {"translation": 1.0, "colour": 0.5, "cutout": 1.0, "ada_fixed": 0.7}
     shown = augment_for_discriminator(whole, strengths, 0.3, 0, "real", 3)
     pieces = [
         augment_for_discriminator(part, strengths, 0.3, 0, "real", 3, world)
