@@ -28,8 +28,8 @@ from pipeline.tracking.tracker import Tracker
 PACKAGE = Path(__file__).parent
 SHAPING = (  # the code that shapes every training, registries apart
     "core/devices.py", "core/randomness.py", "core/world.py", "data/batches.py", "models/batch_norm.py",
-    "models/build.py", "models/layers.py", "gan/schedules.py", "gan/state.py", "gan/step.py", "gan/warm_start.py",
-    "sampling/images.py", "training/monitor.py", "training/trainer.py", "metrics/frechet.py",
+    "models/build.py", "models/layers.py", "gan/schedules.py", "gan/state.py", "gan/step.py", "gan/terms.py",
+    "gan/warm_start.py", "sampling/images.py", "training/monitor.py", "training/trainer.py", "metrics/frechet.py",
 )  # fmt: skip
 
 
@@ -164,7 +164,7 @@ def code_version(recipe: Recipe, extractor: str) -> str:
     network = NETWORKS[recipe.network]
     files: list[Path | str] = [*(PACKAGE / name for name in SHAPING), *network.sources(), *sources_of(extractor)]
     entries: list[object] = [LOSSES[recipe.loss], PENALTIES[recipe.penalty], OPTIMISERS[recipe.optimiser]]
-    entries += [AUGMENTATIONS[name] for name in recipe.augment]
+    entries += [PENALTIES[name] for name in recipe.regularisers] + [AUGMENTATIONS[name] for name in recipe.augment]
     programs = [program_of_entry(entry) for entry in entries]
     for shared in (smoothed, input_gradients, clip_weights, augment_for_discriminator, make_optimiser):
         programs.append(program_of_function(shared, without=("AUGMENTATIONS", "OPTIMISERS")))

@@ -143,7 +143,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(experiments, "PACKAGE", copy)
     monkeypatch.setattr(Network, "sources", lambda self: moved(sources(self)))
     monkeypatch.setattr(experiments, "sources_of", lambda name: moved(sources_of(name)))
-    for registry in ("losses", "penalties", "augment", "optimisers"):
+    for registry in ("losses", "penalties", "regularisers", "augment", "ada", "optimisers"):
         monkeypatch.setattr(sys.modules[f"pipeline.gan.{registry}"], "__file__", str(copy / f"gan/{registry}.py"))
     versions._tree.cache_clear()  # which reads a file once in a process
     yield copy
@@ -207,7 +207,9 @@ PIECES = {  # of each entry of a registry a piece of its own code, and what chan
     "penalties.py r1": ("labels).square().sum", "labels).abs().sum"),
     "penalties.py gradient": ("(norms - 1)", "(norms - 2)"),
     "augment.py cutout": ("first = centre - edge // 2", "first = centre - edge // 3"),
-    "augment.py colour": ("draws[0] - 0.5", "draws[0] - 0.25"),
+    "augment.py colour": ("by[0] - 0.5", "by[0] - 0.25"),
+    "ada.py ada": ("TARGET = 0.6", "TARGET = 0.7"),
+    "regularisers.py lecam": ("LECAM_DECAY = 0.99", "LECAM_DECAY = 0.9"),
     "optimisers.py rmsprop": ("alpha=beta2", "alpha=beta1"),
     "optimisers.py adam": ("betas=(beta1, beta2)", "betas=(beta2, beta2)"),
 }
@@ -217,10 +219,9 @@ PIECES = {  # of each entry of a registry a piece of its own code, and what chan
 @pytest.mark.slow
 def test_an_entry_counts_for_the_recipes_that_name_it(package: Path, entry: str) -> None:
     (old, new), (file, name) = PIECES[entry], entry.split()
-    field = {"losses.py": "loss", "penalties.py": "penalty", "augment.py": "augment", "optimisers.py": "optimiser"}[
-        file
-    ]
-    uses = tiny_recipe(**{field: [name] if field == "augment" else name})
+    field = {"losses.py": "loss", "penalties.py": "penalty", "augment.py": "augment", "ada.py": "augment",
+             "regularisers.py": "regularisers", "optimisers.py": "optimiser"}[file]  # fmt: skip
+    uses = tiny_recipe(**{field: {"augment": [name], "regularisers": {name: 1.0}}.get(field, name)})
     others = {"loss": "least_squares", "penalty": "none", "augment": [], "optimiser": "rmsprop"}
     without = tiny_recipe(**others | ({"optimiser": "adam"} if name == "rmsprop" else {}))
     for recipe, counts in ((uses, True), (without, False)):
