@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.errors import PipelineError, printable, warn
-from pipeline.core.files import storage_errors
-from pipeline.data import downloads, stacked
-from pipeline.data.downloads import Archive, fetch
+from pipeline.data import downloads, raw_files, stacked
+from pipeline.data.downloads import Archive, fetched
 from pipeline.data.folders import LabelledFiles, label_files, list_images, name_classes
-from pipeline.data.pictures import FORMATS, Picture, own_limits, read_picture, reason_of
+from pipeline.data.pictures import FORMATS, Picture, own_limits, read_picture
 from pipeline.data.source import Items, Source
 from pipeline.data.zips import ZipFolder, is_zip
 from pipeline.params import DataParams
@@ -38,32 +37,14 @@ def _digits(params: DataParams) -> Source:
 def _torchvision(params: DataParams, kind: str, unpacked: Sequence[str], archives: Sequence[Archive]) -> Source:
     """One of torchvision's data sets; `unpacked` are its files below `params.root`, which come from `archives`.
 
-    Existing files are used and checked by torchvision: it unpickles no file of CIFAR-10 whose MD5 differs.
+    Existing files are used and checked by torchvision: it unpickles no file of CIFAR whose MD5 differs.
     """
     from torchvision import datasets
 
     root = folder_of(params)
-    download = not all(os.path.isfile(root / file) for file in unpacked)
-    try:
-        with storage_errors(root), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r"dtype\(\): align")  # numpy >= 2.4 on CIFAR-10's old pickles
-            for archive in archives if download else ():
-                fetch(archive, root)
-            train, test = (getattr(datasets, kind)(root, train=flag) for flag in (True, False))
-    except PipelineError:
-        raise
-    except Exception as error:  # torchvision raises anything: URLError, RuntimeError, ValueError, KeyError ...
-        reason = printable(reason_of(error), 200)
-        place = printable(str(root), 200)
-        folder = f"{place}/{Path(unpacked[0]).parent}"
-        if download:
-            packed = ", ".join(archive.path for archive in archives)
-            fault = "does not exist and cannot be downloaded"
-            remedy = f"put {packed} into {place}"
-        else:
-            fault = "is damaged"
-            remedy = f"delete the files {', '.join(Path(file).name for file in unpacked)} there"
-        raise PipelineError(f"{kind} in {folder} {fault} ({reason}): {remedy} and run the command again") from error
+    with fetched(root, kind, unpacked, archives), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"dtype\(\): align")  # numpy >= 2.4 on CIFAR's old pickles
+        train, test = (getattr(datasets, kind)(root, train=flag) for flag in (True, False))
     return Source(tuple(train.classes), _torchvision_items(train), _torchvision_items(test))
 
 
@@ -146,7 +127,10 @@ def folder_of(params: DataParams) -> Path:
 
 _IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 # How many classes the data sets of DATASETS have, where that is known without looking at them.
-CLASSES = {"digits": 10, "mnist": 10, "fashion_mnist": 10, "cifar10": 10, stacked.NAME: 1000}
+CLASSES = {
+    "digits": 10, "mnist": 10, "fashion_mnist": 10, "cifar10": 10, "svhn": 10, "stl10": 10, "cifar100": 100,
+    "stl10_unlabelled": 0, "celeba": 0, stacked.NAME: 1000,
+}  # fmt: skip
 _CIFAR10 = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
 
 
@@ -165,6 +149,16 @@ DATASETS: dict[str, Callable[[DataParams], Source]] = {
         unpacked=[f"cifar-10-batches-py/{name}" for name in _CIFAR10],
         archives=downloads.CIFAR10,
     ),
+    "cifar100": functools.partial(
+        _torchvision,
+        kind="CIFAR100",
+        unpacked=[f"cifar-100-python/{name}" for name in ("train", "test", "meta")],
+        archives=downloads.CIFAR100,
+    ),
+    "svhn": lambda params: raw_files.svhn(folder_of(params)),
+    "stl10": lambda params: raw_files.stl10(folder_of(params)),
+    "stl10_unlabelled": lambda params: raw_files.stl10(folder_of(params), unlabelled=True),
+    "celeba": lambda params: raw_files.celeba(folder_of(params), params.max_megapixels),
     stacked.NAME: _stacked_mnist,
     "folder": _folder,
 }
