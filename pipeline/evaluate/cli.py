@@ -11,7 +11,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -203,42 +203,52 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             raise PipelineError(f"{path} holds statistics, and --further-extractors needs images: name the images")
     extractor, stated = _extractor_for(options, sources)
     cache = None if options.no_cache else options.cache or _default_cache()
+    others = list(_further(options))
+    if len({extractor.name, *options.further_extractors}) <= len(options.further_extractors):
+        raise PipelineError("--further-extractors names an extractor twice, or the one that --extractor names, too")
+    extractors = [extractor, *(other for _, other in others if isinstance(other, Extractor))]
 
-    def measured(path: Path, cache: Path | None) -> ImageSetResult:
-        return measure_image_set(path, sources[path], extractor, read, cache, stated)
+    def measured(path: Path, cache: Path | None) -> list[ImageSetResult]:
+        return measure_image_set(path, sources[path], extractors, read, cache, stated)
 
     real = measured(options.a, cache)
     if options.save:
-        write_statistics(options.save, real.features, extractor.protocol)
-        saved = {"saved": str(options.save), "protocol": protocol_of(extractor), "a": real.record}
-        return {**saved, "warnings": real.warnings}
-    held_out = measured(options.held_out, cache) if options.held_out else None
+        write_statistics(options.save, real[0].features, extractor.protocol)
+        saved = {"saved": str(options.save), "protocol": protocol_of(extractor), "a": real[0].record}
+        return {**saved, "warnings": real[0].warnings}
+    held_out = measured(options.held_out, cache) if options.held_out else [None] * len(extractors)
     generated = measured(options.b, None)
-    result = compare(real, generated, held_out, extractor, options.bootstrap, options.infinity, options.metrics)
-    if options.further_extractors:
-        _add_further(result, options, read, cache)
+    sides = list(zip(real, generated, held_out, extractors, strict=True))
+    result = compare(*sides[0], options.bootstrap, options.infinity, options.metrics)
+    if others:
+        result["further"] = {}
+    for name, other in others:
+        if isinstance(other, str):
+            result["not_available"][distance_name(name)] = other
+    for side in sides[1:]:
+        _add(result, side, options)
     return result
 
 
-def _add_further(result: dict[str, Any], options: argparse.Namespace, read: ReadOptions, cache: Path | None) -> None:
-    """Measure by further extractors; the images are read anew, and the numbers go into `result` by their own names."""
-    result["further"] = {}
+def _further(options: argparse.Namespace) -> Iterator[tuple[str, Extractor | str]]:
+    """Each further extractor by its name, or why it is not available."""
+    if options.further_extractors:
+        yield from further_extractors(_params(options), choose_device(options.device))
+
+
+def _add(
+    result: dict[str, Any],
+    side: tuple[ImageSetResult, ImageSetResult, ImageSetResult | None, Extractor],
+    options: argparse.Namespace,
+) -> None:
+    """Measure by a further extractor; its numbers go into `result`, under names of their own."""
     names = [name for name in further_metrics() if options.metrics is None or name in options.metrics]
-    for name, extractor in further_extractors(_params(options), choose_device(options.device)):
-        if isinstance(extractor, str):
-            result["not_available"][distance_name(name)] = extractor
-            continue
-        real, held_out, generated = (
-            measure_image_set(path, open_image_set(path, read), extractor, read, where) if path else None
-            for path, where in ((options.a, cache), (options.held_out, cache), (options.b, None))
-        )
-        assert real and generated
-        found = compare(real, generated, held_out, extractor, options.bootstrap, options.infinity, names)
-        for kind in ("metrics", "sampling_error"):
-            result[kind] |= named(found[kind], extractor)
-        result["warnings"] += [sentence for sentence in found["warnings"] if sentence not in result["warnings"]]
-        own = {key: found[key] for key in ("not_available", "protocol", "versions")}
-        result["further"][name] = {"metric": extractor.metric, **own}
+    found, extractor = compare(*side, options.bootstrap, options.infinity, names), side[-1]
+    for kind in ("metrics", "sampling_error"):
+        result[kind] |= named(found[kind], extractor)
+    result["warnings"] += [sentence for sentence in found["warnings"] if sentence not in result["warnings"]]
+    own = {key: found[key] for key in ("not_available", "protocol", "versions")}
+    result["further"][extractor.name] = {"metric": extractor.metric, **own}
 
 
 def _extractor_for(options: argparse.Namespace, sources: dict[Path, ImageSource | None]) -> tuple[Extractor, bool]:

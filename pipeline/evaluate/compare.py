@@ -3,7 +3,7 @@
 open_image_set -> measure_image_set -> ImageSetResult -> compare -> what `python -m pipeline.metrics` prints
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,26 +65,51 @@ def dimensions_of(path: Path) -> int:
 def measure_image_set(
     path: Path,
     source: ImageSource | None,
-    extractor: Extractor,
+    extractors: Sequence[Extractor],
     options: ReadOptions,
     cache: Path | None,
     stated: bool = False,
-) -> ImageSetResult:
-    """The features of one set. With `cache` they come from there, or are added to it.
+) -> list[ImageSetResult]:
+    """The features of one set under each extractor; its images are decoded once.
 
-    stated: the caller says that files of statistics and features are of this extractor.
+    With `cache` the features come from there, or are added to it. A file of statistics or features has one extractor.
+
+    stated: the caller says that such files are of the first extractor.
     """
     if source is None:
-        return _from_file(path, extractor, stated)
-    content, folder, cached = source.content_sha256(), None, False
-    if cache is None:
-        features = extract_features(source, extractor, options)
-    else:
-        folder = cache_folder(cache, content, source, extractor, options)
-        found = read_cached(folder, source, extractor)
-        cached = found is not None
-        features = found if found is not None else extract_into_cache(folder, source, extractor, options)
-    record = {**source.record(), "content_sha256": content, "cached": cached}
+        (extractor,) = extractors
+        return [_from_file(path, extractor, stated)]
+    content, found = source.content_sha256(), dict[str, FeatureSet]()
+    folders: dict[str, Path] = {}
+    if cache:
+        folders = {one.name: cache_folder(cache, content, source, one, options) for one in extractors}
+        held = {one.name: read_cached(folders[one.name], source, one) for one in extractors}
+        found = {name: features for name, features in held.items() if features is not None}
+    cached = set(found)
+    if lacking := [extractor for extractor in extractors if extractor.name not in cached]:
+        if cache:
+            made = extract_into_cache([folders[one.name] for one in lacking], source, lacking, options)
+        else:
+            made = extract_features(source, lacking, options)
+        found |= {extractor.name: features for extractor, features in zip(lacking, made, strict=True)}
+    results = []
+    for extractor in extractors:
+        name, known = extractor.name, stated and extractor is extractors[0]
+        record = {**source.record(), "content_sha256": content, "cached": name in cached}
+        results.append(_result(path, source, extractor, found[name], record, folders.get(name), known))
+    return results
+
+
+def _result(
+    path: Path,
+    source: ImageSource,
+    extractor: Extractor,
+    features: FeatureSet,
+    record: dict[str, Any],
+    folder: Path | None,
+    stated: bool,
+) -> ImageSetResult:
+    """A set of images whose features are at hand: with what must be said of them."""
     warnings = list(source.warnings)
     if source.count <= extractor.dim:
         warnings.append(

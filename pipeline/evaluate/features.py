@@ -4,11 +4,13 @@ A cached set lies in a folder named by a hash of the images' content and of all 
 in it can be out of date, and all of it may be deleted at any time.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -33,7 +35,7 @@ from pipeline.evaluate import arrays, images
 from pipeline.evaluate.images import BadImages, ImageSource, ReadStats
 from pipeline.evaluate.statistics import read_statistics, write_statistics
 from pipeline.metrics import types
-from pipeline.metrics.extractors.base import Extractor, extract
+from pipeline.metrics.extractors.base import Extractor
 from pipeline.metrics.types import NEIGHBOURS, FeatureSet
 from pipeline.metrics.versions import sources_of_file
 
@@ -49,11 +51,15 @@ class ReadOptions:
     workers: int
 
 
-def extract_features(source: ImageSource, extractor: Extractor, options: ReadOptions) -> FeatureSet:
-    """The features of all images, in a file that is gone when nobody uses them any more."""
+def extract_features(source: ImageSource, extractors: Sequence[Extractor], options: ReadOptions) -> list[FeatureSet]:
+    """The features of all images under each extractor, in files that are gone when nobody uses them any more."""
     with tempfile.TemporaryDirectory(prefix="gan-metrics-") as scratch:  # the map outlives the file's name
-        features = _extract(Path(scratch) / "features.npy", source, extractor, options)
-    return FeatureSet(features, source.labels, device=extractor.device)
+        paths = [Path(scratch) / f"{number}.npy" for number in range(len(extractors))]
+        found = _extract(paths, source, extractors, options)
+    return [
+        FeatureSet(features, source.labels, device=extractor.device)
+        for features, extractor in zip(found, extractors, strict=True)
+    ]
 
 
 def cache_folder(
@@ -88,20 +94,28 @@ def read_cached(folder: Path, source: ImageSource, extractor: Extractor) -> Feat
     return FeatureSet(features, source.labels, gaussian, distances, extractor.device)
 
 
-def extract_into_cache(folder: Path, source: ImageSource, extractor: Extractor, options: ReadOptions) -> FeatureSet:
-    """Extract a set's features into its cache folder.
+def extract_into_cache(
+    folders: Sequence[Path], source: ImageSource, extractors: Sequence[Extractor], options: ReadOptions
+) -> list[FeatureSet]:
+    """Extract a set's features under each extractor into its cache folder.
 
     Raises:
         PipelineError: another process is doing so.
     """
-    lock = folder.parent / "locks" / folder.name
-    with exclusive(lock, f"the cache of {source.path}"), atomic_folder(folder) as temporary:
-        features = FeatureSet(_extract(temporary / "features.npy", source, extractor, options))
-        write_statistics(temporary / "statistics.npz", features, extractor.protocol)
-        write_json(temporary / "stats.json", dataclasses.asdict(source.stats))
-    found = read_cached(folder, source, extractor)
-    assert found is not None, f"{folder} was written and cannot be read"
-    return found
+    with contextlib.ExitStack() as stack:
+        for folder in folders:
+            stack.enter_context(exclusive(folder.parent / "locks" / folder.name, f"the cache of {source.path}"))
+        written = [stack.enter_context(atomic_folder(folder)) for folder in folders]
+        found = _extract([folder / "features.npy" for folder in written], source, extractors, options)
+        for folder, features, extractor in zip(written, found, extractors, strict=True):
+            write_statistics(folder / "statistics.npz", FeatureSet(features), extractor.protocol)
+            write_json(folder / "stats.json", dataclasses.asdict(source.stats))
+    sets = []
+    for folder, extractor in zip(folders, extractors, strict=True):
+        cached = read_cached(folder, source, extractor)
+        assert cached is not None, f"{folder} was written and cannot be read"
+        sets.append(cached)
+    return sets
 
 
 def cache_neighbours(folder: Path, features: FeatureSet) -> None:
@@ -120,13 +134,19 @@ def reading_version() -> str:
     return version(program_of({source for file in files for source in sources_of_file(file.resolve())}))
 
 
-def _extract(path: Path, source: ImageSource, extractor: Extractor, options: ReadOptions) -> np.ndarray:
-    """Write all features to the file `path`, and map it."""
+def _extract(
+    paths: Sequence[Path], source: ImageSource, extractors: Sequence[Extractor], options: ReadOptions
+) -> list[np.ndarray]:
+    """Write all features under each extractor to its file, and map it. Each image is decoded once."""
     total = -(-source.count // options.batch_size)
     read = source.batches(options.batch_size, options.workers)
-    batches = progress(read, f"features of {source.path}", total, "batches")
-    with storage_errors(path), ArrayWriter(path, (extractor.dim,), np.float32) as rows:
-        for features in extract(extractor, ([torch.from_numpy(image) for image in batch] for batch in batches)):
-            rows.append(features)
-    features_read: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    return features_read
+    with storage_errors(paths[0]), contextlib.ExitStack() as stack:
+        files = [
+            stack.enter_context(ArrayWriter(path, (extractor.dim,), np.float32))
+            for path, extractor in zip(paths, extractors, strict=True)
+        ]
+        for batch in progress(read, f"features of {source.path}", total, "batches"):
+            images = [torch.from_numpy(image) for image in batch]
+            for rows, extractor in zip(files, extractors, strict=True):
+                rows.append(extractor(images).numpy())
+    return [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from pipeline.core.files import exclusive
 from pipeline.evaluate import cli as entry
 from pipeline.evaluate import images as images_module
+from pipeline.evaluate.images import ImageSource
 from pipeline.evaluate.statistics import read_statistics
 from pipeline.metrics import EXTRACTORS, METRICS, Extractor, Gaussian, frechet_distance, load_extractor
 from pipeline.metrics.extractors.weights import WeightsFile
@@ -138,9 +139,10 @@ def others(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("others")
 def test_further_extractors_stand_beside_the_first(
-    toy: Path, run: Run, sets: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+    toy: Path, run: Run, sets: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = run(*sets)
+    alone, decoded, count = run(*sets), list[object](), ImageSource._count
+    monkeypatch.setattr(ImageSource, "_count", lambda self, seen: decoded.append(seen) or count(self, seen))
     found = run(*sets, "--further-extractors", "colours,absent", "--held-out", sets[1], "--weights", "of_the_first")
     for key in ("protocol", "versions", "b"):
         assert found[key] == alone[key]
@@ -159,6 +161,9 @@ def test_further_extractors_stand_beside_the_first(
     own = found["further"]
     assert own.keys() == {"colours"} and own["colours"]["metric"] == "fd_colours"
     assert own["colours"]["protocol"]["extractor"] == "colours" != found["protocol"]["extractor"]
+    assert len(decoded) == 30 + 25 + 25  # each image once: A (under `colours` alone), the held-out ones, and B
+    again = run(*sets, "--further-extractors", "colours", "--held-out", sets[1])
+    assert len(decoded) == 80 + 25 and again["a"]["cached"] and again["metrics"] == found["metrics"]
     assert "colours/recall" not in run(*sets, "--further-extractors", "colours", "--metrics", "fid,kid")["metrics"]
 
 
@@ -166,6 +171,7 @@ def test_further_extractors_stand_beside_the_first(
 def test_what_further_extractors_need(refused: Refused, run: Run, sets: tuple[Path, Path], tmp_path: Path) -> None:
     more = ("--further-extractors", "colours")
     assert "unknown name 'colour'; did you mean 'colours'?" in refused(*sets, "--further-extractors", "colour")
+    assert "names an extractor twice" in refused(*sets, "--further-extractors", "colours,colours")
     assert "leave out --further-extractors" in refused(sets[0], "--save", tmp_path / "s.npz", *more)
     run(sets[0], "--save", tmp_path / "s.npz")
     assert refused(tmp_path / "s.npz", sets[1], *more) == (
