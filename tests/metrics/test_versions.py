@@ -133,6 +133,7 @@ USED_BY: dict[str, set[str]] = {
     "protocol.py": set(),
     "versions.py": set(),
     "further.py": set(),
+    "shared.py": set(),
     "gaussian_file.py": set(),
     "npz.py": set(),
     "__init__.py": set(),
