@@ -48,7 +48,7 @@ def test_what_converges() -> None:
     assert rows.loc["bce", "distance"] == pytest.approx(0.12, abs=0.01)
 
 
-@pytest.mark.parametrize("part", [dirac], ids=["dirac"])
+@pytest.mark.parametrize("part", [dirac, gaussians], ids=["dirac", "gaussians"])
 def test_the_page_shows_the_record(part: object) -> None:
     name = part.__name__.rpartition(".")[2]  # type: ignore[attr-defined]
     lines = part.table(pd.read_csv(DOCS / f"{name}.csv"))  # type: ignore[attr-defined]
