@@ -31,6 +31,8 @@ MODULES = {
     "search": "pipeline.search.__main__",
     "warm-start": "pipeline.warm_start",
     "tracking": "pipeline.tracking.__main__",
+    "report": "pipeline.report.__main__",
+    "serve": "pipeline.tracking.serve",
     "ui": "pipeline.tracking.ui",
 }
 INTERNAL = {

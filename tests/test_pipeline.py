@@ -311,7 +311,7 @@ def test_a_users_mistake_is_one_sentence(clone: Path) -> None:
 def test_an_unknown_model_is_one_sentence(clone: Path) -> None:
     done = run(clone, "pipeline.stages.train", "--model", "dcgam", "--seed", "0", check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: dcgam: no such model; did you mean 'dcgan'? Choices: dcgan, ")
+    assert done.stderr.startswith("error: dcgam: no such model; did you mean 'dcgan'? Choices: biggan, dcgan, ")
     assert done.stderr.count("\n") == 1
 
 

@@ -35,9 +35,10 @@ class Row:
 
 
 def inputs_of(recipe: Recipe, image_shape: ImageShape) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """What G and D are called with for one image, on the meta device."""
-    labels = torch.zeros(1, dtype=torch.int64, device="meta")
-    latents, images = torch.empty(1, recipe.latent_dim, device="meta"), torch.empty(1, *image_shape, device="meta")
+    """What G and D are called with for as few images as can be, which D may see together, on the meta device."""
+    count = recipe.group
+    labels = torch.zeros(count, dtype=torch.int64, device="meta")
+    latents, images = (torch.empty(count, *shape, device="meta") for shape in ((recipe.latent_dim,), image_shape))
     return (latents, labels), (images, labels)
 
 
@@ -46,7 +47,8 @@ def summarise(network: nn.Module, inputs: tuple[Tensor, ...]) -> list[Row]:
 
     A layer is a module without others inside, or one with parameters or products of its own, such as attention. What a
     parametrisation adds (spectral normalisation) is no layer: a normalised weight is its layer's own. A layer that is
-    called twice has one row, with the shape of the first call and the multiply-adds of both.
+    called twice has one row, with the shape of the first call and the multiply-adds of both. Multiply-adds are those of
+    one image, a mean where `inputs` has several.
     """
     network = network.to("meta").eval()  # batch norm cannot train on one image
     modules = {name: m for name, m in network.named_modules() if "parametrizations" not in name.split(".")}
@@ -71,7 +73,9 @@ def summarise(network: nn.Module, inputs: tuple[Tensor, ...]) -> list[Row]:
         network(*inputs)
     for hook in hooks:
         hook.remove()
-    rows = [Row(n, _kind(modules[n]), shapes[n], _own_parameters(modules[n]), spent[n]) for n in shapes]
+    rows = [
+        Row(n, _kind(modules[n]), shapes[n], _own_parameters(modules[n]), spent[n] // len(inputs[0])) for n in shapes
+    ]
     return [row for row in rows if row.parameters or row.multiply_adds or not _parts(modules[row.name])]
 
 

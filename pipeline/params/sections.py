@@ -318,8 +318,8 @@ def parse(tree: Any, source: object) -> Params:
 
 def _inherited(tree: Any, place: tuple[Any, ...]) -> bool:
     """Whether `place` is a field of a model that its entry under `models` does not hold."""
-    if len(place) < 3 or place[0] != "models" or place[2] == "[key]":
-        return False  # pydantic says [key] of a wrong name of a model
+    if len(place) < 3 or place[0] != "models" or place[2] not in Recipe.model_fields:
+        return False  # of what is no field, a model's wrong name among it, only its entry can be the origin
     own = tree["models"].get(place[1])  # None too for a name that is no text, a fault that is told by itself
     return own is None or place[2] not in own
 

@@ -22,7 +22,7 @@ def export(source: Path, folder: Path, model: Any, run_id: str) -> None:
     from pipeline.gan.checkpoint import load_generator  # here, since it imports torch, which `sync` seldom needs
 
     recipe = read_json(source / "generator.json")["recipe"]
-    averaged = recipe["ema_decay"] is not None or recipe["ema_half_life"] is not None
+    averaged = recipe["ema_decay"] is not None or recipe.get("ema_half_life") is not None
     generator, _ = load_generator(source, "ema" if averaged else "raw")
     latents = TensorSpec(np.dtype("float32"), (-1, recipe["latent_dim"]), "z")
     inputs = Schema([latents, TensorSpec(np.dtype("int64"), (-1,), "y")])

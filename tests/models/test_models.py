@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from pipeline.core.errors import PipelineError
+from pipeline.gan.cost import step_cost
 from pipeline.models import GAN, NETWORKS, biggan, build_gan, dcgan
 from pipeline.models.build import Network, construct
 from pipeline.models.layers import (
@@ -22,10 +23,10 @@ from pipeline.models.layers import (
     initialise,
     resolution_schedule,
 )
-from pipeline.models.summary import count_parameters
-from pipeline.params import Recipe
+from pipeline.models.summary import count_parameters, inputs_of, summarise
+from pipeline.params import Recipe, load
 from tests.networks import randomise
-from tests.recipes import tiny_recipe
+from tests.recipes import ROOT, tiny_recipe
 
 
 def recipe_of(**changes: Any) -> Recipe:
@@ -472,3 +473,14 @@ def test_the_entry_says_what_it_adds_to_its_files() -> None:
     assert Network(plain.generator, plain.discriminator).arguments() != plain.arguments()
     other = Network(plain.generator, dcgan.ConditionalDiscriminator, batch_norm_d=True)
     assert other.arguments() != plain.arguments()  # another class of the same file
+
+
+@pytest.mark.parametrize("name", load(ROOT / "params.yaml").models)
+def test_every_recipe_can_be_described_and_its_cost_told(name: str) -> None:
+    """Those too whose D sees several images at once: the multiply-adds are those of one image."""
+    recipe, shape = load(ROOT / "params.yaml").models[name], (1, 16, 16)
+    gan, (to_g, to_d) = build_gan(recipe, shape, 10, seed=0), inputs_of(recipe, shape)
+    assert len(to_d[0]) == recipe.group
+    rows = [summarise(gan.generator, to_g), summarise(gan.discriminator, to_d)]
+    g, d = (sum(row.multiply_adds for row in of) for of in rows)
+    assert g > 0 and d > 0 and step_cost(recipe, shape, 10) > (g + d) * recipe.batch_size

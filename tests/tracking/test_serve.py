@@ -40,6 +40,7 @@ def pixels(picture: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))))
 
 
+@pytest.mark.filterwarnings("ignore:.*Any type hint:UserWarning")  # of MLflow's own import
 @pytest.mark.slow
 def test_it_draws_what_generate_draws(run: Path) -> None:
     import mlflow.pyfunc
