@@ -11,6 +11,7 @@
     registry          METRICS, and all of them at once
     versions          which code a metric or an extractor uses
     protocol          what every number says of how it was measured
+    shared            features by several ranks
     further           extractors beside the one that ranks
     reference         the pipeline's real side: measured once, and checked
     npz  precision    arrays from files of any origin; float32 without shortcuts

@@ -16,7 +16,7 @@ from pipeline.core.files import sha256
 from pipeline.metrics.extractors.base import Extractor
 from pipeline.metrics.extractors.vit import (
     VisionTransformer,
-    frozen_transformer,
+    load_transformer,
     normalised,
     pillow_bicubic,
     require_size,
@@ -67,25 +67,12 @@ def load_clip_vitl14_336(params: MetricsParams, device: torch.device) -> Extract
     name = "clip_vitl14_336"
     path = Path(params.weights) if params.weights else Path(torch.hub.get_dir()) / "checkpoints" / FILE
     file = ClipFile(name, path, SHA256, f"fetch it from {URL} on a machine with network and put it there")
-    weights, digest = file.load(params.unknown_weights == "allow")
-    network = file.build(ClipEmbedding, weights)
     protocol = {
-        "extractor": name,
         "input_size": SIZE,
         "resize": "square at the centre, PIL bicubic, uint8",
         "value_range": "CLIP's mean 0 and deviation 1",
-        "weights_sha256": digest,
-        "precision": "fp32",
     }
-    return Extractor(
-        name,
-        file.metric(f"fd_{name}", digest),
-        DIM,
-        frozen_transformer(network, device, SIZE, params.compile),
-        device,
-        protocol,
-        resize=resized,
-    )
+    return load_transformer(file, ClipEmbedding, DIM, protocol, resized, params, device)
 
 
 class ClipEmbedding(VisionTransformer):

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from pipeline.metrics.extractors.base import Extractor
 from pipeline.metrics.extractors.vit import (
     VisionTransformer,
-    frozen_transformer,
+    load_transformer,
     normalised,
     pillow_bicubic,
     require_size,
@@ -53,31 +53,18 @@ def load_dinov2(
     weights_file = WeightsFile(
         extractor, path, sha256, f"fetch it from {url} on a machine with network and put it there"
     )
-    weights, digest = weights_file.load(params.unknown_weights == "allow")
 
     def build(found: State) -> VisionTransformer:
         renamed = translated(found)
         require_size(renamed, width, layers)
         return VisionTransformer(renamed, gelu, EPS)
 
-    network = weights_file.build(build, weights)
-    protocol = {
-        "extractor": extractor,
-        "input_size": SIZE,
-        "resize": "PIL bicubic, uint8",
-        "value_range": "ImageNet's mean 0 and deviation 1",
-        "weights_sha256": digest,
-        "precision": "fp32",
-    }
-    return Extractor(
-        extractor,
-        weights_file.metric(f"fd_{extractor}", digest),
-        width,
-        frozen_transformer(network, device, SIZE, params.compile),
-        device,
-        protocol,
-        resize=lambda images: normalised(pillow_bicubic(images, SIZE), MEAN, DEVIATION),
-    )
+    def resize(images: Tensor) -> Tensor:
+        return normalised(pillow_bicubic(images, SIZE), MEAN, DEVIATION)
+
+    ranged = "ImageNet's mean 0 and deviation 1"
+    protocol = {"input_size": SIZE, "resize": "PIL bicubic, uint8", "value_range": ranged}
+    return load_transformer(weights_file, build, width, protocol, resize, params, device)
 
 
 def translated(weights: State) -> dict[str, Tensor]:

@@ -9,15 +9,17 @@ Its size is read off the weights, which have the names below; each extractor giv
     after.*  projection                 a layer norm of the class token, and a matrix (D, E); the latter may be lacking
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline.metrics.extractors.base import frozen
-from pipeline.metrics.extractors.weights import State
+from pipeline.metrics.extractors.base import Extractor, frozen
+from pipeline.metrics.extractors.weights import State, WeightsFile
+from pipeline.params import MetricsParams
 
 HEAD = 64  # dimensions of an attention head, in all sizes of both networks
 
@@ -70,6 +72,30 @@ def require_size(weights: State, width: int, layers: int) -> None:
     found = len(weights["class_token"]), depth(weights)
     if found != (width, layers):
         raise RuntimeError(f"width {found[0]} and {found[1]} layers, not {width} and {layers}")
+
+
+def load_transformer(
+    file: WeightsFile,
+    build: Callable[[State], VisionTransformer],
+    dim: int,
+    protocol: Mapping[str, Any],
+    resize: Callable[[Tensor], Tensor],
+    params: MetricsParams,
+    device: torch.device,
+) -> Extractor:
+    """The extractor of so many features whose network `build` makes of the weights in `file`.
+
+    Args:
+        protocol: its input_size, resize and value_range.
+
+    Raises:
+        PipelineError: the weights are missing or are not the known ones.
+    """
+    weights, digest = file.load(params.unknown_weights == "allow")
+    network = frozen_transformer(file.build(build, weights), device, protocol["input_size"], params.compile)
+    whole = {"extractor": file.extractor, **protocol, "weights_sha256": digest, "precision": "fp32"}
+    metric = file.metric(f"fd_{file.extractor}", digest)
+    return Extractor(file.extractor, metric, dim, network, device, whole, resize=resize)
 
 
 def frozen_transformer(network: nn.Module, device: torch.device, size: int, compiled: bool) -> nn.Module:
