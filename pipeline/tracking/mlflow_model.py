@@ -1,10 +1,16 @@
 """The exported generator as an MLflow model, which MLflow loads and serves without this package."""
 
 import importlib.metadata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.files import read_json
+
+
+def kept_weights(recipe: Mapping[str, Any]) -> str:
+    """The weights of a generator that are worth passing on: their average, where its recipe keeps one."""
+    return "ema" if recipe["ema_decay"] is not None or recipe.get("ema_half_life") is not None else "raw"
 
 
 def export(source: Path, folder: Path, model: Any, run_id: str) -> None:
@@ -22,8 +28,7 @@ def export(source: Path, folder: Path, model: Any, run_id: str) -> None:
     from pipeline.gan.checkpoint import load_generator  # here, since it imports torch, which `sync` seldom needs
 
     recipe = read_json(source / "generator.json")["recipe"]
-    averaged = recipe["ema_decay"] is not None or recipe.get("ema_half_life") is not None
-    generator, _ = load_generator(source, "ema" if averaged else "raw")
+    generator, _ = load_generator(source, kept_weights(recipe))
     latents = TensorSpec(np.dtype("float32"), (-1, recipe["latent_dim"]), "z")
     inputs = Schema([latents, TensorSpec(np.dtype("int64"), (-1,), "y")])
     mlflow.pytorch.save_model(

@@ -18,6 +18,7 @@ from pipeline.core import paths
 from pipeline.core.errors import PipelineError, exit_cleanly, log_line, printable, suggest
 from pipeline.core.files import read_json, write_json
 from pipeline.data.prepared import load_description
+from pipeline.tracking.mlflow_model import kept_weights
 from pipeline.tracking.ui import HOST, port_number, require_free
 
 CODE = Path(__file__).with_name("served.py")  # of the model: MLflow keeps a copy
@@ -51,14 +52,13 @@ def write_model(folder: Path, checkpoint: str) -> Path:
     import mlflow.pyfunc
 
     recipe = read_json(folder / "generator.json")["recipe"]
-    averaged = recipe["ema_decay"] is not None or recipe.get("ema_half_life") is not None
     model = paths.work_folder(folder.name, "serve")
     shutil.rmtree(model, ignore_errors=True)
     model.mkdir(parents=True)
     chosen = {
         "folder": str(folder.absolute()),
         "checkpoint": checkpoint,
-        "weights": "ema" if averaged else "raw",
+        "weights": kept_weights(recipe),
         "class_counts": load_description(paths.PREPARED)["class_counts"],
     }
     write_json(model / "chosen.json", chosen)
