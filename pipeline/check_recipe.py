@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator
 import torch
 
 from pipeline.core.errors import PipelineError, suggest
+from pipeline.core.ranks import uneven
 from pipeline.data.datasets import expected_classes
 from pipeline.gan.augment import AUGMENTATIONS
 from pipeline.gan.losses import LOSSES
@@ -87,9 +88,8 @@ def _batch_problems(place: str, recipe: Recipe, devices: str | int | tuple[int, 
         if recipe.batch_size % size:
             yield f"{place}.{field}: must divide batch_size, {recipe.batch_size}, got {size}"
     count = len(devices) if isinstance(devices, tuple) else 1 if devices == "auto" else int(devices)
-    if count > 1 and recipe.batch_size % (count * recipe.group):
-        groups = f" in groups of {recipe.group}" if recipe.group > 1 else ""
-        yield f"{place}.batch_size: {recipe.batch_size} images{groups} cannot be shared evenly by {count} devices"
+    if problem := uneven(recipe.batch_size, recipe.group, count):
+        yield f"{place}.batch_size: {problem}"
     if network and network.conditional and recipe.pack > 1:
         yield f"{place}.pack: must be 1 with the network {recipe.network}, which takes a label for each image"
     if network and recipe.minibatch_std and not network.minibatch_std_d:

@@ -28,6 +28,7 @@ from pipeline.metrics import EXTRACTORS
 from pipeline.models import NETWORKS
 from pipeline.params import Params, load
 from pipeline.repository import mend_cache, mend_lock, mend_rwlock, require_dvc, require_outputs_whole
+from tests.recipes import tiny_params
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = "must be 4, 5, 6 or 7 times a power of two (16, 28, 32, 48, 64, ...), got"
@@ -614,3 +615,9 @@ def test_a_user_without_home_or_name_is_said(repository: Path, monkeypatch: pyte
         require_dvc()
     monkeypatch.setenv("USER", "me")
     require_dvc()
+
+
+def test_a_batch_that_devices_cannot_share() -> None:
+    found = list(check.problems(tiny_params({"runtime.devices": 3}, dcgan={})))
+    assert found == ["models.dcgan.batch_size: 4 images cannot be shared evenly by 3 devices, only by 1, 2, 4"]
+    assert not list(check.problems(tiny_params({"runtime.devices": 2}, dcgan={})))

@@ -7,6 +7,9 @@ progress      a progress bar, or lines in a log
 randomness    random numbers by name: (seed, stream, step)
 paths         what each stage writes and where
 devices       the device, deterministic settings, out of memory
+world         ranks: processes that train one model together
+ranks         how they are started, and meet
+processes     their share of the cores, and how one ended
 provenance    package versions, platform and git commit
 seconds       how long each stage took, as a table
 tables        tables of plain text

@@ -25,6 +25,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from pipeline.core.devices import choose_device
 from pipeline.core.errors import PipelineError, printable
+from pipeline.core.processes import last_words, threads_each
 from pipeline.core.world import END, RankLost, World
 
 Devices = str | int | tuple[int, ...]  # runtime.devices: "auto", a number of devices, or the numbers of GPUs
@@ -72,13 +73,25 @@ def find_place(device: str, devices: Devices, images: int | None = None, group: 
     else:
         there = rank_devices(device, devices, units)
         rank, size, own, given = 0, len(there), there[0], False
-    if units is not None and units % size:
-        able = ", ".join(str(count) for count in range(1, min(units, 64) + 1) if units % count == 0)
-        groups = f" in groups of {group}" if group > 1 else ""
-        raise _fault(f"batches of {images} images{groups} cannot be shared evenly by {size} devices, only by {able}")
+    if images is not None and (problem := uneven(images, group, size)):
+        raise _fault(f"batches of {problem}")
     if own.type == "cuda":
         torch.cuda.set_device(own)
     return Place(rank, size, own, given)
+
+
+def uneven(images: int, group: int, count: int) -> str:
+    """That `count` devices cannot share so many images evenly, in groups of so many; "" = they can.
+
+    >>> uneven(64, 1, 2), uneven(8, 4, 4)
+    ('', '8 images in groups of 4 cannot be shared evenly by 4 devices, only by 1, 2')
+    """
+    units = images // group
+    if units % count == 0:
+        return ""
+    able = ", ".join(str(one) for one in range(1, min(units, 64) + 1) if units % one == 0)
+    groups = f" in groups of {group}" if group > 1 else ""
+    return f"{images} images{groups} cannot be shared evenly by {count} devices, only by {able}"
 
 
 def rank_devices(name: str, asked: Devices, units: int | None = None) -> list[torch.device]:
@@ -164,8 +177,7 @@ class _Others:
 
     def start(self, command: Sequence[str], port: int) -> None:
         """Start the ranks 1 to size - 1, with their share of the cores."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // self.size))
+        threads = threads_each(self.size)
         torch.set_num_threads(int(threads))  # of rank 0, which runs already
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
         shared = {"OMP_NUM_THREADS": threads, "WORLD_SIZE": str(self.size), "PIPELINE_PARENT": str(os.getpid())}
@@ -192,12 +204,10 @@ class _Others:
         return ""
 
     def _how(self, rank: int, code: int) -> str:
-        if code < 0:
-            return f"was killed by signal {-code}"
         file = self.said[rank - 1]
         file.seek(0)
-        lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-        return f"has ended: {printable(lines[-1].removeprefix('error: '), 300)}" if lines else f"has ended with {code}"
+        words = last_words(code, file.read().decode(errors="replace"))
+        return f"was {words}" if code < 0 else f"has ended: {words}"
 
     def end(self) -> None:
         """Leave none behind. They have nothing to save."""

@@ -7,20 +7,18 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from pipeline.core.processes import threads_each
+
 GRACE = 60.0  # seconds for a process to end when it is asked to
 
 
 def share(index: int, count: int, gpus: Sequence[str]) -> dict[str, str]:
     """The environment of process `index` of `count`: its threads, its GPU, and the process that started it.
 
-    The threads are OMP_NUM_THREADS, where that is set, else the cores divided by `count`; they do not depend on how
-    many processes are left to start, since they shape the bits of a result.
-
     Args:
         gpus: the names, for CUDA_VISIBLE_DEVICES, of the GPUs that the processes have in turn; empty = none.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    variables = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // count))}
+    variables = {"OMP_NUM_THREADS": threads_each(count)}
     if gpus:
         variables["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
     return {**os.environ, **variables, "PIPELINE_PARENT": str(os.getpid())}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core.errors import printable
+from pipeline.core.processes import last_words
 from pipeline.core.progress import FILE, read_progress
 from pipeline.jobs.plan import Leg
 from pipeline.jobs.processes import end, share
@@ -68,7 +68,7 @@ class Training:
         elif stopping:
             self.state = STOPPED
         else:
-            self.state, self.fault = FAILED, self._why(code)
+            self.state, self.fault = FAILED, last_words(code, self.log.read_text(errors="replace"))
         return lines
 
     def row(self) -> Row:
@@ -79,12 +79,6 @@ class Training:
             return Row(self.leg.name, self.state, step, steps)
         speed = found["per_second"] * recipe.batch_size * recipe.n_critic
         return Row(self.leg.name, self.state, found["done"], steps, speed, found["shown"].get("distance"))
-
-    def _why(self, code: int) -> str:
-        if code < 0:
-            return f"killed by signal {-code}"
-        said = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-        return printable(said[-1].removeprefix("error: "), 300) if said else f"exit status {code}"
 
 
 def train_side_by_side(

@@ -10,6 +10,7 @@
     stylegan2 StyleGAN2: styles, noise
     projected D on the features of a frozen network, beside DCGAN's G
     build     from a recipe to an initialised pair
+    batch_norm over the images of all ranks
     summary   layers, shapes, parameters and multiply-adds; `python -m pipeline.models`
 
 Every generator is called as G(latents (N, Z), labels (N,)) -> images (N, C, S, S) in [-1, 1], every discriminator as
