@@ -32,3 +32,11 @@ def test_the_probe_sees_what_is_imported() -> None:
     code = f"import sys, pandas; print(*sorted({HEAVY!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.split() == ["pandas"]
+
+
+@pytest.mark.slow
+def test_asking_for_determinism_does_not_import_the_compiler() -> None:
+    code = "import sys; from pipeline.core.devices import make_deterministic as ask; ask(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert "torch" in done.stdout.split()
+    assert not {"torch._dynamo", "torch._inductor", "sympy"} & set(done.stdout.split())

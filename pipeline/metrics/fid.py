@@ -4,8 +4,11 @@ It is a FID only under the Inception network of 2015, see `pipeline.metrics.extr
 """
 
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
 
 from pipeline.core.randomness import stable_hash
 from pipeline.metrics.frechet import Gaussian, Moments, frechet_distance
@@ -14,6 +17,7 @@ from pipeline.metrics.types import Comparison, Estimate, NotAvailable
 
 BLOCK = 4096  # rows that are in memory in float64 at once
 SMALLEST = 10  # images of a class that is resampled by itself: resamples of n vary by a share of 1 / n too little
+AT_ONCE = 2  # resamples; each takes memory of its own
 SIZES = 15  # numbers of images at which the distance is measured to extrapolate it: as many as Chong and Forsyth use
 
 
@@ -66,12 +70,26 @@ def bootstrap_error(
     count = len(features)
     members = np.zeros(count, np.int64) if members is None else members
     groups = [np.flatnonzero(members == number) for number in range(members.max() + 1)]
-    distances = []
+    resamples = []
     for _ in range(repeats):
         chosen = np.concatenate([rows[source.integers(len(rows), size=len(rows))] for rows in groups])
-        times = np.bincount(chosen, minlength=count)
-        distances.append(frechet_distance(real, resampled(features, times)))
+        resamples.append(np.bincount(chosen, minlength=count))
+    workers = min(AT_ONCE, torch.get_num_threads())
+    # Two resamples at once, each with half of the threads, are faster than one after the other with all of them.
+    with threadpool_limits(torch.get_num_threads() // workers), ThreadPoolExecutor(workers) as pool:
+        distances = list(pool.map(lambda times: _distance(real, resampled(features, times)), resamples))
     return float(np.std(distances, ddof=1))
+
+
+def _distance(first: Gaussian, second: Gaussian) -> float:
+    """The Fréchet distance in half the time, exact to about 1e-7 of the traces: enough for the spread of resamples.
+
+    The singular values are the roots of the eigenvalues of the smaller of A Aᵀ and Aᵀ A, whose rounding is the larger.
+    """
+    gap, shared = first.mean - second.mean, first.factor.T @ second.factor
+    square = shared @ shared.T if len(shared) <= len(shared.T) else shared.T @ shared
+    roots = np.sqrt(np.maximum(np.linalg.eigvalsh(square), 0))
+    return float(gap @ gap) + first.trace + second.trace - 2 * float(roots.sum())
 
 
 def extrapolate(real: Gaussian, features: np.ndarray, sizes: np.ndarray, seed: int) -> Estimate:

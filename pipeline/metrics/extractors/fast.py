@@ -72,6 +72,8 @@ class _Compiled(nn.Module):
     def _compile(self) -> None:
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of every CPU-only machine
         try:
+            if torch.are_deterministic_algorithms_enabled():
+                torch.use_deterministic_algorithms(True, warn_only=True)  # tells the compiler too
             compiled = torch.compile(self.network, dynamic=False)
             if _agrees(compiled, self.network, self.size, self.batch):
                 self.run = compiled
