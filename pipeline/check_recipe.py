@@ -119,6 +119,8 @@ def _impossible_pairs(place: str, recipe: Recipe) -> Iterator[str]:
     if recipe.label_smoothing and not loss.cross_entropy:
         smooth = ", ".join(name for name, value in LOSSES.items() if value.cross_entropy)
         yield f"{place}.label_smoothing: must be 0 with loss {recipe.loss}, which has no labels; losses with: {smooth}"
+    if recipe.reuse_fakes and loss.paired:
+        yield f"{place}.reuse_fakes: must be false with loss {recipe.loss}, whose pairs for G's update are drawn anew"
     mixed = [name for name in terms if PENALTIES[name].needs_independent_logits] if recipe.norm_d == "batch" else []
     for name in mixed:
         yield (

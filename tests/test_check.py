@@ -146,6 +146,13 @@ def test_label_smoothing_needs_labels(loss: str) -> None:
     assert found == ([] if loss in ("bce", "bce_saturating") else [f"models.dcgan.label_smoothing: {rule}"])
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_loss_of_pairs_reuses_no_fakes(loss: str) -> None:
+    rule = f"must be false with loss {loss}, whose pairs for G's update are drawn anew"
+    found = problems(models__dcgan__loss=loss, models__dcgan__reuse_fakes=True)
+    assert found == ([f"models.dcgan.reuse_fakes: {rule}"] if loss in ("rpgan", "ragan") else [])
+
+
 def test_wasserstein_needs_a_bounded_slope() -> None:
     assert [name for name, loss in LOSSES.items() if loss.needs_lipschitz] == ["wasserstein"]
 

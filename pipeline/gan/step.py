@@ -137,6 +137,7 @@ class _Step:
             name: scheduled if AUGMENTATIONS[name].adapt is None else state.own[f"augment/{name}/strength"]
             for name in recipe.augment
         }
+        self.fakes: tuple[Tensor, Tensor, Tensor] | None = None  # images, latents, labels of D's last update, to reuse
         self.values: dict[str, Tensor] = {}
 
     def update_discriminator(self, index: int) -> None:
@@ -144,8 +145,11 @@ class _Step:
         state, discriminator = self.state, self.state.gan.discriminator
         real_images, real_labels = self._real(state.seed, index)
         latents, labels = self._inputs("d", index, real_labels)
-        with torch.no_grad(), self._autocast():
+        reused = self.recipe.reuse_fakes and (index + 1) % self.recipe.n_critic == 0
+        with torch.set_grad_enabled(reused), self._autocast():
             fake_images = self._generate(latents, labels, "d", index)
+        if reused:
+            self.fakes, fake_images = (fake_images, latents, labels), fake_images.detach()
         show = self._augmentation(index)
         real, fake = show(real_images, "real"), show(fake_images, "fake")
         # Real and fake images pass D apart (batch norm must not mix them) but under the same normalised weights.
@@ -181,7 +185,10 @@ class _Step:
         discriminator.requires_grad_(False)  # G's step needs no gradient of D's weights: a third less to compute
         with parametrize.cached():
             with self._autocast():
-                fake_images = self._generate(latents, labels, "g", index)
+                if self.fakes is None:
+                    fake_images = self._generate(latents, labels, "g", index)
+                else:
+                    fake_images, latents, labels = self.fakes
                 fake = show(fake_images, "g")
                 logits = [discriminator(fake, labels).float()]
                 if real_images is not None and real_labels is not None:

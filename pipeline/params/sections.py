@@ -138,6 +138,7 @@ class Recipe(Section):
     ]
     batch_size: Annotated[int, Field(ge=2, le=65536)]
     n_critic: Annotated[int, Field(ge=1, le=100)]
+    reuse_fakes: Annotated[bool, Neutral(False)]
     top_k: Annotated[Annotated[float | Schedule, Schedulable(gt=0, le=1)], Neutral(1)]
     optimiser: str
     lr_g: Rate

@@ -282,7 +282,8 @@ def test_an_average_by_half_life_is_kept() -> None:
 MODERN: dict[str, dict[str, Any]] = {
     "r3gan's": {"loss": "rpgan", "penalty": "r1_r2", "penalty_weight": 0.1, "ema_decay": None,
                 "ema_half_life": {"start": 0.0, "end": 100.0, "shape": "cosine", "until": 0.5}},
-    "few images": {"loss": "hinge", "regularisers": {"lecam": 0.3, "bcr": 10.0, "zcr": 20.0, "zcr_g": 0.5}},
+    "few images": {"loss": "hinge", "regularisers": {"lecam": 0.3, "bcr": 10.0, "zcr": 20.0, "zcr_g": 0.5},
+                   "reuse_fakes": True},
     "packed": {"loss": "ragan", "penalty": "dragan", "penalty_every": 2, "pack": 2, "top_k": 0.5},
 }  # fmt: skip
 

@@ -105,13 +105,15 @@ def scales(recipe: Recipe, v: float, w: float) -> TrainState:
 
 @pytest.mark.parametrize("n_critic", [1, 3])
 @pytest.mark.parametrize("penalised", [False, True])
-def test_two_steps_by_hand(n_critic: int, penalised: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reused", [False, True])
+def test_two_steps_by_hand(n_critic: int, penalised: bool, reused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     gradient_descent(monkeypatch)
     square = Penalty(lambda update: next(update.discriminator.parameters()).square().sum())  # type: ignore[attr-defined]
     monkeypatch.setitem(PENALTIES, "square", square)
     recipe = tiny_recipe(
         loss="hinge", optimiser="descent", lr_d=0.25, lr_g=0.5, lr_decay="linear", n_critic=n_critic, flip=False,
         dequantise=False, ema_decay=0.75, penalty="square" if penalised else "none", penalty_weight=0.5,
+        reuse_fakes=reused,
     )  # fmt: skip
     images = ImageSet(torch.full((8, 1, 1, 1), 204, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64), 3)
     x, v, w, average = 204 / 127.5 - 1, 0.5, 2.0, 2.0  # x = 0.6
@@ -125,7 +127,8 @@ def test_two_steps_by_hand(n_critic: int, penalised: bool, monkeypatch: pytest.M
             penalty = lam * v * v
             slope = -x * (v * x < 1) + sum(fake * (v * fake > -1) for fake in fakes) / 4 + lam * 2 * v
             v -= 0.25 * decay * slope
-        latents = draw_inputs(recipe, images, 0, "g", step)[0][:, 0].tolist()
+        if not reused:  # else the latents are those of D's last update
+            latents = draw_inputs(recipe, images, 0, "g", step)[0][:, 0].tolist()
         loss_g = -sum(v * w * z for z in latents) / 4
         w -= 0.5 * decay * -sum(v * z for z in latents) / 4
         average = 0.75 * average + 0.25 * w
