@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tracking": ("pipeline.tracking.__main__", "send to MLflow what it has not received"),
     "report": ("pipeline.report.__main__", "show the newest report in a browser"),
     "serve": ("pipeline.tracking.serve", "serve a trained generator on this machine"),
+    "play": ("pipeline.tracking.play", "play with trained generators in a browser: samples, latent walks, classes"),
     "ui": ("pipeline.tracking.ui", "show MLflow's pages in a browser"),
 }
 

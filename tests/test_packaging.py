@@ -18,6 +18,7 @@ from PIL import Image
 
 from pipeline.cli import COMMANDS, main
 from pipeline.params import PRESETS
+from pipeline.tracking.play import GRADIO
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -33,6 +34,7 @@ MODULES = {
     "tracking": "pipeline.tracking.__main__",
     "report": "pipeline.report.__main__",
     "serve": "pipeline.tracking.serve",
+    "play": "pipeline.tracking.play",
     "ui": "pipeline.tracking.ui",
 }
 INTERNAL = {
@@ -56,6 +58,7 @@ def test_requirements_are_those_of_the_package() -> None:
     assert sorted(extras["cluster"]) == requirements("requirements-cluster.txt")
     assert sorted(extras["dev"]) == sorted(["gan-pipeline[cluster]", *requirements("requirements-dev.txt")])
     assert sorted(extras["docs"]) == requirements("requirements-docs.txt")
+    assert extras["play"] == [GRADIO]
     assert "-r requirements-cluster.txt" in (ROOT / "requirements-dev.txt").read_text().splitlines()
 
 

@@ -8,6 +8,8 @@ mlflow_model    the exported generator as an MLflow model
 outbox          the file of entries; knows nothing of MLflow
 uploader        sends an outbox to an MLflow server
 ui              MLflow's pages in a browser
+serve, served   a trained generator behind MLflow's server: `gan serve`
+play            trained generators side by side in a browser: `gan play`; what it shows is of `playground`
 tracker         what the stages and the search call: params, tags, metrics, images, artifacts, the model
 
 A slow, dead or failing server costs one warning; unsent entries stay in the outbox. An entry keeps the time at which it

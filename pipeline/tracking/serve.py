@@ -21,6 +21,7 @@ from pipeline.data.prepared import load_description
 from pipeline.tracking.mlflow_model import kept_weights
 from pipeline.tracking.ui import HOST, port_number, require_free
 
+CHECKPOINTS = {"final": "generator", "best": "best"}  # as options, and the names of their files
 CODE = Path(__file__).with_name("served.py")  # of the model: MLflow keeps a copy
 
 
@@ -32,11 +33,11 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.tra
     )
     parser.add_argument("run", help="a folder of runs/, such as sagan-0")
     parser.add_argument("--port", type=port_number, default=5001, help="5001 if not given")
-    parser.add_argument("--checkpoint", choices=("final", "best"), default="final", help="final if not given")
+    parser.add_argument("--checkpoint", choices=CHECKPOINTS, default="final", help="final if not given")
     options = parser.parse_args(arguments)
-    folder = _folder(options.run)
+    folder = trained_run(options.run)
     require_free(options.port)
-    model = write_model(folder, "best" if options.checkpoint == "best" else "generator")
+    model = write_model(folder, CHECKPOINTS[options.checkpoint])
     log_line(f"http://{HOST}:{options.port}/invocations answers soon, Ctrl-C ends it; {prog} --help says what to ask")
     server = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", str(model), "--env-manager", "local"]
     variables = {**os.environ, "PYTHONPATH": str(CODE.parents[2])}
@@ -69,7 +70,12 @@ def write_model(folder: Path, checkpoint: str) -> Path:
     return model / "model"
 
 
-def _folder(name: str) -> Path:
+def trained_run(name: str) -> Path:
+    """The folder of runs/ with this name, which holds a trained generator.
+
+    Raises:
+        PipelineError: there is none.
+    """
     there = sorted(path.parent.name for path in paths.RUNS.glob("*/generator.json"))
     if name not in there or not re.fullmatch(r"[a-z0-9_]+-\d+", name):
         known = suggest(name, there) if there else "there are none: run `make run`"
