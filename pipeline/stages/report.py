@@ -19,18 +19,23 @@ def main() -> None:
     results, table = write_report(params, paths.REPORTS)
     print(table[SHOWN].to_string(index=False, float_format="{:.2f}".format))
     print(f"report: {paths.REPORTS / 'report.html'}")
-    if params.runtime.tracking and params.runtime.log_model:
-        _tell_best(results)
+    if params.runtime.tracking:
+        _tell_mlflow(results, params.runtime.log_model)
     finish(params, "compare")
 
 
-def _tell_best(results: Results) -> None:
-    """Give the model that the report names the best MLflow's alias `best`; none where no model is."""
+def _tell_mlflow(results: Results, models: bool) -> None:
+    """Give each ranking a view in MLflow and, with `models`, the model that is named the best the alias `best`."""
     best = best_run(results)
-    folder = measured_run(best.name, str(best.info["fingerprint"])) if best else None
-    if best and folder:
-        with Tracker(folder, "", best.name) as tracker:
-            tracker.best()
+    for group in results.groups:
+        runs = [run for ranked in group.ranking for run in ranked.runs]
+        run = next((run for run in runs if run is best), runs[0])
+        folder = measured_run(run.name, str(run.info["fingerprint"]))
+        if folder:
+            with Tracker(folder, "", run.name) as tracker:
+                tracker.ranked_by(results.metric)
+                if models and run is best:
+                    tracker.best()
 
 
 def _require_inputs(params: Params) -> None:

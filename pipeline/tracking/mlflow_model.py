@@ -1,11 +1,14 @@
 """The exported generator as an MLflow model, which MLflow loads and serves without this package."""
 
+import contextlib
 import importlib.metadata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.files import read_json
+
+RANKED_TAG = "pipeline.tracking.ranked"  # of a model version: when its run was named best
 
 
 def kept_weights(recipe: Mapping[str, Any]) -> str:
@@ -42,3 +45,19 @@ def export(source: Path, folder: Path, model: Any, run_id: str) -> None:
     )
     graph = torch.export.load(folder / "data" / "model.pt2").module()
     graph(torch.zeros(3, recipe["latent_dim"]), torch.zeros(3, dtype=torch.int64))  # raises if the batch became fixed
+
+
+def register(client: Any, name: str, model_id: str, run_id: str, alias: str, named: int) -> None:
+    """Make a run's model a version of the registered model `name`, unless it is, and give it the alias.
+
+    named: when the run was named so, in ms; the alias stays with a run that was named so later.
+    """
+    with contextlib.suppress(Exception):  # it exists; else what follows fails
+        client.create_registered_model(name)
+    found = client.search_model_versions(f"name = '{name}'")
+    version = next((v for v in found if v.run_id == run_id), None)
+    if version is None:
+        version = client.create_model_version(name, f"models:/{model_id}", run_id, model_id=model_id)
+    if all(int(v.tags.get(RANKED_TAG, 0)) <= named for v in found):
+        client.set_model_version_tag(name, version.version, RANKED_TAG, str(named))
+        client.set_registered_model_alias(name, alias, version.version)

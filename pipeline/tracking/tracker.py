@@ -15,6 +15,7 @@ from pipeline.core.files import fsync, sha256
 from pipeline.core.paths import root
 from pipeline.tracking.outbox import Outbox, read_header
 from pipeline.tracking.uploader import Uploader
+from pipeline.tracking.views import VIEW_TAG, ranking_view
 from pipeline.tracking.warn_once import warn_once
 
 INTERVAL = 5.0  # seconds between two rounds of sending
@@ -109,6 +110,10 @@ class Tracker:
         The run that is told so last has the alias: ``mlflow.pytorch.load_model("models:/<experiment>@best")``.
         """
         self._add("version", "best", time.time_ns() // 1_000_000)
+
+    def ranked_by(self, metric: str) -> None:
+        """Give the MLflow experiment the view `ranking`: its runs by this metric, the lowest first."""
+        self._add("view", VIEW_TAG, ranking_view(metric))
 
     def rollback(self, number: int, step: int) -> None:
         """Record a rollback to `step`. Later steps may be logged a second time; MLflow shows the newest value."""

@@ -4,12 +4,15 @@ import argparse
 import os
 import socket
 import sys
+from pathlib import Path
 
 from pipeline.core.errors import PipelineError, exit_cleanly, printable
 from pipeline.params import PARAMS_FILE
+from pipeline.tracking.views import ranked_experiments
 
 HOST = "127.0.0.1"
 STORE = "sqlite:///mlflow.db"
+MOST_NAMED = 5  # experiments whose addresses are printed
 
 
 def require_free(port: int) -> None:
@@ -43,6 +46,8 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.tra
         raise PipelineError(f"{PARAMS_FILE} is not here: run this in the repository's root, where the runs are kept")
     require_free(port)
     print(f"http://{HOST}:{port}, Ctrl-C ends it", flush=True)
+    for name, page in list(ranked_experiments(Path("mlflow.db").absolute()).items())[:MOST_NAMED]:
+        print(f"{name}, ranked: http://{HOST}:{port}/{page}", flush=True)
     server = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
     os.execv(sys.executable, [*server, "--backend-store-uri", STORE])
 

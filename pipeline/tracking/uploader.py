@@ -24,16 +24,18 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import fsync, read_json, write_json
 from pipeline.core.paths import root
 from pipeline.tracking.mlflow_client import RUN_TAG, active_run, make_store, open_client, relocate, store_uri
-from pipeline.tracking.mlflow_model import export
+from pipeline.tracking.mlflow_model import export, register
 from pipeline.tracking.outbox import BATCH, ends_a_line, lock, read_header, requests
 from pipeline.tracking.warn_once import warn_once
 
 # Streams are sent independently, each up to its own byte: a server that refuses files still gets the points.
-STREAMS = {"sent": {"run", *BATCH, "status", "dataset"}, "sent_files": {"image", "artifact", "model", "version"}}
+STREAMS = {
+    "sent": {"run", *BATCH, "status", "dataset", "view"},
+    "sent_files": {"image", "artifact", "model", "version"},
+}
 REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "NOT_FOUND", "ENDPOINT_NOT_FOUND", "RESOURCE_DOES_NOT_EXIST"}
 CREDENTIALS = re.compile(r"([\w+.-]+://)?(.*)@")  # of a URI, after its scheme
 EXPERIMENT_KIND = "custom_model_development"  # makes the UI open on training runs, not on traces of agents
-RANKED_TAG = "pipeline.tracking.ranked"  # of a model version: when its run was named best
 PARENT_TAG = "mlflow.parentRunId"  # MLflow's UI nests runs by this tag
 THUMBNAIL = (256, 256)  # pixels; what MlflowClient.log_image stores beside an image
 
@@ -154,9 +156,7 @@ class Uploader:
         # The parent's run may have been created again, or later than this one.
         if parent and run.data.tags.get(PARENT_TAG) != parent:
             client.set_tag(run.info.run_id, PARENT_TAG, parent)
-        self._client = client
-        self._experiment_id = experiment_id
-        self._run_id = run.info.run_id
+        self._client, self._experiment_id, self._run_id = client, experiment_id, run.info.run_id
 
     def _open_experiment(self, name: str) -> tuple[Any, str]:
         """A client, and the id of the MLflow experiment `name`, which is created if it does not exist.
@@ -198,8 +198,7 @@ class Uploader:
 
     def _deliver(self, group: list[dict[str, Any]]) -> None:
         """Send entries of one kind. What MLflow refuses for good is dropped with a warning, and the rest is sent."""
-        kind = group[0]["kind"]
-        key = group[0]["key"]
+        kind, key = group[0]["kind"], group[0]["key"]
         try:
             if kind in BATCH:
                 self._send_batch(kind, group)
@@ -240,26 +239,17 @@ class Uploader:
         made = Dataset(entry["key"], held["digest"], "local", source, profile=json.dumps(held["profile"]))
         self._client.log_inputs(self._run_id, [DatasetInput(made, [InputTag("mlflow.data.context", "training")])])
 
+    def _send_view(self, entry: dict[str, Any]) -> None:
+        self._client.set_experiment_tag(self._experiment_id, entry["key"], entry["value"])
+
     def _send_version(self, entry: dict[str, Any]) -> None:
-        """Register the run's model under the experiment's name, unless it is, and give it the alias, unless a run that
-        was named best later has it."""
         model = next(
             iter(self._client.search_logged_models([self._experiment_id], f"source_run_id = '{self._run_id}'")), None
         )
         if model is None:
             raise _Unsendable("the run has no model: runtime.log_model was false")
         name = self._client.get_experiment(self._experiment_id).name
-        with contextlib.suppress(Exception):  # it exists; else what follows fails
-            self._client.create_registered_model(name)
-        found = self._client.search_model_versions(f"name = '{name}'")
-        version = next((v for v in found if v.run_id == self._run_id), None)
-        if version is None:
-            version = self._client.create_model_version(
-                name, f"models:/{model.model_id}", self._run_id, model_id=model.model_id
-            )
-        if all(int(v.tags.get(RANKED_TAG, 0)) <= entry["value"] for v in found):
-            self._client.set_model_version_tag(name, version.version, RANKED_TAG, str(entry["value"]))
-            self._client.set_registered_model_alias(name, entry["key"], version.version)
+        register(self._client, name, model.model_id, self._run_id, entry["key"], entry["value"])
 
     def _send_artifact(self, entry: dict[str, Any]) -> None:
         with _local_faults():

@@ -22,7 +22,7 @@ from pipeline.search.pages.charts import as_study, comparison_figure, importance
 from pipeline.search.pages.comparison import rank_studies
 from pipeline.search.pages.outputs import publish, publish_comparison
 from pipeline.search.pages.page import Subject, grids, render_comparison
-from pipeline.search.study.mlflow_run import open_study_run, study_folder, track_progress
+from pipeline.search.study.mlflow_run import open_study_run, page_note, study_folder, track_progress
 from pipeline.search.study.results import StudyResults
 from pipeline.search.study.storage import FINALS
 from pipeline.tracking.tracker import Tracker
@@ -306,6 +306,9 @@ def test_a_study_and_its_finals_share_a_run() -> None:
     assert own.parent == Path.cwd() / ".work/search" and own.name.startswith("dcgan-")
     assert study_folder(replace(ref, name=f"dcgan{FINALS}")) == own
     assert study_folder(replace(ref, name="sagan")) != own != study_folder(replace(ref, url="b.journal"))
+    note = page_note(ref)
+    assert note == f"The page of the study: `{Path.cwd()}/reports/studies/dcgan/study.html`"
+    assert page_note(replace(ref, name=f"dcgan{FINALS} 1f")) == note
 
 
 def test_the_run_of_a_study_progresses_while_the_study_runs(

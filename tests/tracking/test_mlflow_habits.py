@@ -1,8 +1,10 @@
 """What MLflow's users look for: the data set as an input, the machine's load, the model with the alias `best`."""
 
+import base64
 import json
 import os
 import time
+import zlib
 
 import mlflow.pytorch
 import pytest
@@ -10,6 +12,7 @@ import torch
 
 from pipeline.tracking import tracker as tracker_module
 from pipeline.tracking.tracker import measured_run
+from pipeline.tracking.views import ranked_experiments, ranking_view
 from tests.tracking.mlflow_store import client, history, opened, runs
 from tests.tracking.test_mlflow_model import Generator
 
@@ -82,3 +85,23 @@ def test_a_run_without_a_model_is_not_registered(folder, caplog):
     with opened(folder) as tracker:
         tracker.best()
     assert "runtime.log_model was false" in caplog.text and client().search_registered_models() == []
+
+
+def test_the_experiment_has_a_view_of_its_runs_by_rank(root, folder):
+    """Its form is what MLflow's pages save themselves: "deflate;" and JSON that zlib compressed, in base64."""
+    assert ranked_experiments(root / "mlflow.db") == {}
+    for _ in range(2):
+        with opened(folder) as tracker:
+            tracker.ranked_by("fd_x")
+    assert (folder / "outbox.jsonl").read_text().count('"view"') == 1
+    (run,) = runs()
+    held = json.loads(client().get_experiment(run.info.experiment_id).tags["mlflow.sharedViewState.ranking"])
+    assert held.pop("state").startswith("deflate;")
+    assert held == {"name": "ranking", "createdAt": 0, "updatedAt": 0}
+    state = json.loads(ranking_view("fd_x"))["state"].removeprefix("deflate;")
+    assert json.loads(zlib.decompress(base64.b64decode(state))) == {
+        "orderByKey": "metrics.`fd_x`", "orderByAsc": True,
+        "selectedColumns": ["metrics.`fd_x`", "metrics.`ratio_to_floor`", "tags.`model`", "params.`seed`"],
+    }  # fmt: skip
+    page = f"#/experiments/{run.info.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey=ranking"
+    assert ranked_experiments(root / "mlflow.db") == {"digits": page}

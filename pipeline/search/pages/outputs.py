@@ -11,7 +11,7 @@ from pipeline.core import paths
 from pipeline.core.files import write_bytes, write_json
 from pipeline.search.pages.comparison import Entry, rank_studies
 from pipeline.search.pages.page import render_comparison, render_study, subject
-from pipeline.search.study.mlflow_run import slug, track_results
+from pipeline.search.study.mlflow_run import study_page, track_results
 from pipeline.search.study.results import StudyResults, gain_text
 from pipeline.search.study.trial_stats import (
     cost_of,
@@ -28,9 +28,8 @@ from pipeline.tracking.tracker import Tracker
 
 def publish(results: StudyResults, tracker: Tracker) -> Path:
     """Write a study's tables and its page to reports/studies/<study>, tell MLflow, and return the page's path."""
-    about, folder = subject(), paths.REPORTS / "studies" / slug(results.study)
-    files = write_tables(results, folder)
-    page = folder / "study.html"
+    about, page = subject(), study_page(results.study)
+    files = write_tables(results, page.parent)
     write_bytes(page, render_study(results, about).encode())
     track_results(tracker, results)
     for path in [*files, page]:

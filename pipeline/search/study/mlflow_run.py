@@ -29,6 +29,16 @@ def slug(name: str) -> str:
     return kept if kept and kept == name else f"{kept or 'study'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
+def study_page(study: str) -> Path:
+    """The page of a study, or of the study that finals belong to."""
+    return paths.REPORTS / "studies" / slug(study.partition(FINALS)[0]) / "study.html"
+
+
+def page_note(ref: StudyRef) -> str:
+    """Where the page of the study is, for the descriptions of runs."""
+    return f"The page of the study: `{(paths.root() / study_page(ref.name)).absolute()}`"
+
+
 def study_folder(ref: StudyRef) -> Path:
     """The outbox of a study's own run on this machine; the finals share the study's."""
     name = ref.name.partition(FINALS)[0]
@@ -44,6 +54,7 @@ def open_study_run(ref: StudyRef, params: Params, description: Mapping[str, Any]
     tracker.params(settings | {f"space.{name}": json.dumps(value) for name, value in space.items()})
     tracker.params({f"recipe.{name}": value for name, value in recipe.items()})
     tracker.tags({"study": ref.name, "model": settings["model"], "data_sha256": settings["data_sha256"]})
+    tracker.tags({"mlflow.note.content": f"Tuning **{settings['model']}**. {page_note(ref)}"})
     return tracker
 
 
