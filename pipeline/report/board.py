@@ -4,7 +4,7 @@ import statistics
 from dataclasses import dataclass
 
 from pipeline.report.conclusions import has_failed
-from pipeline.report.formatting import TIMES, decimals, interval, mean_and_std
+from pipeline.report.formatting import TIMES, interval, mean_and_std
 from pipeline.report.results import ProtocolGroup, RankedModel, Results, RunResult
 from pipeline.report.uncertainty import NORMAL, mean_interval
 
@@ -28,7 +28,7 @@ def board(results: Results, group: ProtocolGroup) -> tuple[list[Row], float | No
 
     The bars begin at 0 and have the length of the worst model that has not failed; longer ones are cut off.
     """
-    places = decimals(run.value for run in results.runs)
+    places = results.places
     standing = [ranked for ranked in group.ranking if not has_failed(ranked)] or list(group.ranking)
     tops = [max(statistics.fmean(ranked.values), (reach(ranked) or (0, 0))[1]) for ranked in standing]
     whole = 1.05 * max(*tops, group.floor or 0.0, 1e-12)

@@ -26,7 +26,7 @@ def conclusions(results: Results) -> list[str]:
     for group in groups:
         sentences += _one_class(results, group)
         sentences.append(_leader(results, group))
-        sentences += _noise(group, decimals(run.value for run in results.runs))
+        sentences += _noise(group, results.places)
         sentences += _other_order(results, group)
         sentences += _no_floor(group)
     if seeds == 1:
@@ -102,7 +102,7 @@ def _leader(results: Results, group: ProtocolGroup) -> str:
         return f"No model is named the best: {said}."
     leaders = [ranked for ranked in standing if ranked.rank == standing[0].rank]
     best = leaders[0]
-    places = decimals(run.value for run in results.runs)
+    places = results.places
     runs = len(best.values)
     seeds = f" over {runs} training seeds" if runs > 1 else ""
     value = f"{mean_and_std(best.values, places)}{seeds}{_beside_floor(best)}"
@@ -110,10 +110,10 @@ def _leader(results: Results, group: ProtocolGroup) -> str:
         return f"{best.model} reaches a {metric} of {value}; no other model was measured with the same protocol."
     if len(standing) == 1:
         return f"{said}; the only other model, {best.model}, reaches a {metric} of {value}."
-    among = f"of the other {len(standing)} models; {said}" if failed else f"of {count} models"
-    if len(leaders) > 1:
-        return f"{listed([ranked.model for ranked in leaders])} share the lowest {metric} ({value}) {among}."
-    return f"{best.model} has the lowest {'mean ' if runs > 1 else ''}{metric} ({value}) {among}."
+    names, verb = listed([ranked.model for ranked in leaders]), "are" if len(leaders) > 1 else "is"
+    among = f"{'the other ' if failed else ''}{len(standing)} models"
+    lowest = f"with the lowest {'mean ' if runs > 1 else ''}{metric} ({value})"
+    return f"{names} {verb} the best of {among}, {lowest}{f'; {said}' if failed else ''}."
 
 
 def _beside_floor(ranked: RankedModel) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from pipeline.report.figures import HUES, LIGHT, Point, figure, hue, line
-from pipeline.report.formatting import decimals, number
+from pipeline.report.formatting import number
 from pipeline.report.results import PENALTY, Results, RunResult
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def distance_figure(results: Results, axis: str) -> "go.Figure":
     name = {"images": "images seen", "seconds": "training seconds"}[axis]
     if all(group.floor is not None for group in results.groups):
         value, reached = results.floor["value"], [x for each in means for x in each["x"]] or [0.0]
-        shown = f"floor {number(value, decimals(run.value for run in results.runs))}"
+        shown = f"floor {number(value, results.places)}"
         means.append(line([(0.0, value), (max(reached), value)], shown, LIGHT["soft"], line={"dash": "dot"}))
     return figure(seeds + means, name, f"small-sample {results.metric}", log=True, showlegend=True)
 

@@ -20,9 +20,9 @@ class MetricInfo:
 
     title: str
     better: str
+    measured_by: str
     text: str
     suspicious: str
-    measured_by: str
     places: int | None = 3
 
 
@@ -30,218 +30,164 @@ class MetricInfo:
 # {cmmd} for CMMD, {monge} for its Monge distance (mind, md_<extractor>).
 METRIC_INFO: dict[str, MetricInfo] = {
     "{metric}_infinity": MetricInfo(
-        "distance at infinite N",
-        "lower",
+        "distance at infinite N", "lower", "fid_infinity",
         "The distance extrapolated to infinitely many generated images; the real side keeps its own bias.",
         "Far below the ranked value: more samples are needed before models are compared by the ranked value.",
-        "fid_infinity",
-        None,
+        places=None,
     ),
     "{kernel}": MetricInfo(
-        "kernel distance",
-        "lower",
+        "kernel distance", "lower", "kid",
         "The squared maximum mean discrepancy of the two sets of features; unbiased for any number of images.",
         "It orders models differently: the bias of the ranked distance may then decide the ranking.",
-        "kid",
-        None,
+        places=None,
     ),
     "{cmmd}": MetricInfo(
-        "CMMD",
-        "lower",
+        "CMMD", "lower", "cmmd",
         "The squared maximum mean discrepancy of CLIP's embeddings, times 1,000.",
         "It was validated for images of 256 pixels and more: of smaller ones it may see other things than people do.",
-        "cmmd",
-        None,
+        places=None,
     ),
     "{monge}": MetricInfo(
-        "Monge distance (MIND)",
-        "lower",
+        "Monge distance (MIND)", "lower", "mind",
         "The mean squared gap of the two sets along random directions, value against value in order. It takes neither "
         "set for a Gaussian, as the ranked distance does.",
         "It orders models differently: what the ranked distance cannot see, beyond means and covariances, differs.",
-        "mind",
-        None,
+        places=None,
     ),
     "inception_score": MetricInfo(
-        "inception score",
-        "higher",
+        "inception score", "higher", "inception_score",
         "High if each image looks like one ImageNet class and all images together like many. It uses no real images.",
         "Above that of real images: images need not be good to raise it.",
-        "inception_score",
-        2,
+        places=2,
     ),
     "precision": MetricInfo(
-        "precision",
-        "higher",
+        "precision", "higher", "prdc",
         "The share of generated images that lie among the real ones: the quality of single images. Blur can raise it, "
         "and so can plain grey: read it with recall.",
         "High with low recall: little variety, or images so plain that they lie amid all real ones.",
-        "prdc",
     ),
     "recall": MetricInfo(
-        "recall",
-        "higher",
+        "recall", "higher", "prdc",
         "The share of real images that lie among the generated ones: how much of the real variety is covered.",
         "High with low precision: a few far-off images widen the region that counts as covered.",
-        "prdc",
     ),
     "density": MetricInfo(
-        "density",
-        "higher",
+        "density", "higher", "prdc",
         "Precision weighted by the number of real images nearby; less sensitive to single odd ones. Blur can raise it, "
         "and so can plain grey.",
         "Well above 1: the samples crowd where the real images are densest.",
-        "prdc",
     ),
     "coverage": MetricInfo(
-        "coverage",
-        "higher",
+        "coverage", "higher", "prdc",
         "The share of real images with a generated image nearby. Unlike recall, odd samples do not raise it.",
         "Far below that of real test images: part of the data is missing.",
-        "prdc",
     ),
     "precision_k3": MetricInfo(
-        "precision, k = 3",
-        "higher",
+        "precision, k = 3", "higher", "prdc",
         "Precision with 3 neighbours instead of 5, as first published.",
         "As for precision.",
-        "prdc",
     ),
     "recall_k3": MetricInfo(
-        "recall, k = 3",
-        "higher",
+        "recall, k = 3", "higher", "prdc",
         "Recall with 3 neighbours instead of 5, as first published.",
         "As for recall.",
-        "prdc",
     ),
     "rarity": MetricInfo(
-        "rarity",
-        "as real images",
+        "rarity", "as real images", "rarity",
         "How uncommon the samples are that lie among the real images: the mean radius of the smallest ball around a "
         "real image that holds them. Real images are far apart where they are rare.",
         "Far below that of real test images: only common images are generated.",
-        "rarity",
-        None,
+        places=None,
     ),
     "vendi": MetricInfo(
-        "Vendi score",
-        "as real images",
+        "Vendi score", "as real images", "vendi",
         "How many different images there are in effect, from the angles between features. It uses no real images, and "
         "it rises with the number of images.",
         "Far below that of as many real images: little variety. Above it: other variety than the data's, as noise has.",
-        "vendi",
-        2,
+        places=2,
     ),
     "nearest_ratio": MetricInfo(
-        "nearest ratio",
-        "about 1",
+        "nearest ratio", "about 1", "memorisation",
         "The median distance to the nearest training image, divided by that of held-out test images. Blur and noise "
         "can lower it, without any copy.",
         "Well below 1: samples are closer to training images than new real images are, as copies would be. "
         "Well above 1: they are far from all real images.",
-        "memorisation",
     ),
     "copies": MetricInfo(
-        "copies",
-        "about 0.01",
+        "copies", "about 0.01", "memorisation",
         "The share of samples that equal a training image or are closer to one than 99% of held-out test images are. "
         "It sees exact copies; most of those that are shifted or compressed it does not.",
         "Far above 0.01: training images are reproduced. Samples far from all real images give a low value too.",
-        "memorisation",
     ),
     "auth_pct": MetricInfo(
-        "authentic, %",
-        "as real images",
+        "authentic, %", "as real images", "authenticity",
         "The percentage of samples whose nearest training image is nearer to another training image than to them "
         "(AuthPct).",
         "Far below that of real test images: near copies. Far above it: samples far from all real images.",
-        "authenticity",
-        1,
+        places=1,
     ),
     "held_out_duplicates": MetricInfo(
-        "held-out duplicates",
-        "",
+        "held-out duplicates", "", "memorisation",
         "How many held-out test images equal a training image. They are left out of the two rows above.",
         "Many: the splits are not apart, so that the distance of real test images is too low as well.",
-        "memorisation",
-        0,
+        places=0,
     ),
     "class_balance": MetricInfo(
-        "class balance",
-        "higher",
+        "class balance", "higher", "class_votes",
         "1 if classes are as frequent among samples as among training images; 0 at worst. Neighbours decide the class.",
         "Low: some classes are generated too often, others too rarely.",
-        "class_votes",
     ),
     "class_rarest": MetricInfo(
-        "rarest class",
-        "about 1",
+        "rarest class", "about 1", "class_votes",
         "The rarest class: its share of the samples divided by its share of the training images.",
         "Near 0: a class is missing.",
-        "class_votes",
     ),
     "class_agreement": MetricInfo(
-        "class agreement",
-        "higher",
+        "class agreement", "higher", "class_votes",
         "The share of samples whose nearest training images have the requested class.",
         "No better than chance: the network ignores the class.",
-        "class_votes",
     ),
     "class_trust": MetricInfo(
-        "trust in neighbours",
-        "",
+        "trust in neighbours", "", "class_votes",
         "How often two of a sample's nearest training images have the same class: how far to trust the rows about "
         "classes. Below 0.9 these are left out.",
         "Near 0.9: of ten votes one may err.",
-        "class_votes",
     ),
     "modes": MetricInfo(
-        "modes, of 1,000",
-        "higher",
+        "modes, of 1,000", "higher", "modes",
         "How many triples of digits come among 26,000 samples (or all, if fewer), as a classifier reads them.",
         "Well below that of as many real triples: the generator leaves modes out.",
-        "modes",
-        0,
+        places=0,
     ),
     "modes_kl": MetricInfo(
-        "KL of the modes",
-        "lower",
+        "KL of the modes", "lower", "modes",
         "How unevenly the triples come: the divergence of their shares from equal ones.",
         "Well above that of as many real triples: some modes come far too often.",
-        "modes",
-        4,
+        places=4,
     ),
     "modes_real": MetricInfo(
-        "modes of real triples",
-        "",
+        "modes of real triples", "", "modes",
         "The same of as many triples of real digits: the most that can be asked for.",
         "Below 1,000: too few images for all modes to come.",
-        "modes",
-        0,
+        places=0,
     ),
     "modes_kl_real": MetricInfo(
-        "KL of real triples",
-        "",
+        "KL of real triples", "", "modes",
         "The same of as many triples of real digits: the floor, since finitely many never come equally often.",
         "Far above 500 / the number of images: the classifier errs, or the data are uneven.",
-        "modes",
-        4,
+        places=4,
     ),
     "digit_accuracy": MetricInfo(
-        "digits read right",
-        "",
+        "digits read right", "", "modes",
         "The share of real digits that the classifier reads right. It has learnt from them.",
         "Below 0.98: the modes are counted roughly.",
-        "modes",
-        4,
+        places=4,
     ),
     "{metric}_class_mean": MetricInfo(
-        "mean distance of classes",
-        "lower",
+        "mean distance of classes", "lower", "classes",
         "The mean of the distances within single classes. Each has few images and is biased upwards.",
         "Much worse than another model's at a similar ranked value: classes are mixed up.",
-        "classes",
-        None,
+        places=None,
     ),
 }  # fmt: skip
 
@@ -249,20 +195,20 @@ METRIC_INFO: dict[str, MetricInfo] = {
 DISTANCE = MetricInfo(
     "distance",
     "lower",
+    "",
     "The Fréchet distance between features of another network than the one that ranks.",
     "It orders models differently: what the ranking network sees may not be all that matters.",
-    "",
-    None,
+    places=None,
 )
 
 
 RATIO = MetricInfo(
     "times the floor",
     "lower",
+    "",
     "This distance divided by that of equally many real test images: about 1 is as good as real images.",
     "Far from the ranked ratio: the two networks look at different things.",
-    "",
-    2,
+    places=2,
 )
 
 

@@ -20,7 +20,7 @@ from pipeline.report.board import board
 from pipeline.report.conclusions import cautions, conclusions, doubt
 from pipeline.report.curves import distance_figure, loss_figure
 from pipeline.report.figures import DARK, HUES, LIGHT, TEMPLATES, chart, embedded, script_sources, scripts
-from pipeline.report.formatting import data_title, decimals, mean_and_std
+from pipeline.report.formatting import data_title, mean_and_std
 from pipeline.report.metrics_table import class_table, explained, metrics_table, nearest
 from pipeline.report.ranking import ranking_table
 from pipeline.report.results import Results, RunResult, differing
@@ -29,6 +29,7 @@ from pipeline.sampling.pictures import grid
 REAL_IMAGES = 100  # as many as in every model's grid
 STRIP = 10  # images in a row of the first screen
 FRAMES, FRAME_BYTES = 12, 4_000_000  # of all models' grids while training: the most steps, and the most bytes in all
+ANIMATION_BYTES = 2_000_000  # of all models' GIFs, which are left out if they have more
 LARGE = 500  # pixels: wider pictures are stored with small losses
 
 
@@ -67,7 +68,7 @@ def render(results: Results) -> str:
         "results": results,
         "title": data_title(results.dataset),
         "conclusions": conclusions(results),
-        "doubt": doubt(groups[0], places(results)),
+        "doubt": doubt(groups[0], results.places),
         "boards": [board(results, group) for group in groups],
         "cautions": cautions(results),
         "groups": groups,
@@ -75,7 +76,7 @@ def render(results: Results) -> str:
         "metrics": [metrics_table(results, group) for group in groups],
         "metric_info": explained(results),
         "classes": [class_table(results, group) for group in groups],
-        "places": places(results),
+        "places": results.places,
         "first": first,
         "several": len(results.runs) > len(first),
         "budgets": {run.info["images_seen"] for run in first},
@@ -93,14 +94,14 @@ def render(results: Results) -> str:
         "recipes": recipes,
         "recipe_differs": differing(recipes),
         "few": rank_deficient(results),
-        "provenance": provenance(),
+        "animations": animations(first),
+        "versions": [
+            *provenance().items(),
+            ("data sha256", results.dataset["sha256"]),
+            *((f"fingerprint of {run.name}", run.info["fingerprint"]) for run in results.runs),
+        ],
     }
     return template_environment().get_template("report.html").render(context)
-
-
-def places(results: Results) -> int:
-    """The number of decimals of every distance."""
-    return decimals(run.value for run in results.runs)
 
 
 def rank_deficient(results: Results) -> bool:
@@ -135,6 +136,14 @@ def training_frames(runs: Sequence[RunResult]) -> list[list[tuple[str, str]]]:
     count = max(2, min(FRAMES, FRAME_BYTES // size, *map(len, grids)))
     chosen = [[own[i] for i in np.linspace(0, len(own) - 1, count).round().astype(int)] for own in grids]
     return [[(f"{int(path.stem):,}", _uri(_opened(path))) for path in own] for own in chosen]
+
+
+def animations(runs: Sequence[RunResult]) -> list[str]:
+    """The GIF of each run's training as a data URI; none if they would make the page large."""
+    files = [(run.samples / "progress.gif").read_bytes() for run in runs]
+    if sum(map(len, files)) > ANIMATION_BYTES:
+        return []
+    return [f"data:image/gif;base64,{base64.b64encode(content).decode()}" for content in files]
 
 
 def _evenly(images: np.ndarray, count: int) -> np.ndarray:

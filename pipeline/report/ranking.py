@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.report.formatting import DASH, TIMES, amount, decimals, digits, interval, mean_and_std, number
+from pipeline.report.formatting import DASH, TIMES, amount, digits, interval, mean_and_std, number
 from pipeline.report.results import ProtocolGroup, Results, RunResult
 from pipeline.report.uncertainty import mean_interval, typical_error
 
@@ -23,7 +23,7 @@ class Column:
 
 def columns(results: Results, group: ProtocolGroup) -> tuple[Column, ...]:
     """The ranking's columns after rank and model."""
-    places = decimals(run.value for run in results.runs)
+    places = results.places
     several = any(len(ranked.runs) > 1 for ranked in group.ranking)
     floor = DASH if group.floor is None else number(group.floor, places)
     # Of as many images as the ranked values, or of fewer: then beside a column of values of as few.

@@ -18,6 +18,7 @@ import pandas as pd
 from pipeline.core import paths
 from pipeline.core.errors import PipelineError
 from pipeline.params import Params
+from pipeline.report.formatting import decimals
 from pipeline.report.readers import finite_numbers, read_csv, read_keys
 from pipeline.report.scores import Scores, read_scores
 
@@ -152,6 +153,11 @@ class Results:
     @property
     def metric(self) -> str:
         return str(self.floor["metric"])
+
+    @property
+    def places(self) -> int:
+        """The decimals of every distance."""
+        return decimals(run.value for run in self.runs)
 
     def class_name(self, label: str) -> str:
         """The number of a class, and its name if that is another text."""

@@ -65,25 +65,39 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
+@pytest.fixture(scope="module")
+def opened(browser: Any, folder: Path) -> Iterator[tuple[Any, list[str]]]:
+    """A function that opens a page by its name, once for each size and scheme, and what they complained of so far."""
+    pages: dict[Any, Any] = {}
+    complaints: list[str] = []
+
+    def once(name: str, size: dict[str, int] = FIRST, scheme: str = "light") -> Any:
+        key = (name, size["width"], scheme)
+        if key not in pages:
+            context = browser.new_context(viewport=size, reduced_motion="reduce", color_scheme=scheme)
+            page = pages[key] = context.new_page()
+            page.on("console", lambda message: complaints.append(message.text))
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.on("request", lambda request: request.url.startswith(("file:", "data:", "blob:")) or complaints.append(
+                request.url))  # fmt: skip
+            page.goto((folder / f"{name}.html").as_uri())
+        pages[key].evaluate("scrollTo(0, 0)")
+        return pages[key]
+
+    yield once, complaints
+
+
 @pytest.fixture
-def visit(browser: Any, folder: Path) -> Iterator[Any]:
-    """Opens a page by its name; at the end nothing was complained of, and nothing asked of the network."""
-    contexts, complaints = [], []
+def visit(opened: tuple[Any, list[str]]) -> Iterator[Any]:
+    """Opens a page, which other tests may have seen: they leave models, slider and pictures as they found them.
 
-    def opened(name: str, size: dict[str, int] = FIRST, **options: Any) -> Any:
-        contexts.append(browser.new_context(viewport=size, reduced_motion="reduce", **options))
-        page = contexts[-1].new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: request.url.startswith(("file:", "data:", "blob:")) or complaints.append(
-            request.url))  # fmt: skip
-        page.goto((folder / f"{name}.html").as_uri())
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert complaints == []
+    At the end nothing was complained of, and nothing asked of the network.
+    """
+    once, complaints = opened
+    yield once
+    found = complaints.copy()
+    complaints.clear()
+    assert found == []
 
 
 def draw_all(page: Any) -> None:
@@ -105,7 +119,7 @@ def texts(page: Any, selector: str) -> list[str]:
 def test_a_page_is_whole_readable_and_fits(visit: Any, name: str, size: dict[str, int], scheme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
-    page = visit(name, size, color_scheme=scheme)
+    page = visit(name, size, scheme)
     draw_all(page)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.title() != "owned" and page.locator("a[href^=http]").count() == 0
@@ -114,12 +128,14 @@ def test_a_page_is_whole_readable_and_fits(visit: Any, name: str, size: dict[str
     assert [(each["id"], [node["html"][:160] for node in each["nodes"][:3]]) for each in found] == []
 
 
-@pytest.mark.parametrize("size", [FIRST, PHONE])
-def test_the_first_screen_answers_which_how_sure_and_how_they_look(visit: Any, size: dict[str, int]) -> None:
-    page = visit("report", size)
+@pytest.mark.parametrize(("size", "scheme"), [(FIRST, "light"), (PHONE, "dark")])
+def test_the_first_screen_answers_which_how_sure_and_how_they_look(
+    visit: Any, size: dict[str, int], scheme: str
+) -> None:
+    page = visit("report", size, scheme)
     rows = page.locator(".board li")
     assert [re.sub(r"\s+", "", row.inner_text()) for row in rows.all()] == [
-        "realimages50.0thefloor:held-outimages", "1sagan200.04.5×floor", "2resnet300.06.5×floor",
+        "realimages50.0thefloor", "1sagan200.04.5×floor", "2resnet300.06.5×floor",
         "3dcgancollapsed400.08.5×floor",
     ]  # fmt: skip
     box = rows.last.bounding_box()
@@ -187,6 +203,15 @@ def test_one_slider_runs_all_models_through_the_steps(visit: Any) -> None:
     assert page.evaluate(pictures) == last and texts(page, "[data-frames] output") == ["step 1"] * 3
 
 
+def test_an_animation_is_saved_as_gif(visit: Any, folder: Path) -> None:
+    page = visit("report")
+    assert texts(page, "[data-frames] a") == ["GIF"] * 3
+    with page.expect_download() as saved:
+        page.locator("[data-frames] a").nth(1).click()
+    assert saved.value.suggested_filename == "sagan-0.gif"
+    assert Path(saved.value.path()).read_bytes() == (folder / "samples/sagan-0/progress.gif").read_bytes()
+
+
 def test_a_chart_is_saved_as_csv(visit: Any) -> None:
     page = visit("report")
     page.locator(".plot").first.hover()
@@ -205,9 +230,9 @@ def test_twelve_models_with_three_seeds_are_small_and_quick(visit: Any, folder: 
     assert box["y"] + box["height"] <= 900, "thirteen rows are the first screen"
 
 
-@pytest.mark.parametrize("name", ["many", "study"])
-def test_a_page_prints_on_twelve_pages_at_most(visit: Any, name: str) -> None:
-    page = visit(name)
+@pytest.mark.parametrize(("name", "size"), [("many", FIRST), ("study", PHONE)])
+def test_a_page_prints_on_twelve_pages_at_most(visit: Any, name: str, size: dict[str, int]) -> None:
+    page = visit(name, size)
     printed = page.pdf(format="A4")
     count = len(re.findall(rb"/Type\s*/Page\b(?!s)", printed))
     assert 1 < count <= 12

@@ -107,9 +107,8 @@ def test_no_winner_is_named_among_models_that_have_learnt_nothing() -> None:
     params = compare(["a", "b", "c"], [0])
     text = words(page(params))
     value = "(300.0; 6.5 times the floor at equal numbers of images)"
-    assert (
-        f"b has the lowest {METRIC} {value} of the other 2 models; a has collapsed or learnt next to nothing." in text
-    )
+    lowest = f"with the lowest {METRIC} {value}; a has collapsed or learnt next to nothing."
+    assert f"b is the best of the other 2 models, {lowest}" in text
     assert "b's difference to c (100.0, sampling noise up to 13.9) is beyond sampling noise." in text
     assert "a's difference" not in text and "difference to a" not in text
     assert leaderboard(read_results(params))["model"].tolist() == ["a", "b", "c"]  # the ranking is by value alone
@@ -129,7 +128,7 @@ def test_a_model_is_no_winner_if_half_of_its_seeds_have_learnt_nothing() -> None
     for seed in (0, 1, 2):
         make_experiment("a", seed, 100.0 + seed, scores=NOTHING if seed == 0 else None)
         make_experiment("b", seed, 200.0 + seed)
-    assert conclusions(read_results(compare(["a", "b"], [0, 1, 2])))[0].startswith("a has the lowest mean")
+    assert conclusions(read_results(compare(["a", "b"], [0, 1, 2])))[0].startswith("a is the best of 2 models, with")
     assert conclusions(read_results(compare(["a", "b"], [0, 1])))[0].startswith("a has collapsed or learnt next to")
 
 

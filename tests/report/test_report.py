@@ -57,7 +57,8 @@ def test_models_are_ranked_by_their_mean_and_not_by_their_best_seed(seeds: Param
         [1, "sagan", 1, 110], [1, "sagan", 0, 120], [2, "dcgan", 0, 100], [2, "dcgan", 1, 140],
     ]  # fmt: skip
     text = words(page(seeds))
-    assert f"sagan has the lowest mean {METRIC} (115.0 ± 7.1 over 2 training seeds; 2.8 times the floor at " in text
+    lowest = f"with the lowest mean {METRIC} (115.0 ± 7.1 over 2 training seeds; 2.8 times the floor at "
+    assert f"sagan is the best of 2 models, {lowest}" in text
     # 12.706 deviations of the mean, 28.28 / sqrt(2) = 20, reach 254.1 to either side
     row = "2 dcgan 120.0 ± 28.3 −134.1 to 374.1 5.0 145.0 ± 28.3 2.90 ± 0.57 110.0 ± 28.3 50 dcgan_net hinge"
     assert f"{row} 1,000 → 240 (4.2×)" in text
@@ -81,10 +82,8 @@ def test_equal_means_share_a_rank() -> None:
         make_experiment(model, 0, value)
     params = compare(["a", "b", "c"], [0])
     assert leaderboard(read_results(params))["rank"].tolist() == [1, 1, 3]
-    assert (
-        f"a and b share the lowest {METRIC} (70.00; 1.9 times the floor at equal numbers of images) of 3 models."
-        in words(page(params))
-    )
+    lowest = f"with the lowest {METRIC} (70.00; 1.9 times the floor at equal numbers of images)."
+    assert f"a and b are the best of 3 models, {lowest}" in words(page(params))
 
 
 def test_leaderboard_has_the_same_bytes_again_whatever_the_time_measured(three: Params) -> None:
@@ -98,7 +97,9 @@ def test_leaderboard_has_the_same_bytes_again_whatever_the_time_measured(three: 
 
 def test_page_states_what_the_files_hold(three: Params) -> None:
     text = words(page(three))
-    assert f"sagan has the lowest {METRIC} (200.0; 4.5 times the floor at equal numbers of images) of 3 models." in text
+    lowest = f"with the lowest {METRIC} (200.0; 4.5 times the floor at equal numbers of images)."
+    assert f"sagan is the best of 3 models, {lowest}" in text
+    assert 'the search tags.fingerprint = "f0" finds that of dcgan-0.' in text
     assert "One training seed per model: nothing can be concluded about training variance." in text
     assert "This is not FID." in text
     row = "1 sagan 200.0 5.0 225.0 4.50 190.0 50 sagan_net hinge 1,000 → 400 (2.5×) 12,345 6,789 100 6,400 8.00 800"
@@ -257,7 +258,7 @@ def test_a_floor_of_zero_is_one_sentence_and_no_ratio(three: Params) -> None:
             del score[key]
         write(Path(f"scores/{model}-0/record.json"), score)
     text = words(page(three))
-    assert f"sagan has the lowest {METRIC} (200.0) of 3 models." in text
+    assert f"sagan is the best of 3 models, with the lowest {METRIC} (200.0)." in text
     assert text.count(f"No model is compared with the floor: {reason}.") == 1
     assert "1 sagan 200.0 5.0 – – 190.0" in text and "real test images – –" in text
     assert "times the floor" not in text and "floor 50" not in page(three)  # and no line in the charts

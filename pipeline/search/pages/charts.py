@@ -3,8 +3,7 @@
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -25,14 +24,11 @@ OTHERS, WINNER, BASELINE = range(3)  # the hues of finalists
 TOLD = ("steps", "seconds", "fault", "failure")  # of a trial, beside its values
 
 
-@dataclass(frozen=True)
-class IntervalRow:
-    """The final seeds of one recipe, their mean and its 95% interval; `colour` is that of the mean."""
+class IntervalRow(NamedTuple):
+    """A finalist under its name, and the colour of its mean."""
 
     name: str
-    finals: Sequence[float]
-    mean: float
-    interval: tuple[float, float] | None
+    finalist: Finalist
     colour: str
 
 
@@ -92,11 +88,11 @@ def finals_charts(results: StudyResults, metric: str) -> dict[str, "go.Figure"]:
     shown = [finalist for finalist in results.ranked if finalist.finals]
     if not shown:
         return {}
-    rows = [_row(_name(results, each), each, hue(finalist_hue(results, each))) for each in shown]
+    rows = [IntervalRow(_name(results, each), each, hue(finalist_hue(results, each))) for each in shown]
     made = {"Finals": intervals_figure(rows, metric)}
     costs = [each.cost for each in shown]
     if None not in costs:
-        means, marks = [row.mean for row in rows], {"color": [row.colour for row in rows], "size": 9}
+        means, marks = [row.finalist.mean for row in rows], {"color": [row.colour for row in rows], "size": 9}
         trace = {"type": "scatter", "mode": "markers+text", "x": costs, "y": means, "marker": marks,
                  "text": [row.name for row in rows], "textposition": "middle right",
                  "error_y": _spread(rows)}  # fmt: skip
@@ -109,16 +105,16 @@ def comparison_figure(entries: Sequence[Entry], metric: str) -> "go.Figure":
     rows = []
     for entry in entries:
         name = entry.results.model
-        rows.append(_row(f"{name}, tuned", entry.results.winner, hue(entry.index)))
-        rows.append(_row(f"{name}, untuned", entry.results.baseline, LIGHT["soft"]))
-    return intervals_figure([row for row in rows if row.finals], metric)
+        rows.append(IntervalRow(f"{name}, tuned", entry.results.winner, hue(entry.index)))
+        rows.append(IntervalRow(f"{name}, untuned", entry.results.baseline, LIGHT["soft"]))
+    return intervals_figure([row for row in rows if row.finalist.finals], metric)
 
 
 def intervals_figure(rows: Sequence[IntervalRow], metric: str) -> "go.Figure":
     """Every final seed as a ring, the mean as a dot with its 95% interval."""
     names = [row.name for row in rows]
-    means = [row.mean for row in rows]
-    seeds = [(value, row) for row in rows for value in row.finals]
+    means = [row.finalist.mean for row in rows]
+    seeds = [(value, row) for row in rows for value in row.finalist.finals]
     rings = {"symbol": "circle-open", "size": 8, "color": [row.colour for _, row in seeds]}
     made = figure(
         [
@@ -191,12 +187,9 @@ def finalist_hue(results: StudyResults, finalist: Finalist) -> int:
 
 def _spread(rows: Sequence[IntervalRow]) -> dict[str, Any]:
     """Plotly's error bars, from the means to both ends of their intervals."""
-    below, above = ([abs(row.interval[end] - row.mean) if row.interval else 0.0 for row in rows] for end in (0, 1))
+    ends = [(row.finalist.mean, *(row.finalist.interval or (row.finalist.mean,) * 2)) for row in rows]
+    below, above = [mean - low for mean, low, _ in ends], [high - mean for mean, _, high in ends]
     return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "color": LIGHT["soft"]}
-
-
-def _row(name: str, finalist: Finalist, colour: str) -> IntervalRow:
-    return IntervalRow(name, finalist.finals, finalist.mean, finalist.interval, colour)
 
 
 def _name(results: StudyResults, finalist: Finalist) -> str:

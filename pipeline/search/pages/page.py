@@ -90,7 +90,7 @@ def render_study(results: StudyResults, about: Subject) -> str:
         "changed": changed,
         "differences": [{name: held.get(name) for name in changed} for held in (results.settings["recipe"], recipe)],
         "command": f"python -m pipeline.search --model {results.model} --trials {len(results.trials)}",
-        "provenance": provenance(),
+        "versions": [*provenance().items(), ("data sha256", results.settings["data_sha256"])],
     }
     return templates().get_template("study.html").render(context)
 
@@ -115,7 +115,7 @@ def render_comparison(studies: Sequence[StudyResults], about: Subject) -> str:
         "models": [entry.results.model for entry in entries],
         "recipes": recipes,
         "differs": differing(recipes),
-        "provenance": provenance(),
+        "versions": provenance().items(),
     }
     return templates().get_template("comparison.html").render(context)
 
