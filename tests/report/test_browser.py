@@ -212,9 +212,13 @@ def test_an_animation_is_saved_as_gif(visit: Any, folder: Path) -> None:
     assert Path(saved.value.path()).read_bytes() == (folder / "samples/sagan-0/progress.gif").read_bytes()
 
 
-def test_a_chart_is_saved_as_csv(visit: Any) -> None:
+def test_a_chart_is_saved_as_csv_and_shared_with_nobody(visit: Any) -> None:
     page = visit("report")
     page.locator(".plot").first.hover()
+    buttons = "[...document.querySelectorAll('.plot')[0].querySelectorAll('.modebar-btn')].map(it => it.dataset.title)"
+    assert page.evaluate(buttons) == [
+        "Download plot as a PNG", "Zoom", "Pan", "Zoom in", "Zoom out", "Reset axes", "Download as CSV",
+    ]  # fmt: skip
     with page.expect_download() as saved:
         page.locator('.plot [data-title="Download as CSV"]').first.click()
     lines = Path(saved.value.path()).read_text().splitlines()

@@ -173,7 +173,7 @@ def test_the_finals_are_drawn_with_their_seeds_and_intervals() -> None:
 def test_the_numbers_of_the_page() -> None:
     found = lively()
     text = words(render(found, ABOUT))
-    assert "Trial 2 against the baseline: better by 58.20 .. 98.47 (95% interval), over 3 fresh seeds." in text
+    assert "Trial 2 against the baseline: better by 58.20 to 98.47 (95% interval), over 3 fresh seeds." in text
     assert "In the finals the best trial of the study, trial 3, ranked 2 of 4 and kept 79% of its gain." in text
     assert "Of 30 trials, 3 failed (3 diverged)." in text
     assert "30 trials: 15 complete, 12 pruned, 3 failed (3 diverged)." in text

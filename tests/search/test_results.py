@@ -54,13 +54,13 @@ def test_better_with_its_interval() -> None:
     gain = found.gain
     assert gain is not None and gain.gap == 30 and gain.ratio == pytest.approx(42 / 72) and gain.certain
     assert gain.interval == pytest.approx((17.8303, 42.1697), abs=1e-4)
-    assert gain_text(found) == "trial 1 against the baseline: better by 17.83 .. 42.17 (95% interval)"
+    assert gain_text(found) == "trial 1 against the baseline: better by 17.83 to 42.17 (95% interval)"
 
 
 def test_within_noise() -> None:
     found = finals_of(finalist(0, 100.0, (50, 54)), finalist(1, 50.0, (40, 44)))
     assert found.gain is not None and found.gain.gap == 10 and not found.gain.certain
-    assert gain_text(found) == "trial 1 against the baseline: within noise (-2.17 .. 22.17, 95% interval)"
+    assert gain_text(found) == "trial 1 against the baseline: within noise (-2.17 to 22.17, 95% interval)"
 
 
 def test_one_final_seed_has_no_interval() -> None:

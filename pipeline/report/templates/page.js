@@ -26,7 +26,8 @@
     for (const trace of traces) if (hidden.has(trace.meta)) trace.visible = false;
     const graph = box.querySelector(".graph") ?? box.appendChild(Object.assign(document.createElement("div"), { className: "graph" }));
     Plotly.react(graph, traces, layout, {
-      displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+      displaylogo: false, responsive: true, plotlyServerURL: "", // sendChartToCloud would give the chart to a website
+      modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "sendChartToCloud"],
       toImageButtonOptions: { filename: box.dataset.file, scale: 2 },
       modeBarButtonsToAdd: [{ name: "Download as CSV", icon: Plotly.Icons.disk, click: csv }],
     });

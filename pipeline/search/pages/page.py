@@ -88,7 +88,9 @@ def render_study(results: StudyResults, about: Subject) -> str:
         "budget": {k: v for k, v in results.budget.items() if k != "finalists"},
         "winner_recipe": recipe,
         "changed": changed,
-        "differences": [{name: held.get(name) for name in changed} for held in (results.settings["recipe"], recipe)],
+        "differences": [
+            {name: short(held.get(name)) for name in changed} for held in (results.settings["recipe"], recipe)
+        ],
         "command": f"python -m pipeline.search --model {results.model} --trials {len(results.trials)}",
         "versions": [*provenance().items(), ("data sha256", results.settings["data_sha256"])],
     }

@@ -265,7 +265,7 @@ def gain(baseline: Finalist, winner: Finalist) -> Gain | None:
 def gain_text(results: StudyResults) -> str:
     """The winner against the baseline, in words.
 
-    "better by 23.00 .. 61.00", "within noise", or why neither can be said.
+    "better by 23.00 to 61.00", "within noise", or why neither can be said.
     """
     found, winner, start = results.gain, results.winner, results.baseline
     if not winner.finals:
@@ -280,9 +280,9 @@ def gain_text(results: StudyResults) -> str:
         return f"{against}: {side} by {abs(found.gap):.2f}; one final seed says nothing about noise"
     low, high = found.interval
     if not found.certain:
-        return f"{against}: within noise ({low:.2f} .. {high:.2f}, 95% interval)"
+        return f"{against}: within noise ({low:.2f} to {high:.2f}, 95% interval)"
     side, ends = ("better", (low, high)) if low > 0 else ("worse", (-high, -low))
-    return f"{against}: {side} by {ends[0]:.2f} .. {ends[1]:.2f} (95% interval)"
+    return f"{against}: {side} by {ends[0]:.2f} to {ends[1]:.2f} (95% interval)"
 
 
 def failures_text(failed: Sequence[FrozenTrial]) -> str:
@@ -305,4 +305,4 @@ def _interval(finalist: Finalist) -> str:
     if finalist.interval is None:
         return "one seed" if finalist.finals else "failed"
     low, high = finalist.interval
-    return f"{low:.2f} .. {high:.2f}"
+    return f"{low:.2f} to {high:.2f}"
