@@ -116,7 +116,7 @@ def test_a_study_shows_foreign_text_as_text() -> None:
     results = dataclasses.replace(results, settings=settings)
     for trial in results.trials:
         trial.user_attrs.update({"device": EVIL, "fault": EVIL, names["lr_g"]: EVIL})
-    assert_harmless(render_study(results, Subject(EVIL, EVIL, 50.0)))
+    assert_harmless(render_study(results, Subject(EVIL, EVIL)))
 
 
 def test_a_chart_of_its_own_shows_foreign_text_as_text() -> None:

@@ -35,14 +35,13 @@ def board(results: Results, group: ProtocolGroup) -> tuple[list[Row], float | No
     rows = []
     for ranked in group.ranking:
         mean, ends = statistics.fmean(ranked.values), reach(ranked)
-        ratios = [run.ratio for run in ranked.runs if run.ratio is not None]
         rows.append(
             Row(
                 ranked.rank,
                 min(ranked.runs, key=lambda run: results.runs.index(run)),
                 mean_and_std(ranked.values, places),
                 interval(ends, places) if ends else "",
-                f"{statistics.fmean(ratios):.1f}{TIMES} floor" if ratios else "",
+                "" if ranked.ratio is None else f"{ranked.ratio:.1f}{TIMES} floor",
                 _flag(ranked),
                 {"to": _share(mean, whole)}
                 | ({"low": _share(ends[0], whole), "high": _share(ends[1], whole)} if ends else {}),

@@ -102,10 +102,10 @@ def _leader(results: Results, group: ProtocolGroup) -> str:
         return f"No model is named the best: {said}."
     leaders = [ranked for ranked in standing if ranked.rank == standing[0].rank]
     best = leaders[0]
-    places = results.places
     runs = len(best.values)
     seeds = f" over {runs} training seeds" if runs > 1 else ""
-    value = f"{mean_and_std(best.values, places)}{seeds}{_beside_floor(best)}"
+    floor = "" if best.ratio is None else f"; {best.ratio:.1f} times the floor at equal numbers of images"
+    value = f"{mean_and_std(best.values, results.places)}{seeds}{floor}"
     if count == 1:
         return f"{best.model} reaches a {metric} of {value}; no other model was measured with the same protocol."
     if len(standing) == 1:
@@ -114,12 +114,6 @@ def _leader(results: Results, group: ProtocolGroup) -> str:
     among = f"{'the other ' if failed else ''}{len(standing)} models"
     lowest = f"with the lowest {'mean ' if runs > 1 else ''}{metric} ({value})"
     return f"{names} {verb} the best of {among}, {lowest}{f'; {said}' if failed else ''}."
-
-
-def _beside_floor(ranked: RankedModel) -> str:
-    """How far a model is from real images, in words; nothing if the floor is 0."""
-    ratios = [run.ratio for run in ranked.runs if run.ratio is not None]
-    return f"; {statistics.fmean(ratios):.1f} times the floor at equal numbers of images" if ratios else ""
 
 
 def _other_order(results: Results, group: ProtocolGroup) -> list[str]:

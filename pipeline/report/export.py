@@ -27,7 +27,7 @@ def leaderboard(results: Results) -> pd.DataFrame:
             "sampling_error": run.scores.error,
             "floor": run.scores.floor,
             "value_at_floor": run.scores.at_floor,
-            "ratio_to_floor": run.ratio,
+            "ratio_to_floor": run.scores.ratio,
             **_over_seeds(ranked),
             "collapsed": ", ".join(run.scores.collapsed),
             "best_value": run.scores.best_value,

@@ -43,7 +43,7 @@ def template_environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"breakable": breakable, "plain": plain, "data_uri": data_uri}
+    templates.filters |= {"breakable": breakable, "plain": plain, "data_uri": data_uri, "embedded": embedded}
     templates.globals |= {"css": css, "keys": keys, "nearest": nearest, "mean_and_std": mean_and_std}
     templates.globals |= {"strip": strip, "alarming": alarming}
     templates.globals |= {"light": LIGHT, "dark": DARK, "scripts": scripts, "script_sources": script_sources}
@@ -87,8 +87,7 @@ def render(results: Results) -> str:
         "losses": [chart(loss_figure(runs), f"Losses of {model}", 240) for model, runs in models.items()],
         "real_grid": real_grid,
         "real_strip": real_strip,
-        "frames": embedded(frames),
-        "frame_count": len(frames[0]),
+        "frames": frames,
         "protocols": protocols,
         "protocol_differs": differing(protocols),
         "recipes": recipes,
@@ -122,7 +121,8 @@ def real_images(path: Path) -> tuple[str, str]:
 
 def strip(run: RunResult) -> str:
     """The first samples of a model in a row, as a data URI."""
-    pictures = [np.atleast_3d(np.asarray(_opened(path))).transpose(2, 0, 1) for path in run.singles[:STRIP]]
+    singles = sorted((run.samples / "final").glob("*.png"))[:STRIP]
+    pictures = [np.atleast_3d(np.asarray(_opened(path))).transpose(2, 0, 1) for path in singles]
     return _uri(grid(np.stack(pictures), STRIP))  # of (H, W, C), or (H, W) if grey, each (C, H, W)
 
 

@@ -55,11 +55,6 @@ class RunResult:
         return self.scores.value
 
     @property
-    def ratio(self) -> float | None:
-        """How often the floor, at equal numbers of images; None if the floor is 0."""
-        return self.scores.ratio
-
-    @property
     def protocol(self) -> dict[str, Any]:
         return self.scores.protocol
 
@@ -72,18 +67,9 @@ class RunResult:
         return paths.SAMPLES / self.name
 
     @property
-    def singles(self) -> list[Path]:
-        return sorted((self.samples / "final").glob("*.png"))
-
-    @property
     def closest(self) -> Path:
         """The picture of the samples that are closest to training images."""
         return paths.CLOSEST / f"{self.name}.png"
-
-    @property
-    def last_grid(self) -> Path:
-        """The last picture of progress.gif."""
-        return max((paths.RUNS / self.name / "grids").glob("*.png"))
 
     @property
     def distances(self) -> list[float]:
@@ -105,6 +91,12 @@ class RankedModel:
     @property
     def values(self) -> list[float]:
         return [run.value for run in self.runs]
+
+    @property
+    def ratio(self) -> float | None:
+        """How often the floor, at equal numbers of images, as a mean over runs; None if the floor is 0."""
+        known = [run.scores.ratio for run in self.runs if run.scores.ratio is not None]
+        return statistics.fmean(known) if known else None
 
 
 @dataclass(frozen=True)

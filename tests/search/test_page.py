@@ -183,7 +183,7 @@ def test_the_numbers_of_the_page() -> None:
     row = "1 2 173.7 165.7 to 181.7 3 0 222.9"  # mean, interval, seeds, diverged, study
     assert row in text
     assert "4 11 212.0" in text and "Spearman's rank correlation, study to finals 0.60" in text
-    assert "This is not FID." in text and "This is not FID." not in words(render(found, Subject("x", "fid", 3.0)))
+    assert "This is not FID." in text and "This is not FID." not in words(render(found, Subject("x", "fid")))
     assert f"--model dcgan --trials {len(found.trials)} --apply" in text
 
 
@@ -193,8 +193,8 @@ def test_all_text_is_escaped() -> None:
         [trial(0, 100.0), trial(1, None, 20, fault=evil)], [finalist(0, 100.0, (90, 91))], evil,
         model=evil, sampler=evil, recipe={"batch_size": 1, "n_critic": 1, evil: evil},
     )  # fmt: skip
-    pages = render(found, Subject(evil, evil, 1.0))
-    pages += render_comparison([found, found], Subject(evil, evil, 1.0)).replace(scripts()[0], "")
+    pages = render(found, Subject(evil, evil))
+    pages += render_comparison([found, found], Subject(evil, evil)).replace(scripts()[0], "")
     assert "<img src=x" not in pages and "onerror=alert(1)>" not in pages
     assert evil in unescape(pages)
 

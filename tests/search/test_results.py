@@ -111,7 +111,7 @@ def test_a_winner_that_is_worse_than_a_start_that_diverged_once_says_so() -> Non
     found = finals_of(finalist(0, 100.0, (40, 44), (103,)), finalist(1, 50.0, (70, 74, 72)))
     assert found.winner.trial == 1 and found.gain is not None and found.gain.gap == -30
     low, high = found.gain.interval or (0, 0)
-    assert f"worse by {-high:.2f} .. {-low:.2f}" in gain_text(found) and low < high < 0
+    assert f"worse by {-high:.2f} to {-low:.2f}" in gain_text(found) and low < high < 0
 
 
 # Selection bias.

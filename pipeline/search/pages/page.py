@@ -42,17 +42,15 @@ OWN_TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 @dataclass(frozen=True)
 class Subject:
-    """What all trials are measured by: the data in words, the metric's name, and the floor, 0 where there is none."""
+    """What all trials are measured by: the data in words, and the metric's name."""
 
     title: str
     metric: str
-    floor: float
 
 
 def subject() -> Subject:
     """Read from the prepared data and their reference."""
-    description, floor = load_description(paths.PREPARED), read_json(paths.REFERENCE / "floor.json")
-    return Subject(data_title(description), floor["metric"], float(floor["value"]))
+    return Subject(data_title(load_description(paths.PREPARED)), read_json(paths.REFERENCE / "floor.json")["metric"])
 
 
 @cache
@@ -63,9 +61,10 @@ def templates() -> jinja2.Environment:
 
 def render_study(results: StudyResults, about: Subject) -> str:
     """The page of one study."""
-    recipe = {**results.settings["recipe"], **results.winner.values}
+    before = results.settings["recipe"]
+    recipe = {**before, **results.winner.values}
     settings = {k: v for k, v in results.settings.items() if k not in ("space", "recipe", "data_sha256")}
-    changed = [name for name, value in recipe.items() if value != results.settings["recipe"].get(name)]
+    changed = [name for name, value in recipe.items() if value != before.get(name)]
     context = {
         "results": results,
         "subject": about,
@@ -88,9 +87,7 @@ def render_study(results: StudyResults, about: Subject) -> str:
         "budget": {k: v for k, v in results.budget.items() if k != "finalists"},
         "winner_recipe": recipe,
         "changed": changed,
-        "differences": [
-            {name: short(held.get(name)) for name in changed} for held in (results.settings["recipe"], recipe)
-        ],
+        "differences": [{name: short(held.get(name)) for name in changed} for held in (before, recipe)],
         "command": f"python -m pipeline.search --model {results.model} --trials {len(results.trials)}",
         "versions": [*provenance().items(), ("data sha256", results.settings["data_sha256"])],
     }
@@ -198,11 +195,11 @@ def trials_rows(results: StudyResults) -> dict[str, Any]:
         distance, wall = distance_of(trial), wall_seconds_of(trial)
         value = DASH if distance is None else number(distance, places)
         images = images_of({**results.settings["recipe"], **trial.params}, trial)
-        cells = [str(trial.number), state_of(trial), value, f"{trial.user_attrs.get('steps', 0):,}"]
+        cells = [state_of(trial), value, f"{trial.user_attrs.get('steps', 0):,}"]
         cells += [f"{images:,}", digits(trial.user_attrs.get("seconds", 0.0))]
         cells += [DASH if wall is None else digits(wall), *(short(trial.params.get(n, DASH)) for n in names)]
-        rows.append(cells)
-    return {"columns": ["trial", "state", "value", "steps", "images", "training s", "wall s", *names], "rows": rows}
+        rows.append({"rank": "", "name": str(trial.number), "cells": cells})
+    return {"columns": ["state", "value", "steps", "images", "training s", "wall s", *names], "rows": rows}
 
 
 def comparison_rows(entries: Sequence[Entry]) -> dict[str, Any]:
