@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.core.devices import choose_device
+from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json
 from pipeline.gan.checkpoint import load_generator
 from pipeline.models import NETWORKS
@@ -55,13 +56,16 @@ def load_players(folders: Sequence[Path], checkpoint: str, class_counts: Sequenc
     """The generators in these folders of runs/, each once; `checkpoint` is "generator", the final one, or "best".
 
     Raises:
-        PipelineError: a file is missing or damaged.
+        PipelineError: a file is missing or damaged, or a conditional generator was trained on other data's classes.
     """
     players, device = [], choose_device("auto")
     for folder in dict.fromkeys(folders):
-        recipe = read_json(folder / "generator.json")["recipe"]
+        info = read_json(folder / "generator.json")
+        recipe, conditional = info["recipe"], NETWORKS[info["recipe"]["network"]].conditional
+        if conditional and info["n_classes"] != len(class_counts):
+            known = f"{folder} knows {info['n_classes']} classes"
+            raise PipelineError(f"{known}, the prepared data have {len(class_counts)}: run `dvc repro`")
         network, _ = load_generator(folder, kept_weights(recipe), checkpoint)
-        conditional = NETWORKS[recipe["network"]].conditional
         players.append(Player(folder.name, network.to(device), recipe["latent_dim"], conditional, class_counts))
     return players
 

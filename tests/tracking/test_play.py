@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from pipeline.core.errors import PipelineError
 from pipeline.gan.checkpoint import export_networks, generator_tensors, load_generator
 from pipeline.gan.step import create_state
 from pipeline.sampling.images import labels, latents, sample
@@ -117,6 +118,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_trained_run_draws_what_generate_draws(run: Path) -> None:
     players = load_players([run, run], "generator", [8, 8, 8])
     assert [(each.name, each.latent_dim, each.conditional) for each in players] == [("dcgan-0", 5, True)]
+    with pytest.raises(PipelineError, match="runs/dcgan-0 knows 3 classes, the prepared data have 2"):
+        load_players([run], "generator", [8, 8])
     pictures = samples(players, 5, 1)
     generator, _ = load_generator(run, "ema")
     expected = grid(torch.cat(list(sample(generator, labels(1, [8, 8, 8], 50), 5, 50, 5))), 10)
