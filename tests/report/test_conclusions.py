@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import pytest
 from scipy import stats
 
 from pipeline.params import Params
 from pipeline.report import leaderboard, read_results
 from pipeline.report.conclusions import ONE_SEED, best_run, cautions, conclusions
+from pipeline.stages import report as stage
 from tests.report.files import (
     METRIC,
     compare,
@@ -144,6 +146,42 @@ def test_the_best_run_is_of_the_model_that_is_named_the_best() -> None:
 
     assert name([0, 1, 2]) == "b-1"  # most of a's seeds have learnt nothing, and b's first one
     assert name([1, 2]) == "b-1" and name([2]) == "a-2" and name([0]) is None
+
+
+def test_each_ranking_has_a_view_in_mlflow_and_the_best_model_the_alias(
+    three: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dcgan is measured by another protocol, so that it has a ranking of its own."""
+    make_experiment("dcgan", 0, 400.0, generated_images=999)
+    told: list[tuple[str, str]] = []
+
+    class Heard:
+        def __init__(self, folder: Path, experiment: str, name: str) -> None:
+            assert (folder, experiment) == (Path(name), "")
+            self.name = name
+
+        def __enter__(self) -> "Heard":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def ranked_by(self, metric: str) -> None:
+            told.append((self.name, metric))
+
+        def best(self) -> None:
+            told.append((self.name, "best"))
+
+    monkeypatch.setattr(stage, "Tracker", Heard)
+    monkeypatch.setattr(stage, "measured_run", lambda name, fingerprint: Path(name) if fingerprint == "f0" else None)
+    results = read_results(three)
+    stage._tell_mlflow(results, models=True)
+    assert told == [("sagan-0", METRIC), ("sagan-0", "best"), ("dcgan-0", METRIC)]
+    told.clear()
+    stage._tell_mlflow(results, models=False)
+    assert told == [("sagan-0", METRIC), ("dcgan-0", METRIC)]
+    monkeypatch.setattr(stage, "measured_run", lambda name, fingerprint: None)
+    stage._tell_mlflow(results, models=True)
+    assert len(told) == 2
 
 
 def test_another_order_by_the_kernel_distance_is_said() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pipeline.tracking import tracker as tracker_module
+from pipeline.tracking import ui
 from pipeline.tracking.tracker import measured_run
 from pipeline.tracking.views import ranked_experiments, ranking_view
 from tests.tracking.mlflow_store import client, history, opened, runs
@@ -87,7 +88,7 @@ def test_a_run_without_a_model_is_not_registered(folder, caplog):
     assert "runtime.log_model was false" in caplog.text and client().search_registered_models() == []
 
 
-def test_the_experiment_has_a_view_of_its_runs_by_rank(root, folder):
+def test_the_experiment_has_a_view_of_its_runs_by_rank(root, folder, monkeypatch, capsys):
     """Its form is what MLflow's pages save themselves: "deflate;" and JSON that zlib compressed, in base64."""
     assert ranked_experiments(root / "mlflow.db") == {}
     for _ in range(2):
@@ -105,3 +106,9 @@ def test_the_experiment_has_a_view_of_its_runs_by_rank(root, folder):
     }  # fmt: skip
     page = f"#/experiments/{run.info.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey=ranking"
     assert ranked_experiments(root / "mlflow.db") == {"digits": page}
+    (root / "params.yaml").touch()
+    monkeypatch.setattr(ui, "require_free", lambda port: None)
+    monkeypatch.setattr("os.execv", lambda *command: None)
+    ui.main(["--port", "5077"])
+    told = f"http://127.0.0.1:5077, Ctrl-C ends it\ndigits, ranked: http://127.0.0.1:5077/{page}\n"
+    assert capsys.readouterr().out == told
