@@ -111,7 +111,7 @@ def _leader(results: Results, group: ProtocolGroup) -> str:
     if len(standing) == 1:
         return f"{said}; the only other model, {best.model}, reaches a {metric} of {value}."
     names, verb = listed([ranked.model for ranked in leaders]), "are" if len(leaders) > 1 else "is"
-    among = f"{'the other ' if failed else ''}{len(standing)} models"
+    among = f"the {len(standing)} models that have learnt" if failed else f"{count} models"
     lowest = f"with the lowest {'mean ' if runs > 1 else ''}{metric} ({value})"
     return f"{names} {verb} the best of {among}, {lowest}{f'; {said}' if failed else ''}."
 

@@ -110,7 +110,7 @@ def test_no_winner_is_named_among_models_that_have_learnt_nothing() -> None:
     text = words(page(params))
     value = "(300.0; 6.5 times the floor at equal numbers of images)"
     lowest = f"with the lowest {METRIC} {value}; a has collapsed or learnt next to nothing."
-    assert f"b is the best of the other 2 models, {lowest}" in text
+    assert f"b is the best of the 2 models that have learnt, {lowest}" in text
     assert "b's difference to c (100.0, sampling noise up to 13.9) is beyond sampling noise." in text
     assert "a's difference" not in text and "difference to a" not in text
     assert leaderboard(read_results(params))["model"].tolist() == ["a", "b", "c"]  # the ranking is by value alone
