@@ -25,7 +25,7 @@ from pipeline.core.devices import make_deterministic
 from pipeline.core.errors import exit_cleanly
 from pipeline.core.files import write_bytes
 from pipeline.data.prepared import load_description, load_images, prepare
-from pipeline.gan.losses import LOSSES
+from pipeline.gan.flow import loss_of
 from pipeline.gan.state import TrainState
 from pipeline.gan.step import create_state, train
 from pipeline.metrics import Gaussian, extract, load_extractor, load_reference, measure_reference
@@ -81,7 +81,7 @@ def measure(recipe: str) -> dict[str, Any]:
 def _train(state: TrainState, images: Any, recipe: str) -> float:
     """Train to the end or for `MINUTES`; the CPU minutes it took."""
     values, started = PARAMS.models[recipe], time.process_time()
-    for _ in train(state, images, LOSSES[values.loss], values, PARAMS.train):
+    for _ in train(state, images, loss_of(values), values, PARAMS.train):
         if time.process_time() - started > 60 * MINUTES:
             break
     return (time.process_time() - started) / 60

@@ -11,6 +11,8 @@ as much, half of it for the weights and half for what came in:
                                               images, back through both
   + batch * (g + 2 g + d + d)                 G's update: no gradient of D's weights
 
+A flow has the last row alone, without d, and g is one evaluation of its velocity.
+
 A test compares the formula with the products that PyTorch performs in a step. The time is that of these operations at
 an assumed share of a published peak, or the time assumed for launching so many layers, whichever is longer.
 """
@@ -23,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.gan.cost import step_total
+from pipeline.gan.cost import in_training, step_total
 from pipeline.gan.penalties import PENALTIES
 from pipeline.gan.step import create_state
 from pipeline.models import build_gan
@@ -64,6 +66,7 @@ class Cost:
 def cost_of(recipe: Recipe, params: Params) -> Cost:
     """What a step of `recipe` costs; networks are built on the meta device, where they take neither time nor memory."""
     shape = (params.data.channels, params.data.image_size, params.data.image_size)
+    recipe, n_critic = in_training(recipe)
     with torch.device("meta"):
         gan, (to_g, to_d) = build_gan(recipe, shape, CLASSES, seed=0), inputs_of(recipe, shape)
         g_rows, d_rows = summarise(gan.generator, to_g), summarise(gan.discriminator, to_d)
@@ -76,8 +79,8 @@ def cost_of(recipe: Recipe, params: Params) -> Cost:
     return Cost(
         g,
         d,
-        step_total(g, d, recipe.n_critic, recipe.batch_size, penalised, every),
-        step_total(len(g_rows), len(d_rows), recipe.n_critic, 1, penalised, every),
+        step_total(g, d, n_critic, recipe.batch_size, penalised, every),
+        step_total(len(g_rows), len(d_rows), n_critic, 1, penalised, every),
         gradients + sum(tensor.nbytes for tensor in state.tensors().values()),
         recipe.batch_size * max(outputs(d_rows) * (4 if penalised else 2), outputs(g_rows) + outputs(d_rows)),
     )

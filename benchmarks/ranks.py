@@ -24,7 +24,7 @@ from pipeline.core.errors import exit_cleanly
 from pipeline.core.ranks import find_place, open_world, rank_command
 from pipeline.core.world import ALONE, STEP, World
 from pipeline.data.batches import ImageSet
-from pipeline.gan.losses import LOSSES
+from pipeline.gan.flow import loss_of
 from pipeline.gan.step import TrainState, advance, create_state, train
 from pipeline.models.batch_norm import synchronise
 from pipeline.params import Recipe, TrainParams, load
@@ -80,7 +80,7 @@ def _compare(
 
 def _train(recipe: Recipe, budget: TrainParams, device: torch.device, world: World) -> tuple[TrainState, float]:
     """The state after so many steps, and the median milliseconds of one."""
-    loss = LOSSES[recipe.loss]
+    loss = loss_of(recipe)
     state = create_state(recipe, budget, SHAPE, CLASSES, 0, device)
     for network in (state.gan.generator, state.gan.discriminator):
         synchronise(network, world)

@@ -8,23 +8,30 @@ from pipeline.core.errors import PipelineError, suggest
 from pipeline.core.ranks import uneven
 from pipeline.data.datasets import expected_classes
 from pipeline.gan.augment import AUGMENTATIONS
+from pipeline.gan.flow import FLOW_LOSSES
 from pipeline.gan.losses import LOSSES
 from pipeline.gan.optimisers import OPTIMISERS
 from pipeline.gan.penalties import PENALTIES
 from pipeline.gan.step import create_state
 from pipeline.gan.warm_start import warm_start
 from pipeline.models import NETWORKS, build_gan
+from pipeline.models.unet import SOLVERS
 from pipeline.params import Params, Recipe
 
 SMALL = {"width_g": 8, "width_d": 8, "latent_dim": 2}  # a network that is quickly built
+WITHOUT_D = {  # what does nothing where there is no D: of D, of its inputs, or of what G learns from it
+    "label_smoothing": 0, "penalty": "none", "penalty_every": 1, "regularisers": {}, "clip": None, "pack": 1,
+    "n_critic": 1, "top_k": 1, "augment": (), "augment_strength": 1, "instance_noise": 0,
+}  # fmt: skip
 
 
 def recipe_problems(place: str, recipe: Recipe, params: Params) -> Iterator[str]:
     """One sentence for each fault of a recipe, which stands at `place`: the rule, and the remedy."""
-    yield from unknown(f"{place}.loss", recipe.loss, LOSSES)
+    yield from unknown(f"{place}.loss", recipe.loss, [*LOSSES, *FLOW_LOSSES])
     yield from unknown(f"{place}.network", recipe.network, NETWORKS)
     yield from unknown(f"{place}.penalty", recipe.penalty, PENALTIES)
     yield from unknown(f"{place}.optimiser", recipe.optimiser, OPTIMISERS)
+    yield from unknown(f"{place}.solver", recipe.solver, SOLVERS)
     for name in recipe.augment:
         yield from unknown(f"{place}.augment", name, AUGMENTATIONS)
     if len(set(recipe.augment)) < len(recipe.augment):
@@ -48,8 +55,9 @@ def recipe_problems(place: str, recipe: Recipe, params: Params) -> Iterator[str]
         yield f"{place}.ema_decay: must be null with ema_half_life, which gives the decay"
     if params.generate.weights == "ema" and not recipe.averaged:
         yield f"{place}.ema_decay: must be a number with generate.weights: ema; or set generate.weights: raw"
-    if recipe.network in NETWORKS:
+    if recipe.network in NETWORKS and recipe.solver in SOLVERS:
         yield from _network_problems(place, recipe, params)
+        yield from _flow_problems(place, recipe)
 
 
 def _network_problems(place: str, recipe: Recipe, params: Params) -> Iterator[str]:
@@ -72,13 +80,37 @@ def _network_problems(place: str, recipe: Recipe, params: Params) -> Iterator[st
     try:
         shape = (params.data.channels, params.data.image_size, params.data.image_size)
         classes = expected_classes(params.data)
-        build_gan(recipe.model_copy(update=SMALL), shape, 2 if classes is None else classes, seed=0)
+        small = recipe.model_copy(update=SMALL | ({"latent_dim": recipe.latent_dim} if network.flow else {}))
+        build_gan(small, shape, 2 if classes is None else classes, seed=0)
     except PipelineError as error:
         yield f"{error} (the network of {place})"
     else:
         known = classes is not None or not network.conditional
         if recipe.init_from and recipe.optimiser in OPTIMISERS and known:
             yield from _origin_problems(place, recipe, params, shape, classes or 0)
+
+
+def _flow_problems(place: str, recipe: Recipe) -> Iterator[str]:
+    """What a network without D asks, and what asks for one: the loss, the solver, and that nothing else is set."""
+    with_network = f"with the network {recipe.network}"
+    flow, known = NETWORKS[recipe.network].flow, FLOW_LOSSES if NETWORKS[recipe.network].flow else LOSSES
+    if recipe.loss in (LOSSES.keys() | FLOW_LOSSES.keys()) - known.keys():
+        why = "which has no D" if flow else "which has no velocity"
+        yield f"{place}.loss: must be one of {', '.join(known)} {with_network}, {why}; got {recipe.loss}"
+    if flow != (recipe.sampling_steps > 0):
+        must = "at least 1" if flow else "0"
+        why = "on whose way from noise to image they are" if flow else "which makes an image at once"
+        yield f"{place}.sampling_steps: must be {must} {with_network}, {why}; got {recipe.sampling_steps}"
+    if not flow and recipe.solver != "euler":
+        yield f"{place}.solver: must be euler {with_network}, which solves nothing; got {recipe.solver}"
+    for field, off in WITHOUT_D.items() if flow else ():
+        if getattr(recipe, field) != off:
+            told = recipe.model_dump(mode="json")[field]
+            yield f"{place}.{field}: must be {_yaml(off)} {with_network}, which has no D; got {_yaml(told)}"
+
+
+def _yaml(value: object) -> str:
+    return "null" if value is None else "[]" if value == () else str(value)
 
 
 def _batch_problems(place: str, recipe: Recipe, devices: str | int | tuple[int, ...]) -> Iterator[str]:

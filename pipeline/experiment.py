@@ -15,7 +15,8 @@ from pipeline.core.errors import PipelineError, suggest
 from pipeline.core.provenance import commit
 from pipeline.core.versions import program_of, program_of_entry, program_of_function, version
 from pipeline.gan.augment import AUGMENTATIONS, augment_for_discriminator
-from pipeline.gan.losses import LOSSES, smoothed
+from pipeline.gan.flow import loss_of, update_flow
+from pipeline.gan.losses import smoothed
 from pipeline.gan.optimisers import OPTIMISERS, make_optimiser
 from pipeline.gan.penalties import PENALTIES, clip_weights, input_gradients
 from pipeline.gan.warm_start import origin
@@ -163,9 +164,11 @@ def code_version(recipe: Recipe, extractor: str) -> str:
     """
     network = NETWORKS[recipe.network]
     files: list[Path | str] = [*(PACKAGE / name for name in SHAPING), *network.sources(), *sources_of(extractor)]
-    entries: list[object] = [LOSSES[recipe.loss], PENALTIES[recipe.penalty], OPTIMISERS[recipe.optimiser]]
+    entries: list[object] = [loss_of(recipe), PENALTIES[recipe.penalty], OPTIMISERS[recipe.optimiser]]
     entries += [PENALTIES[name] for name in recipe.regularisers] + [AUGMENTATIONS[name] for name in recipe.augment]
     programs = [program_of_entry(entry) for entry in entries]
+    if network.flow:
+        programs.append(program_of_function(update_flow))
     for shared in (smoothed, input_gradients, clip_weights, augment_for_discriminator, make_optimiser):
         programs.append(program_of_function(shared, without=("AUGMENTATIONS", "OPTIMISERS")))
     return version(program_of(files), *programs, network.arguments())

@@ -25,6 +25,7 @@ RECIPE: dict[str, Any] = load(ROOT / "params.yaml").recipe.model_dump(mode="json
     "batch_size": 4, "n_critic": 1, "lr_g": 1e-3, "lr_d": 1e-3, "beta1": 0.5, "beta2": 0.999, "lr_decay": "none",
     "ema_decay": 0.9, "flip": True, "dequantise": True,
 }  # fmt: skip
+FLOW: dict[str, Any] = {"network": "unet", "loss": "flow_matching", "latent_dim": 256, "sampling_steps": 2}
 
 
 def tiny_recipe(**changes: Any) -> Recipe:
@@ -45,7 +46,7 @@ def tiny_budget(**changes: Any) -> TrainParams:
 
 
 def tiny_params(changes: Mapping[str, Any] | None = None, **models: Mapping[str, Any]) -> Params:
-    """params.yaml with the tiny recipe, the short budget and `models`, by default all of its names.
+    """params.yaml with the tiny recipe, the short budget and `models`, by default all of its names but flows.
 
     Args:
         changes: values by dotted name, as `Params.override` takes them.
@@ -53,7 +54,8 @@ def tiny_params(changes: Mapping[str, Any] | None = None, **models: Mapping[str,
     """
     tree = load(ROOT / "params.yaml").sparse()
     if not models:
-        models = {name: {"network": own.get("network", "cnn")} for name, own in tree["models"].items()}
+        networks = {name: own.get("network", "cnn") for name, own in tree["models"].items()}
+        models = {name: {"network": network} for name, network in networks.items() if not NETWORKS[network].flow}
     compared = [name for name in tree["compare"]["models"] if name in models] or list(models)
     tree |= {"recipe": RECIPE, "train": BUDGET, "models": models}
     tree |= {"compare": {"models": compared, "seeds": [0]}}

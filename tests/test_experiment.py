@@ -118,7 +118,7 @@ def test_a_neutral_value_is_left_out_and_any_other_stands() -> None:
     assert set(RECIPE) - set(effective) == {
         "label_smoothing", "penalty", "penalty_every", "clip", "spectral_norm_g", "init_from", "ema_warmup", "augment",
         "augment_strength", "instance_noise", "regularisers", "minibatch_std", "pack", "top_k", "ema_half_life",
-        "ema_ramp_up", "reuse_fakes",
+        "ema_ramp_up", "reuse_fakes", "sampling_steps", "solver",
     }  # fmt: skip
     assert effective["flip"] is True and effective["network"] == "dcgan"
     halving = {"start": 1.0, "end": 0.5, "shape": "linear", "until": 1.0}

@@ -30,6 +30,7 @@ def model_card(info: dict[str, Any], record: dict[str, Any], description: dict[s
         "",
         f"A generator of images of {width} x {height} pixels in {channels} channel{'s' if channels > 1 else ''}, "
         f"{info['parameters_g']:,} parameters, from latents N(0, 1) of {recipe['latent_dim']} numbers. "
+        f"{_sampler(record['protocol'])}"
         f"Its weights: `runs/{name}/generator.safetensors`; all of its recipe: `generator.json` beside them.",
         "",
         "## Data",
@@ -62,6 +63,12 @@ def model_card(info: dict[str, Any], record: dict[str, Any], description: dict[s
         "",
     ]
     return "\n".join(lines)
+
+
+def _sampler(protocol: dict[str, Any]) -> str:
+    if "sampler" not in protocol:
+        return ""
+    return f"An image takes {protocol['network_evaluations']} evaluations of the network ({protocol['sampler']}). "
 
 
 def _rows(record: dict[str, Any], metric: str) -> list[str]:

@@ -26,6 +26,7 @@ from pipeline.metrics import (
 from pipeline.metrics.floor import floor_images
 from pipeline.metrics.further import further_metrics, named
 from pipeline.metrics.prdc import expected_coverage
+from pipeline.models.unet import SOLVERS
 from pipeline.params import Params
 from pipeline.sampling.images import LEAST_PIXEL_STD_RATIO
 from pipeline.sampling.pictures import grid, save_picture
@@ -146,7 +147,7 @@ def key_numbers(record: dict[str, Any], metric: str, images_seen: int) -> dict[s
 def protocol(
     extractor: Extractor, reference: Reference, params: Params, info: dict[str, Any], generated: int
 ) -> dict[str, Any]:
-    """All that must agree before two values may be ranked together."""
+    """All that must agree before two values may be ranked together, and the sampler of a flow."""
     labels, origin = params.generate.labels, info["init_from"]
     one_class = f", class {labels}" if isinstance(labels, int) else ""
     return {
@@ -164,7 +165,21 @@ def protocol(
         "sampling_seed": params.generate.seed,
         "labels": one_class.removeprefix(", ") or labels,
         "initialised_from": "nothing" if origin is None else f"{origin['name']}@{origin['sha256']}",
+        **sampler_of(info),
     }
+
+
+def sampler_of(info: dict[str, Any]) -> dict[str, Any]:
+    """How a flow's samples were made, by generator.json; nothing of a GAN, which makes an image at once.
+
+    These are told beside a rank and keep no two models apart: `pipeline.report` ranks flows and GANs together.
+    """
+    recipe = info.get("recipe", {})
+    steps = recipe.get("sampling_steps", 0)
+    if not steps:
+        return {}
+    solver = recipe["solver"]
+    return {"sampler": f"{solver}, {steps} steps", "network_evaluations": steps * SOLVERS[solver].evaluations}
 
 
 def collapsed(record: dict[str, Any], info: dict[str, Any], reference: Reference, generated: int) -> list[str]:

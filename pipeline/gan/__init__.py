@@ -1,6 +1,7 @@
-"""How a GAN is trained.
+"""How a GAN is trained, and a flow beside it.
 
     losses       LOSSES: a pair of functions of logits, for D and for G
+    flow         FLOW_LOSSES: losses of a generator without D, and their update
     terms        what a penalty is, and what it may look at
     penalties    PENALTIES: terms beside the loss, for D or for G; weight clipping
     regularisers those of PENALTIES that are no gradient penalties: LeCam, consistency

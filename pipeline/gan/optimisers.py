@@ -18,9 +18,13 @@ class Optimiser:
     set_betas: Callable[[dict[str, Any], float, float], None]
 
 
+def _group(parameters: Parameters) -> list[dict[str, Any]]:
+    return [{"params": parameters}]  # a group may be empty, as where there is no D; a list of weights may not
+
+
 def _adam(parameters: Parameters, beta1: float, beta2: float) -> torch.optim.Optimizer:
-    fused = parameters[0].device.type in ("cpu", "cuda")  # one kernel for all weights
-    return torch.optim.Adam(parameters, betas=(beta1, beta2), fused=fused)
+    fused = all(one.device.type in ("cpu", "cuda") for one in parameters)  # one kernel for all weights
+    return torch.optim.Adam(_group(parameters), betas=(beta1, beta2), fused=fused)
 
 
 def _set_adam(group: dict[str, Any], beta1: float, beta2: float) -> None:
@@ -29,7 +33,7 @@ def _set_adam(group: dict[str, Any], beta1: float, beta2: float) -> None:
 
 def _rmsprop(parameters: Parameters, beta1: float, beta2: float) -> torch.optim.Optimizer:
     # torch's momentum is that of a heavy ball, without Adam's factor of 1 - beta1: 0.5 doubles the steps
-    return torch.optim.RMSprop(parameters, alpha=beta2, momentum=beta1)
+    return torch.optim.RMSprop(_group(parameters), alpha=beta2, momentum=beta1)
 
 
 def _set_rmsprop(group: dict[str, Any], beta1: float, beta2: float) -> None:

@@ -11,7 +11,7 @@ from pipeline.gan.augment import AUGMENTATIONS, Augmentation
 from pipeline.gan.optimisers import make_optimiser
 from pipeline.gan.penalties import PENALTIES, Penalty
 from pipeline.gan.schedules import value_at
-from pipeline.models import GAN, ImageShape, build_gan
+from pipeline.models import GAN, NETWORKS, ImageShape, build_gan
 from pipeline.params import Recipe, Schedule, TrainParams
 
 REMEDY = "lower lr_g and lr_d, bound D's gradients (norm_d: spectral), or use precision: fp32"
@@ -30,7 +30,7 @@ class Diverged(PipelineError):
 class TrainState:
     """All that a step changes, and `lr_scale`, by which both learning rates are multiplied.
 
-    names: of the curves: D's and G's loss, then what penalties and augmentations report.
+    names: of the curves: D's (where there is a D) and G's loss, then what penalties and augmentations report.
     losses: a row of them for each step since the last report, on the device.
     own: the tensors that penalties and augmentations keep, by `<kind>/<entry>/<name>`, see `own_tensors`.
     """
@@ -91,7 +91,7 @@ def _parts(recipe: Recipe, device: torch.device) -> tuple[dict[str, Tensor], tup
     """The tensors that a recipe's penalties and augmentations keep, and the names of all its curves."""
     used = [name for name in (recipe.penalty, *recipe.regularisers) if PENALTIES[name].value is not None]
     parts: dict[str, Penalty | Augmentation] = {f"penalty/{name}": PENALTIES[name] for name in used}
-    names = [*LOSS_NAMES, *parts]
+    names = [*(LOSS_NAMES[1:] if NETWORKS[recipe.network].flow else LOSS_NAMES), *parts]
     parts |= {f"augment/{name}": AUGMENTATIONS[name] for name in recipe.augment}
     own: dict[str, Tensor] = {}
     for part, entry in parts.items():

@@ -2,7 +2,8 @@
 
 Whoever iterates `train` logs, draws, scores, checkpoints, prunes or stops; nothing here knows of MLflow, Optuna or
 files. Every draw is named by (seed, stream, step), so `TrainState` is all there is. What a recipe names (loss, penalty,
-augmentations, optimiser) acts as a value from its registry: the step has no branch on a name.
+augmentations, optimiser) acts as a value from its registry: the step has no branch on a name. A loss without a
+discriminator has an update of its own, beside that of a GAN.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from pipeline.core.randomness import Draws, rng, stable_hash
 from pipeline.core.world import ALONE, STEP, World
 from pipeline.data.batches import ImageSet, batch
 from pipeline.gan.augment import AUGMENTATIONS, augment_for_discriminator
+from pipeline.gan.flow import FlowLoss, update_flow
 from pipeline.gan.losses import AdversarialLoss, smoothed
 from pipeline.gan.optimisers import OPTIMISERS
 from pipeline.gan.penalties import PENALTIES, Penalty, Update, clip_weights
@@ -44,7 +46,7 @@ class StepReport:
 def train(
     state: TrainState,
     images: ImageSet,
-    loss: AdversarialLoss,
+    loss: AdversarialLoss | FlowLoss,
     recipe: Recipe,
     budget: TrainParams,
     world: World = ALONE,
@@ -64,7 +66,12 @@ def train(
 
 
 def advance(
-    state: TrainState, images: ImageSet, loss: AdversarialLoss, recipe: Recipe, budget: TrainParams, world: World
+    state: TrainState,
+    images: ImageSet,
+    loss: AdversarialLoss | FlowLoss,
+    recipe: Recipe,
+    budget: TrainParams,
+    world: World,
 ) -> None:
     """One step of `state`, on every rank."""
     row = state.step % len(state.losses)
@@ -75,24 +82,32 @@ def advance(
 def train_step(
     state: TrainState,
     images: ImageSet,
-    loss: AdversarialLoss,
+    loss: AdversarialLoss | FlowLoss,
     recipe: Recipe,
     budget: TrainParams,
     world: World = ALONE,
 ) -> Tensor:
-    """`n_critic` updates of D and one of G, on the device alone.
+    """`n_critic` updates of D and one of G, or of G alone where there is no D, on the device alone.
 
     Returns:
         The last values of the curves `state.names`, float32 (K,), detached, on the device: the losses of D and G
         without the penalty, the penalty as it was added, and what penalties and augmentations report.
     """
-    step = _Step(state, images, smoothed(loss, recipe.label_smoothing), recipe, budget, world)
     _set_optimisers(state, recipe, budget)
-    for index in range(state.step * recipe.n_critic, (state.step + 1) * recipe.n_critic):
-        step.update_discriminator(index)
-    step.update_generator()
+    if isinstance(loss, FlowLoss):
+        curves = update_flow(state, images, loss, recipe, budget, world)
+    else:
+        curves = _update_both(_Step(state, images, smoothed(loss, recipe.label_smoothing), recipe, budget, world))
     if state.ema is not None:
         update_ema(state.ema, state.gan.generator, decay_at(recipe, state.step, budget.steps))
+    return curves
+
+
+def _update_both(step: "_Step") -> Tensor:
+    n_critic, done = step.recipe.n_critic, step.state.step
+    for index in range(done * n_critic, (done + 1) * n_critic):
+        step.update_discriminator(index)
+    step.update_generator()
     return step.curves()
 
 

@@ -8,6 +8,7 @@
     biggan    BigGAN: class and latents in every batch norm
     r3gan     R3GAN: residual, no normalisation, any size from stages
     stylegan2 StyleGAN2: styles, noise
+    unet      a velocity for flow matching, and the solver that follows it; no D
     projected D on the features of a frozen network, beside DCGAN's G
     build     from a recipe to an initialised pair
     batch_norm over the images of all ranks
@@ -21,8 +22,8 @@ file and one entry here; the tests over the registry then test it.
 from functools import partial
 
 from pipeline.core.errors import PipelineError, suggest
-from pipeline.models import biggan, cnn, dcgan, mlp, projected, r3gan, resnet, stylegan2
-from pipeline.models.build import GAN, ImageShape, Network, construct
+from pipeline.models import biggan, cnn, dcgan, mlp, projected, r3gan, resnet, stylegan2, unet
+from pipeline.models.build import GAN, ImageShape, Network, NoDiscriminator, construct
 from pipeline.params import Recipe
 
 NETWORKS: dict[str, Network] = {
@@ -55,6 +56,10 @@ NETWORKS: dict[str, Network] = {
         spectral=False,
     ),
     "projected": Network(dcgan.Generator, projected.Discriminator, features_of="efficientnet_lite0"),
+    "unet": Network(unet.Generator, NoDiscriminator, bounded=False, spectral=False, flow=True),
+    "unet_conditional": Network(
+        unet.Generator, NoDiscriminator, conditional=True, bounded=False, spectral=False, flow=True
+    ),
 }
 
 

@@ -1,5 +1,6 @@
 """How a pair of networks is made from a recipe: built, initialised and normalised, as a function of the seed."""
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ class Network:
     `conditional` that both also take `n_classes`, and heed the labels; `minibatch_std_d` that the discriminator takes
     `minibatch_std`, the number of images whose spread it sees together, 0 for none; `bounded` that G's images are in
     [-1, 1]; `features_of` the extractor, if any, on whose features D is built, and by which its samples must not be
-    ranked; `spectral` that spectral normalisation goes with its initialisation.
+    ranked; `spectral` that spectral normalisation goes with its initialisation; `flow` that the generator has a
+    `velocity` to be trained by flow matching and also takes `steps` and `solver`, and that there is no discriminator.
     """
 
     generator: Callable[..., nn.Module]
@@ -42,6 +44,7 @@ class Network:
     bounded: bool = True
     features_of: str | None = None
     spectral: bool = True
+    flow: bool = False
 
     def sources(self) -> set[str]:
         """The files that define the two networks; what they share is in layers.py."""
@@ -55,6 +58,16 @@ class Network:
             [(b.func.__name__, b.keywords) for b in builders]
             + [self.batch_norm_d, self.conditional, self.minibatch_std_d]
         )
+
+
+class NoDiscriminator(nn.Module):
+    """Stands where a network has none: no parameters, and a logit of 0 for every image."""
+
+    def __init__(self, image_shape: ImageShape, width: int, **_: Any) -> None:
+        super().__init__()
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        return images.new_zeros(len(images))
 
 
 class Packed(nn.Module):
@@ -78,19 +91,23 @@ def construct(network: Network, recipe: Recipe, image_shape: ImageShape, n_class
     """Build on the CPU, so that a seed gives the same weights for every device.
 
     Raises:
-        PipelineError: the network cannot be built for this size, or without classes.
+        PipelineError: the network cannot be built for this size, these latents, or without classes.
     """
     if network.conditional and n_classes < 2:
         rule = f"needs images labelled with at least 2 classes, got {n_classes}"
         raise PipelineError(f"network: {recipe.network} {rule}; label them or choose a network that needs no labels")
+    if network.flow and recipe.latent_dim != math.prod(image_shape):
+        rule = f"must be {math.prod(image_shape)} with the network {recipe.network}, whose latents are the noise of"
+        raise PipelineError(f"latent_dim: {rule} an image's values, got {recipe.latent_dim}")
     labelled = {"n_classes": n_classes} if network.conditional else {}
+    sampled = {"steps": recipe.sampling_steps, "solver": recipe.solver} if network.flow else {}
     extra: dict[str, Any] = {"batch_norm": recipe.norm_d == "batch"} if network.batch_norm_d else {}
     extra |= {"minibatch_std": recipe.minibatch_std} if network.minibatch_std_d else {}
     seen = (image_shape[0] * recipe.pack, *image_shape[1:])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stable_hash(seed, "init"))
         try:
-            generator = network.generator(image_shape, recipe.width_g, recipe.latent_dim, **labelled)
+            generator = network.generator(image_shape, recipe.width_g, recipe.latent_dim, **labelled, **sampled)
             discriminator = network.discriminator(seen, recipe.width_d, **labelled, **extra)
         except ValueError as error:
             raise PipelineError(f"data.image_size: {error}") from None

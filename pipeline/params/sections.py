@@ -155,6 +155,8 @@ class Recipe(Section):
     augment: Annotated[tuple[str, ...], Field(strict=False, max_length=100), Neutral(())]
     augment_strength: Annotated[Share, Neutral(1)]
     instance_noise: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False), Neutral(0)]
+    sampling_steps: Annotated[int, Field(ge=0, le=1000), Neutral(0)]
+    solver: Annotated[str, Neutral("euler")]
 
     @property
     def averaged(self) -> bool:

@@ -35,6 +35,7 @@ def leaderboard(results: Results) -> pd.DataFrame:
             "network": run.info["recipe"]["network"],
             "loss": run.info["recipe"]["loss"],
             **{key: run.info[key] for key in ("steps", "images_seen", "parameters_g", "parameters_d")},
+            "network_evaluations": run.evaluations,
             "protocol": group.key,
             **{key: run.scores.metrics.get(key) for key in further},
         }

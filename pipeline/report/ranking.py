@@ -31,6 +31,8 @@ def columns(results: Results, group: ProtocolGroup) -> tuple[Column, ...]:
     at_floor = Column(f"at N = {group.floor_images:,}", lambda runs: _optional(runs, "at_floor", places), floor)
     whole = equal and group.floor_images == results.floor["test_images"]
     floor_error = results.measured_floor(group)[1].get(results.metric) if whole else None
+    solved = any(run.evaluations > 1 for ranked in group.ranking for run in ranked.runs)
+    evaluations = (Column("evaluations an image", lambda runs: f"{runs[0].evaluations:,}"),) if solved else ()
     over_seeds = (Column("95% interval of the mean", lambda runs: _interval(runs, places)),) if several else ()
     return (
         Column(results.metric, lambda runs: mean_and_std([run.value for run in runs], places), floor if equal else ""),
@@ -43,6 +45,7 @@ def columns(results: Results, group: ProtocolGroup) -> tuple[Column, ...]:
         Column("network", lambda runs: str(runs[0].info["recipe"]["network"]), number=False),
         Column("loss", lambda runs: str(runs[0].info["recipe"]["loss"]), number=False),
         Column("small sample: untrained → final", improvement),
+        *evaluations,
         Column("params G", lambda runs: f"{runs[0].info['parameters_g']:,}"),
         Column("params D", lambda runs: f"{runs[0].info['parameters_d']:,}"),
         Column("steps", lambda runs: f"{runs[0].info['steps']:,}"),

@@ -39,9 +39,9 @@ def finite_numbers(path: Path, mapping: Any) -> dict[str, float]:
 
 
 def read_csv(
-    path: Path, columns: tuple[str, ...], optional_prefix: str | None = None, may_be_empty: bool = False
+    path: Path, columns: tuple[str, ...], optional_prefixes: tuple[str, ...] = (), may_be_empty: bool = False
 ) -> pd.DataFrame:
-    """A CSV file that must hold numbers in `columns`, and in those whose names begin with `optional_prefix`.
+    """A CSV file that must hold numbers in `columns`, and in those whose names begin with one of `optional_prefixes`.
 
     Raises:
         PipelineError: the file is missing, is not CSV, or lacks columns.
@@ -51,7 +51,7 @@ def read_csv(
         return pd.DataFrame(columns=list(columns), dtype=float)
     if not set(columns) <= set(frame.columns):
         raise PipelineError(f"{path} needs the columns {', '.join(columns)}: delete it and run `dvc repro` again")
-    optional = [name for name in frame.columns if optional_prefix and name.startswith(optional_prefix)]
+    optional = [name for name in frame.columns if name.startswith(optional_prefixes)]
     return _attempt(path, lambda: frame[[*columns, *optional]].astype(float))
 
 

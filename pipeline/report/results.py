@@ -23,6 +23,7 @@ from pipeline.report.readers import finite_numbers, read_csv, read_keys
 from pipeline.report.scores import Scores, read_scores
 
 DATASET_KEYS = ("name", "train", "test", "image_shape", "classes", "skipped", "sha256")
+TOLD_BESIDE = ("sampler", "network_evaluations")  # of a protocol: columns of a ranking, which keep no models apart
 PENALTY = "penalty/"  # prefix of further columns of history.csv, one for each penalty
 FLOOR_KEYS = ("metric", "value", "train_images", "test_images", "metrics", "sampling_error")
 RUN_KEYS = (
@@ -56,7 +57,13 @@ class RunResult:
 
     @property
     def protocol(self) -> dict[str, Any]:
-        return self.scores.protocol
+        """What must agree before two values may be ranked together."""
+        return {key: value for key, value in self.scores.protocol.items() if key not in TOLD_BESIDE}
+
+    @property
+    def evaluations(self) -> int:
+        """How often the network is evaluated for one image: once by a GAN."""
+        return int(self.scores.protocol.get("network_evaluations", 1))
 
     @property
     def name(self) -> str:
@@ -228,7 +235,7 @@ def _read_run(model: str, seed: int, index: int, metric: str, data_sha256: str) 
             raise PipelineError(f"{path / pattern} does not exist: run `dvc repro`, which makes it")
     if info["data_sha256"] != data_sha256:
         raise PipelineError(f"{run} was trained on other data than {paths.PREPARED} holds: run `dvc repro`")
-    curve = read_csv(run / "history.csv", ("step", "images", "loss/d", "loss/g", "distance"), PENALTY)
+    curve = read_csv(run / "history.csv", ("step", "images", "loss/g", "distance"), ("loss/d", PENALTY))
     timing = read_csv(run / "timing.csv", ("step", "seconds"), may_be_empty=True)
     seconds = float(timing["seconds"].iloc[-1]) if len(timing) else math.nan
     clock = np.interp(curve["step"], [0, *timing["step"]], [0, *timing["seconds"]]) if len(timing) else math.nan

@@ -28,7 +28,7 @@ from pipeline.gan.checkpoint import (
     save_checkpoint,
     step_of,
 )
-from pipeline.gan.losses import LOSSES
+from pipeline.gan.flow import loss_of
 from pipeline.gan.step import Diverged, TrainState, advance, create_state, require_finite, train
 from pipeline.gan.warm_start import warm_start
 from pipeline.models.batch_norm import synchronise
@@ -144,7 +144,7 @@ class _Trainer:
             _share(state, self.world)
         started, evaluated = time.perf_counter(), True
         try:
-            for report in train(state, self.images, LOSSES[recipe.loss], recipe, budget, self.world):
+            for report in train(state, self.images, loss_of(recipe), recipe, budget, self.world):
                 bar.update()
                 if report.losses or is_due(state.step, budget):
                     progress.seconds += time.perf_counter() - started
@@ -237,7 +237,7 @@ def follow_training(
         state.step = step
 
     def train_one_step(_: int) -> None:
-        advance(state, images, LOSSES[recipe.loss], recipe, experiment.params.train, world)
+        advance(state, images, loss_of(recipe), recipe, experiment.params.train, world)
 
     world.follow({STATE: take_over, STEP: train_one_step, **doings})
 

@@ -28,10 +28,10 @@ from pipeline.gan.checkpoint import (
 )
 from pipeline.gan.losses import LOSSES
 from pipeline.gan.step import TrainState, train
-from pipeline.models import NETWORKS
 from pipeline.params import Recipe
 from tests.gan import states
 from tests.gan.states import bits, equal
+from tests.networks import ADVERSARIAL
 from tests.recipes import SHAPE, image_set, tiny_budget, tiny_recipe
 
 BUDGET = tiny_budget(steps=6, channels_last=True, report_every=4)
@@ -60,7 +60,7 @@ def continued(recipe: Recipe, state: TrainState, progress: RunHistory, folder: P
 @pytest.mark.parametrize(
     ("network", "changes"),
     [
-        *((network, {}) for network in NETWORKS),
+        *((network, {}) for network in ADVERSARIAL),
         ("dcgan", {"norm_d": "batch", "ema_decay": None, "spectral_norm_g": False}),
         ("dcgan", {"optimiser": "rmsprop", "beta1": 0.0, "norm_d": "none", "clip": 0.05, "loss": "wasserstein"}),
         ("resnet", {"optimiser": "rmsprop", "penalty": "gradient", "instance_noise": 0.2, "ema_warmup": True}),
@@ -87,7 +87,7 @@ def test_a_run_cut_anywhere_ends_bit_for_bit_like_one_that_was_not(
         assert rest.history == progress.history, cut
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", ADVERSARIAL)
 def test_round_trip_of_every_tensor(network: str, tmp_path: Path) -> None:
     recipe = recipe_of(network=network)
     state = start(recipe)
@@ -274,7 +274,7 @@ def exported(folder: Path, network: str = "dcgan", **changes: Any) -> TrainState
     return state
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", ADVERSARIAL)
 @pytest.mark.parametrize("weights", ["raw", "ema"])
 @pytest.mark.slow
 def test_an_exported_generator_comes_back(network: str, weights: str, tmp_path: Path) -> None:

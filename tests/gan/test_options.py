@@ -17,8 +17,8 @@ from pipeline.gan.losses import LOSSES, AdversarialLoss
 from pipeline.gan.optimisers import OPTIMISERS
 from pipeline.gan.penalties import PENALTIES, Penalty, Update
 from pipeline.gan.step import ema_decay, train, train_step
-from pipeline.models import NETWORKS
 from tests.gan.states import copied, equal, run, start
+from tests.networks import ADVERSARIAL
 from tests.recipes import SHAPE, image_set, tiny_budget, tiny_params, tiny_recipe
 
 EVERYTHING = {"loss": "bce", "label_smoothing": 0.1, "penalty": "gradient", "penalty_weight": 2.0, "norm_d": "spectral",
@@ -54,7 +54,7 @@ def test_every_option_trains_and_repeats_bit_for_bit(option: str, precision: str
 # Every network with those that differentiate it twice, and every penalty with two networks.
 PAIRS = [
     (network, penalty)
-    for network in NETWORKS
+    for network in ADVERSARIAL
     for penalty in PENALTIES
     if penalty == "r1_r2" or (penalty == "gradient" and network != "projected") or network in ("dcgan", "projection")
 ]

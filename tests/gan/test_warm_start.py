@@ -33,6 +33,7 @@ from pipeline.training import trainer
 from pipeline.training.monitor import TrainingMonitor
 from pipeline.training.trainer import Interrupted, train_experiment, write_run
 from tests.gan.states import bits, equal
+from tests.networks import ADVERSARIAL, CONDITIONAL
 from tests.recipes import CLASSES, SHAPE, image_set, tiny_params
 
 IMAGES = image_set(20)
@@ -91,7 +92,7 @@ def refusal(call: Callable[[], object]) -> str:
 # Round trips.
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", ADVERSARIAL)
 def test_every_tensor_comes_back(network: str) -> None:
     recipe, old = recipe_of(network=network), bits(make_run(network=network))
     state, fresh = start(recipe), bits(start(recipe))
@@ -315,7 +316,7 @@ def test_networks_that_do_not_fit(
     assert_misfit(kept, start(recipe_of(**changes), 9, shape, classes), which)
 
 
-@pytest.mark.parametrize("network", [name for name, entry in NETWORKS.items() if entry.conditional])
+@pytest.mark.parametrize("network", CONDITIONAL)
 def test_other_classes_do_not_fit_a_conditional_network(network: str) -> None:
     make_run(network=network)
     assert_misfit(keep("old-0", "kept"), start(recipe_of(network=network), classes=4), "generator")

@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from pipeline.models import GAN, NETWORKS, build_gan, dcgan
 from pipeline.models.layers import ConditionalBatchNorm, GeneratorBlock, LabelledSequential, SelfAttention, one_hot
-from tests.networks import randomise
+from tests.networks import ADVERSARIAL, CONDITIONAL, randomise
 from tests.recipes import tiny_recipe
 
 SMALL = {"width_g": 8, "width_d": 8, "latent_dim": 6, "norm_d": "spectral"}
@@ -26,7 +26,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", ADVERSARIAL)
 @pytest.mark.parametrize("norm", ["none", "spectral"])
 def test_labels_change_conditional_networks_and_no_others(network: str, norm: str) -> None:
     if norm == "spectral" and not NETWORKS[network].spectral:
@@ -44,7 +44,7 @@ def test_labels_change_conditional_networks_and_no_others(network: str, norm: st
         assert torch.equal(outputs[[0, 2]], others[[0, 2]])  # a label is of its own sample alone
 
 
-@pytest.mark.parametrize("network", [name for name, entry in NETWORKS.items() if entry.conditional])
+@pytest.mark.parametrize("network", CONDITIONAL)
 def test_every_class_reaches_the_output(network: str) -> None:
     pair, labels = gan(network), torch.arange(CLASSES)
     for part, x in ((pair.generator, drawn(1, 6)), (pair.discriminator, drawn(1, *SHAPE).tanh())):

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.models import NETWORKS, __main__, build_gan
+from pipeline.models import __main__, build_gan
 from pipeline.models.summary import COUNTED, Row, count_parameters, describe, inputs_of, summarise
 from pipeline.params import Params
+from tests.networks import ADVERSARIAL
 from tests.recipes import tiny_params, tiny_recipe
 
 PARAMS = tiny_params(dcgan={}, sagan={"network": "sagan", "loss": "hinge"}, projection={"network": "projection"})
@@ -75,7 +76,7 @@ def test_labels_and_their_layers_are_listed() -> None:
 
 
 @pytest.mark.parametrize("norm", ["none", "spectral"])
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", ADVERSARIAL)
 def test_rows_add_up_to_the_network(network: str, norm: str) -> None:
     recipe = tiny_recipe(network=network, width_g=8, width_d=8, norm_d=norm, spectral_norm_g=norm == "spectral")
     pair = build_gan(recipe, (3, 16, 16), 10, 0)

@@ -34,7 +34,8 @@ def test_leaderboard_ranks_by_value_and_ignores_stale_folders(three: Params) -> 
     assert list(table.columns) == [
         "rank", "model", "seed", "metric", "value", "sampling_error", "floor", "value_at_floor", "ratio_to_floor",
         "seeds", "mean", "std", "ci95_low", "ci95_high", "collapsed", "best_value", "best_step", "network", "loss",
-        "steps", "images_seen", "parameters_g", "parameters_d", "protocol",
+        "steps", "images_seen", "parameters_g", "parameters_d", "network_evaluations",
+        "protocol",
     ]  # fmt: skip
     assert table["sampling_error"].tolist() == [5, 5, 5] and table["seeds"].tolist() == [1, 1, 1]
     assert table["mean"].tolist() == [200, 300, 400]
