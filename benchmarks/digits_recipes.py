@@ -34,7 +34,7 @@ from pipeline.params import PRESETS, load
 from pipeline.sampling.images import labels, sample
 
 WORK, RECORD = Path(".work/digits-recipes"), Path("docs/digits.csv")
-RECIPES = ("r3gan", "biggan", "lecam_biggan", "pac_dcgan", "stylegan2", "stylegan2_ada")
+RECIPES = ("r3gan", "biggan", "lecam_biggan", "pac_dcgan", "stylegan2", "stylegan2_ada", "flow")
 MINUTES, SEED, LATENTS = 5.0, 0, 1000
 PARAMS = load(PRESETS / "digits.yaml").override({"metrics.bootstrap": 0})
 CPU = torch.device("cpu")

@@ -167,7 +167,7 @@ def test_what_is_exported_makes_the_same_images_and_can_be_begun_with(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setattr("pipeline.core.paths.root", lambda: tmp_path)
-    recipe, run = recipe_of(solver="heun"), tmp_path / "runs/flow-0"
+    recipe, run = recipe_of(solver="midpoint"), tmp_path / "runs/flow-0"
     state, noise = trained(recipe), torch.randn(2, 256, generator=torch.Generator().manual_seed(1))
     info = {"recipe": recipe.model_dump(), "image_shape": (1, 16, 16), "n_classes": 3, "model": "flow", "seed": 0,
             "steps": 3, "data_sha256": "d"}  # fmt: skip
@@ -207,7 +207,7 @@ def faults(**changes: Any) -> list[str]:
 def test_a_flow_is_sound() -> None:
     for name in FLOW_LOSSES:
         assert faults(loss=name) == []
-    assert faults(network="unet_conditional", solver="heun", optimiser="rmsprop", flip=True) == []
+    assert faults(network="unet_conditional", solver="midpoint", optimiser="rmsprop", flip=True) == []
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_a_flow_is_sound() -> None:
     [
         ("loss", "hinge", "must be one of flow_matching, flow_matching_logit_normal WITH, which has no D; got hinge"),
         ("sampling_steps", 0, "must be at least 1 WITH, on whose way from noise to image they are; got 0"),
-        ("solver", "rk4", "unknown name 'rk4'; Choices: euler, heun"),
+        ("solver", "rk4", "unknown name 'rk4'; Choices: euler, midpoint"),
         ("spectral_norm_g", True, "must be false WITH, which scales itself"),
         ("norm_d", "spectral", "must be none WITH, which scales itself"),
         ("minibatch_std", 2, "must be 0 WITH; networks with it: stylegan2, stylegan2_conditional"),
@@ -243,13 +243,13 @@ def test_the_noise_is_of_the_images_size() -> None:
 
 
 def test_a_gan_has_no_velocity_and_solves_nothing() -> None:
-    found = list(check.problems(tiny_params({"models.dcgan.sampling_steps": 5, "models.dcgan.solver": "heun",
+    found = list(check.problems(tiny_params({"models.dcgan.sampling_steps": 5, "models.dcgan.solver": "midpoint",
                                              "models.dcgan.loss": "flow_matching"}, dcgan={})))  # fmt: skip
     losses = "bce, bce_saturating, hinge, wasserstein, least_squares, rpgan, ragan"
     assert found == [
         f"models.dcgan.loss: must be one of {losses} with the network dcgan, which has no velocity; got flow_matching",
         "models.dcgan.sampling_steps: must be 0 with the network dcgan, which makes an image at once; got 5",
-        "models.dcgan.solver: must be euler with the network dcgan, which solves nothing; got heun",
+        "models.dcgan.solver: must be euler with the network dcgan, which solves nothing; got midpoint",
     ]
 
 
@@ -279,19 +279,19 @@ def test_the_protocol_tells_the_sampler() -> None:
     params, plain = tiny_params(dcgan={}), protocol_of(tiny_params(dcgan={}), tiny_recipe())
     few, many, twice = (
         protocol_of(params, recipe_of(sampling_steps=steps, solver=solver))
-        for steps, solver in ((10, "euler"), (20, "euler"), (10, "heun"))
+        for steps, solver in ((10, "euler"), (20, "euler"), (10, "midpoint"))
     )
     assert few == plain | {"sampler": "euler, 10 steps", "network_evaluations": 10}
     assert many == plain | {"sampler": "euler, 20 steps", "network_evaluations": 20}
-    assert twice == plain | {"sampler": "heun, 10 steps", "network_evaluations": 20}
+    assert twice == plain | {"sampler": "midpoint, 10 steps", "network_evaluations": 20}
 
 
 def test_the_model_card_tells_it_too() -> None:
     info = {"model": "flow", "seed": 0, "parameters_g": 9, "steps": 4, "images_seen": 16, "fingerprint": "f",
-            "curve": {"metric": "fd_toy"}, "recipe": recipe_of(solver="heun").model_dump(mode="json")}  # fmt: skip
+            "curve": {"metric": "fd_toy"}, "recipe": recipe_of(solver="midpoint").model_dump(mode="json")}  # fmt: skip
     record = {"fd_toy": 1.5, "sampling_error": {}, "best": {}, "collapsed": [],
-              "protocol": protocol_of(tiny_params(dcgan={}), recipe_of(solver="heun"))}  # fmt: skip
+              "protocol": protocol_of(tiny_params(dcgan={}), recipe_of(solver="midpoint"))}  # fmt: skip
     data = {"name": "d", "image_shape": [1, 16, 16], "train": 9, "test": 3, "sha256": "e", "classes": []}
     card = model_card(info, record, data)
-    assert "of 256 numbers. An image takes 4 evaluations of the network (heun, 2 steps). Its weights: " in card
+    assert "of 256 numbers. An image takes 4 evaluations of the network (midpoint, 2 steps). Its weights: " in card
     assert "- `sampling_steps` 2" in card.replace("\\", "") and "- `network_evaluations` 4" in card.replace("\\", "")
