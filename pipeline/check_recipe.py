@@ -1,5 +1,6 @@
 """What is wrong with a recipe that does parse: unknown names and impossible pairs."""
 
+import json
 from collections.abc import Collection, Iterator
 
 import torch
@@ -21,7 +22,7 @@ from pipeline.params import Params, Recipe
 SMALL = {"width_g": 8, "width_d": 8, "latent_dim": 2}  # a network that is quickly built
 WITHOUT_D = {  # what does nothing where there is no D: of D, of its inputs, or of what G learns from it
     "label_smoothing": 0, "penalty": "none", "penalty_every": 1, "regularisers": {}, "clip": None, "pack": 1,
-    "n_critic": 1, "top_k": 1, "augment": (), "augment_strength": 1, "instance_noise": 0,
+    "n_critic": 1, "top_k": 1, "reuse_fakes": False, "augment": (), "augment_strength": 1, "instance_noise": 0,
 }  # fmt: skip
 
 
@@ -110,7 +111,7 @@ def _flow_problems(place: str, recipe: Recipe) -> Iterator[str]:
 
 
 def _yaml(value: object) -> str:
-    return "null" if value is None else "[]" if value == () else str(value)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _batch_problems(place: str, recipe: Recipe, devices: str | int | tuple[int, ...]) -> Iterator[str]:

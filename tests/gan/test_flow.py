@@ -223,10 +223,10 @@ def test_a_flow_is_sound() -> None:
             (field, value, f"must be {off} WITH, which has no D; got {told}")
             for field, value, off, told in [
                 ("label_smoothing", 0.1, "0", "0.1"), ("penalty", "r1", "none", "r1"), ("penalty_every", 4, "1", "4"),
-                ("regularisers", {"lecam": 0.3}, "{}", "{'lecam': 0.3}"), ("clip", 0.1, "null", "0.1"),
+                ("regularisers", {"lecam": 0.3}, "{}", '{"lecam": 0.3}'), ("clip", 0.1, "null", "0.1"),
                 ("pack", 2, "1", "2"), ("n_critic", 5, "1", "5"), ("top_k", 0.5, "1", "0.5"),
-                ("augment", ["cutout"], "[]", "['cutout']"), ("augment_strength", 0.5, "1", "0.5"),
-                ("instance_noise", 0.1, "0", "0.1"),
+                ("augment", ["cutout"], "[]", '["cutout"]'), ("augment_strength", 0.5, "1", "0.5"),
+                ("instance_noise", 0.1, "0", "0.1"), ("reuse_fakes", True, "false", "true"),
             ]
         ),
     ],

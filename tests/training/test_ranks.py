@@ -19,7 +19,7 @@ from tests.clones import ROOT, environment, make_clone, run
 
 pytestmark = pytest.mark.slow
 
-KINDS = ("gan", "dcgan", "wgan_gp", "sagan", "projection", "r3gan", "flow")  # of recipes; the benchmark compares them all
+KINDS = ("gan", "dcgan", "wgan_gp", "sagan", "projection", "r3gan", "flow")  # the benchmark compares all
 EXTREME: dict[str, dict[str, Any]] = {  # of what mixes the images of a batch
     "packed": {"loss": "ragan", "penalty": "dragan", "pack": 2, "top_k": 0.5, "norm_d": "none"},
     "spread": {"network": "stylegan2", "loss": "rpgan", "penalty": "r1_r2", "minibatch_std": 2, "norm_d": "none"},
