@@ -31,7 +31,7 @@ from pipeline.core.errors import PipelineError, log_line
 from pipeline.data.batches import ImageSet, batch
 from pipeline.data.host_images import HostImages
 from pipeline.gan.checkpoint import RunHistory, load_checkpoint, save_checkpoint
-from pipeline.gan.losses import LOSSES
+from pipeline.gan.flow import loss_of
 from pipeline.gan.state import TrainState, create_state, mean_losses
 from pipeline.gan.step import train, train_step
 from pipeline.params import Params, Recipe, TrainParams, load
@@ -89,7 +89,7 @@ class Machine:
         """A state trained to the end of the budget, or for `until` steps."""
         recipe = self.recipe(name)
         state = state or self.start(recipe, budget)
-        for report in train(state, images or self.images(), LOSSES[recipe.loss], recipe, budget):
+        for report in train(state, images or self.images(), loss_of(recipe), recipe, budget):
             if report.step == until:
                 break
         return state
@@ -112,7 +112,7 @@ def one_step(machine: Machine, name: str) -> str:
     """Steps of a recipe: finite, without a host sync, and in the memory that the estimate names."""
     recipe, budget = machine.recipe(name), machine.budget(6)
     if not machine.cuda:
-        meta, loss = torch.device("meta"), LOSSES[recipe.loss]
+        meta, loss = torch.device("meta"), loss_of(recipe)
         state = create_state(recipe, budget, SHAPE, CLASSES, 0, meta)
         train_step(state, machine.images(meta), loss, recipe, budget)  # waiting for a number fails there
         machine.trained(name, machine.budget(2))
@@ -126,7 +126,7 @@ def one_step(machine: Machine, name: str) -> str:
     for _ in range(budget.steps):
         with no_sync(state.step >= 2):  # the first steps load kernels and make the optimiser's state
             started = time.perf_counter()
-            state.losses[state.step] = train_step(state, images, LOSSES[recipe.loss], recipe, budget)
+            state.losses[state.step] = train_step(state, images, loss_of(recipe), recipe, budget)
             state.step += 1
         machine.wait()
         seconds.append(time.perf_counter() - started)
@@ -180,7 +180,7 @@ def different(first: dict[str, Tensor], second: dict[str, Tensor]) -> int:
 def bf16(machine: Machine, name: str) -> str:
     """A step in bf16 beside the same in fp32."""
     losses = {one: mean_losses(machine.trained(name, machine.budget(2, precision=one))) for one in ("fp32", "bf16")}
-    gap = max(abs(losses["fp32"][key] - losses["bf16"][key]) for key in ("loss/d", "loss/g"))
+    gap = max(abs(losses["fp32"][key] - losses["bf16"][key]) for key in losses["fp32"] if key.startswith("loss/"))
     if not gap < 0.1 * max(1.0, *map(abs, losses["fp32"].values())):
         raise Failed(f"losses after 2 steps differ by {gap:.3g}: {losses}")
     return f"losses of 2 steps differ by at most {gap:.1e}; {speed_ratio(machine, name, 'precision', 'bf16', 'fp32')}"

@@ -14,14 +14,18 @@ from optuna.trial import Trial
 from pydantic import ValidationError
 
 from pipeline.core.errors import PipelineError, suggest
+from pipeline.gan.flow import FLOW_LOSSES
 from pipeline.gan.losses import LOSSES
 from pipeline.gan.optimisers import OPTIMISERS
 from pipeline.gan.penalties import PENALTIES
+from pipeline.models.unet import SOLVERS
 from pipeline.params import Dimension, Params, Recipe, Schedule
 from pipeline.params.schema import faults
 
 FIXED = {"network", "init_from", "augment"}  # another network is another recipe, see --models; augment is a list
-REGISTRIES: dict[str, Mapping[str, object]] = {"loss": LOSSES, "penalty": PENALTIES, "optimiser": OPTIMISERS}
+REGISTRIES: dict[str, Mapping[str, object]] = {
+    "loss": {**LOSSES, **FLOW_LOSSES}, "penalty": PENALTIES, "optimiser": OPTIMISERS, "solver": SOLVERS,
+}  # fmt: skip
 
 
 def space_of(params: Params, model: str) -> dict[str, Dimension]:
