@@ -146,7 +146,7 @@ def draw(samples: dict[tuple[str, str], np.ndarray], out: Path) -> None:
             axes.scatter(*TARGETS[target][0].T, s=60, facecolors="none", edgecolors="k", linewidths=0.5)
             axes.set(title=f"{target}, {method}", xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal")
             axes.title.set_fontsize(8)
-    figure.savefig(out, dpi=70, metadata={"Software": ""})
+    figure.savefig(out, dpi=50, metadata={"Software": ""})
 
 
 @exit_cleanly
