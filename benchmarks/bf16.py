@@ -44,8 +44,8 @@ RECIPES, PRECISIONS, SEEDS, SAMPLES, HARMLESS = (
     0.1,
 )
 SMALL: dict[str, dict[str, Any]] = {  # what a data set's trainings have in place of the preset's
-    "digits": {"steps": 200, "width_g": 16, "width_d": 16, "batch_size": 32, "lr_g": 1e-3, "lr_d": 1e-3},
-    "cifar10": {"steps": 120, "width_g": 16, "width_d": 16, "batch_size": 16, "lr_g": 1e-3, "lr_d": 1e-3},
+    "digits": {"steps": 300, "width_g": 16, "width_d": 16, "batch_size": 32, "lr_g": 1e-3, "lr_d": 1e-3},
+    "cifar10": {"steps": 150, "width_g": 16, "width_d": 16, "batch_size": 16, "lr_g": 1e-3, "lr_d": 1e-3},
 }
 CIFAR10 = {"data.dataset": "cifar10", "data.image_size": 32, "data.channels": 3, "data.limit": 5000}
 
