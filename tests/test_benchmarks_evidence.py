@@ -15,7 +15,7 @@ from pipeline.check_recipe import recipe_problems
 from pipeline.data.batches import ImageSet
 from pipeline.params import Recipe
 
-PAGES = [few_images]
+PAGES = [few_images, stacked_mnist]
 PARAMS = few_images.PARAMS.override({"generate.weights": "raw"})
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
