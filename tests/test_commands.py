@@ -42,6 +42,8 @@ ELSEWHERE = [  # what begins so: the test that runs it, or what it needs
     ("python -m pipeline.params set models.sagan.init_from", "tests/gan/test_warm_start.py"),
     ("python -m benchmarks.dirac", "tests/test_benchmarks_dynamics.py"),
     ("python -m benchmarks.gaussians", "tests/test_benchmarks_dynamics.py"),
+    ("python -m benchmarks.few_images", "tests/test_benchmarks_evidence.py"),
+    ("python -m benchmarks.stacked_mnist", "tests/test_benchmarks_evidence.py"),
     ("python -m benchmarks.mnist_recipes", "tests/test_benchmarks_mnist.py"),
     ("python -m benchmarks.digits_recipes", "tests/test_benchmarks_digits.py"),
 ]
