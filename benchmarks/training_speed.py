@@ -3,8 +3,9 @@
     python -m benchmarks.training_speed [--steps 30] [--rounds 5] [--device auto]
 
 The plain loop is what most public code does: fetch a batch from a DataLoader, step D, step G, `.item()` both losses.
-Each further row changes one thing and keeps those above it; the last is `pipeline.gan.step.train` itself. All rows of
-a recipe are timed in turn, round after round, in one run; a figure is the median of the rounds.
+Each further row changes one thing and keeps those above it, but for the last two: D on one joined batch, which is not
+what we do, and `pipeline.gan.step.train` itself. All rows of a recipe are timed in turn, round after round, in one run;
+a figure is the median of the rounds.
 """
 
 import argparse
@@ -40,6 +41,7 @@ class Variant:
     frozen: bool = False
     channels_last: bool = False
     bf16: bool = False
+    joined: bool = False
 
 
 def variants() -> list[Variant]:
@@ -53,7 +55,8 @@ def variants() -> list[Variant]:
         ("+ bf16 autocast", {"bf16": True}),
     ]:
         rows.append(replace(rows[-1], name=name, **change))
-    return rows
+    joined = replace(rows[-2], name="as + channels_last, real and fake in one batch of D", joined=True)
+    return [*rows, joined]
 
 
 def shape_of(images: ImageSet) -> tuple[int, int, int]:
@@ -87,8 +90,13 @@ def plain_loop(recipe: Recipe, images: ImageSet, variant: Variant) -> Callable[[
                     with torch.no_grad():
                         fake = generator(latents(), zeros)
                     with parametrize.cached() if variant.frozen else torch.enable_grad():
-                        logits = discriminator(real.to(device), labels.to(device)), discriminator(fake, zeros)
-                    loss_d = loss.discriminator(*logits)
+                        shown = [(real.to(device), labels.to(device)), (fake, zeros)]
+                        if variant.joined:
+                            both = discriminator(*(torch.cat(part) for part in zip(*shown, strict=True)))
+                            real_logits, fake_logits = both.chunk(2)
+                        else:
+                            real_logits, fake_logits = (discriminator(*part) for part in shown)
+                    loss_d = loss.discriminator(real_logits, fake_logits)
                     optimisers[1].zero_grad()
                     loss_d.backward()
                     optimisers[1].step()
