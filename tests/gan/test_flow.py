@@ -113,6 +113,18 @@ def test_one_update_is_that_of_the_formulas(name: str) -> None:
     torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_each_step_draws_afresh_and_a_second_run_draws_the_same() -> None:
+    drawn: list[Tensor] = []
+
+    def times(draws: Draws, count: int) -> Tensor:
+        drawn.append(draws.rand(count))
+        return drawn[-1]
+
+    for _ in range(2):
+        list(zip(range(2), train(start(recipe_of()), image_set(), FlowLoss(times), recipe_of(), BUDGET), strict=False))
+    assert torch.equal(drawn[0], drawn[2]) and torch.equal(drawn[1], drawn[3]) and not torch.equal(drawn[0], drawn[1])
+
+
 def test_the_state_has_no_d() -> None:
     state = trained(recipe_of())
     assert state.names == ("loss/g",) and state.losses.shape == (3, 1) and (state.losses > 0).all()

@@ -12,6 +12,7 @@ import pytest
 from pipeline.core.errors import PipelineError
 from pipeline.params import Params
 from pipeline.report import leaderboard, read_results, write_report
+from pipeline.report.ranking import ranking_table
 from tests.report.files import (
     METRIC,
     NAN,
@@ -50,6 +51,26 @@ def test_leaderboard_ranks_by_value_and_ignores_stale_folders(three: Params) -> 
     assert table["network"].tolist() == ["sagan_net", "resnet_net", "dcgan_net"]
     assert table["images_seen"].tolist() == [6400] * 3 and table["parameters_g"].tolist() == [12345] * 3
     assert table["protocol"].nunique() == 1 and len(table["protocol"][0]) == 12
+
+
+def test_a_flow_is_ranked_with_gans_and_its_evaluations_are_told() -> None:
+    make_data()
+    make_experiment("dcgan", 0, 300.0)
+    make_experiment("resnet", 0, 100.0, sampler="midpoint, 10 steps", network_evaluations=20)
+    make_experiment("sagan", 0, 200.0, sampler="euler, 100 steps", network_evaluations=100)
+    history = Path("runs/resnet-0/history.csv")  # without D there is no loss of it
+    history.write_text("step,images,loss/g,distance\n0,0,,1000\n50,3200,0.9,\n100,6400,1.0,200\n")
+    results = read_results(compare(["dcgan", "resnet", "sagan"], [0]))
+    table = leaderboard(results)
+    assert table[["rank", "model", "network_evaluations"]].values.tolist() == [
+        [1, "resnet", 20], [2, "sagan", 100], [3, "dcgan", 1],
+    ]  # fmt: skip
+    assert table["protocol"].nunique() == 1 and "loss/d" not in results.models["resnet"][0].curve
+    shown = ranking_table(results, results.groups[0])
+    place = [column.title for column in shown["columns"]].index("evaluations an image")
+    assert [row["cells"][place] for row in shown["rows"]] == ["20", "100", "1"]
+    text = words(page(compare(["dcgan", "resnet", "sagan"], [0])))
+    assert "evaluations an image" in text and "protocols, which differ" not in text
 
 
 def test_models_are_ranked_by_their_mean_and_not_by_their_best_seed(seeds: Params) -> None:
