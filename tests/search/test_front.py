@@ -336,7 +336,7 @@ def test_the_summary_prints_the_front() -> None:
         ["front", "distance", "images"], ["1", "200.00", "600"], ["2", "150.00", "1,200"], ["4", "120.00", "1,800"],
     ]  # fmt: skip
     assert lines[5].endswith("mean images  values")
-    assert re.match(r" +2 +150\.00 +147\.00 +131\.49 \.\. 162\.51 +2,000  lr_g=", lines[6]), lines[6]
+    assert re.match(r" +2 +150\.00 +147\.00 +131\.49 to 162\.51 +2,000  lr_g=", lines[6]), lines[6]
     assert "front" not in study([trial(0, 5.0)], weighed().finalists).summary()
 
 

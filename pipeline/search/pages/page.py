@@ -225,23 +225,18 @@ def comparison_rows(entries: Sequence[Entry]) -> dict[str, Any]:
 def grids(results: StudyResults) -> list[dict[str, Any]]:
     """The last grids of the baseline and of the best, median and worst complete trials; path None where missing."""
     order = sorted(results.complete, key=lambda trial: (distance_of(trial), trial.number))
-    chosen: dict[int, tuple[FrozenTrial, str]] = {}
-    baseline = results.baseline_trial
-    if baseline is not None and state_of(baseline) == "complete":
-        chosen[baseline.number] = baseline, "baseline"
-    for place, index in (("best", 0), ("median", len(order) // 2), ("worst", len(order) - 1)) if order else ():
-        chosen.setdefault(order[index].number, (order[index], f"{place}: trial {order[index].number}"))
     places = decimals(distance_of(trial) or 0.0 for trial in order)
-    colours = {"baseline": "m2", "best": "m1"}
-    return [
-        {
-            "name": name,
-            "css": colours.get(name.partition(":")[0], "m0"),
-            "value": number(distance_of(trial) or 0.0, places),
-            "path": _grid(trial),
-        }
-        for trial, name in chosen.values()
-    ]
+    baseline = results.baseline_trial
+    wanted = [("baseline", "m2", baseline)] if baseline is not None and state_of(baseline) == "complete" else []
+    for place, css, index in (
+        (("best", "m1", 0), ("median", "m0", len(order) // 2), ("worst", "m0", -1)) if order else ()
+    ):
+        wanted.append((f"{place}: trial {order[index].number}", css, order[index]))
+    chosen: dict[int, dict[str, Any]] = {}
+    for name, css, trial in wanted:
+        value = number(distance_of(trial) or 0.0, places)
+        chosen.setdefault(trial.number, {"name": name, "css": css, "value": value, "path": _grid(trial)})
+    return list(chosen.values())
 
 
 def _grid(trial: FrozenTrial) -> Path | None:
