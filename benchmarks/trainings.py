@@ -14,7 +14,7 @@ from pipeline.core.devices import make_deterministic
 from pipeline.core.files import read_json, write_json
 from pipeline.data.batches import ImageSet
 from pipeline.data.prepared import load_description, load_images, prepare
-from pipeline.gan.losses import LOSSES
+from pipeline.gan.flow import loss_of
 from pipeline.gan.state import Diverged, TrainState
 from pipeline.gan.step import create_state, train
 from pipeline.metrics import Extractor, extract
@@ -67,7 +67,7 @@ def trained(
     state = create_state(recipe, budget, shape, images.n_classes, seed, CPU)
     seconds, started = 0.0, time.process_time()
     try:
-        for _ in train(state, images, LOSSES[recipe.loss], recipe, budget):
+        for _ in train(state, images, loss_of(recipe), recipe, budget):
             seconds += time.process_time() - started
             if each(state, seconds):
                 break
