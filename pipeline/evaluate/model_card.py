@@ -22,7 +22,7 @@ def model_card(info: dict[str, Any], record: dict[str, Any], description: dict[s
     recipe, shape, metric = info["recipe"], description["image_shape"], info["curve"]["metric"]
     name = f"{info['model']}-{info['seed']}"
     channels, height, width = shape
-    effective = Recipe.model_validate(recipe).effective()
+    effective = Recipe.of_file(recipe).effective()
     classes = [_plain(one) for one in description["classes"][:CLASSES]]
     named = f" ({', '.join(classes)}{', ...' if len(description['classes']) > CLASSES else ''})" if classes else ""
     lines = [

@@ -166,7 +166,7 @@ def load_generator(folder: Path, weights: str, checkpoint: str = "generator") ->
     if not wanted:
         raise PipelineError(f"{path} holds no {weights} weights: set generate.weights, or the recipe's ema_decay")
     try:
-        recipe = Recipe.model_validate(info["recipe"])
+        recipe = Recipe.of_file(info["recipe"])
         generator = build_gan(recipe, tuple(info["image_shape"]), info["n_classes"], seed=0).generator
         generator.load_state_dict(wanted)
     except (LookupError, TypeError, ValueError, RuntimeError) as error:

@@ -6,7 +6,7 @@ import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
@@ -40,6 +40,11 @@ class Section(BaseModel):
         """The value with which a field does nothing, by field, for those that are marked with one."""
         marks = ((name, mark) for name, field in cls.model_fields.items() for mark in field.metadata)
         return {name: mark.value for name, mark in marks if isinstance(mark, Neutral)}
+
+    @classmethod
+    def of_file(cls, values: Mapping[str, Any]) -> Self:
+        """The section that a file holds; fields that are newer than the file have their neutral values."""
+        return cls.model_validate({**cls.neutral_values(), **values})
 
     def effective(self) -> dict[str, Any]:
         """The fields that do something, as plain values: not those at their neutral value.

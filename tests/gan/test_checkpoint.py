@@ -307,6 +307,19 @@ def test_missing_ema_weights_are_said_in_a_sentence(tmp_path: Path) -> None:
         load_generator(tmp_path, "ema")
 
 
+def test_an_export_of_before_a_field_was_new_is_loaded(tmp_path: Path) -> None:
+    state, path = exported(tmp_path), tmp_path / "generator.json"
+    info = json.loads(path.read_text())
+    older = Recipe.model_validate(info["recipe"]).effective()
+    assert {"reuse_fakes", "sampling_steps", "augment"} <= set(info["recipe"]) - set(older)
+    path.write_text(json.dumps(info | {"recipe": older}))
+    assert equal(load_generator(tmp_path, "raw")[0].state_dict(), state.gan.generator.state_dict())
+    del older["loss"]
+    path.write_text(json.dumps(info | {"recipe": older}))
+    with pytest.raises(PipelineError, match="do not go together"):  # a field that is not neutral was always there
+        load_generator(tmp_path, "raw")
+
+
 @pytest.mark.parametrize("damage", ["halved", "truncated", "empty", "zeros"])
 def test_a_damaged_export_is_said_in_a_sentence(damage: str, tmp_path: Path) -> None:
     exported(tmp_path)
