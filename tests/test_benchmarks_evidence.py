@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import bf16, few_images, stacked_mnist, trainings
+from benchmarks import bf16, equal_budget, few_images, stacked_mnist, trainings
 from benchmarks.few_images import Judge
 from pipeline.check_recipe import recipe_problems
 from pipeline.data.batches import ImageSet
 from pipeline.params import Recipe
 
-PAGES = [few_images, stacked_mnist]
+PAGES = [few_images, stacked_mnist, equal_budget, bf16]
 PARAMS = few_images.PARAMS.override({"generate.weights": "raw"})
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -94,6 +94,11 @@ def test_methods_are_valid_and_differ_in_what_they_name(part: Any) -> None:
         assert not list(recipe_problems(name, recipe, PARAMS)), name
         changed = {key for key, value in recipe if value != getattr(common, key)}
         assert changed <= set(part.METHODS[name]) and (changed or recipe is common)
+
+
+def test_every_recipe_of_the_preset_is_compared() -> None:
+    rows = pd.read_csv(DOCS / "equal_budget.csv")
+    assert set(rows["recipe"]) <= set(equal_budget.RECIPES) <= set(equal_budget.PARAMS.models)
 
 
 def test_training_stops_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
