@@ -44,6 +44,8 @@ ELSEWHERE = [  # what begins so: the test that runs it, or what it needs
     ("python -m benchmarks.gaussians", "tests/test_benchmarks_dynamics.py"),
     ("python -m benchmarks.few_images", "tests/test_benchmarks_evidence.py"),
     ("python -m benchmarks.stacked_mnist", "tests/test_benchmarks_evidence.py"),
+    ("python -m benchmarks.bf16", "tests/test_benchmarks_evidence.py"),
+    ("python -m benchmarks.equal_budget", "tests/test_benchmarks_evidence.py"),
     ("python -m benchmarks.mnist_recipes", "tests/test_benchmarks_mnist.py"),
     ("python -m benchmarks.digits_recipes", "tests/test_benchmarks_digits.py"),
 ]
