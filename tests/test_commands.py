@@ -19,6 +19,8 @@ ELSEWHERE = [  # what begins so: the test that runs it, or what it needs
     ("make run", "tests/test_makefile.py::test_what_is_asked_is_what_is_run"),
     ("make compare", "tests/test_makefile.py::test_what_is_asked_is_what_is_run"),
     ("make search", "tests/test_makefile.py::test_what_is_asked_is_what_is_run"),
+    ("make ui", "tests/tracking/test_mlflow_habits.py::test_the_experiment_has_a_view_of_its_runs_by_rank"),
+    ("gan play", "tests/tracking/test_play.py::test_the_page_is_served_on_this_machine_alone"),
     ("make test", ".ci/run"),
     ("make lint", ".ci/run"),
     ("make quick", ".github/workflows/checks.yml"),
