@@ -32,7 +32,7 @@ WORK, DOCS = Path(".work/equal-budget"), Path("docs")
 SECONDS, IMAGES, SAMPLES, SEEDS = 20.0, 6400, 500, (0,)
 LONGEST = 60.0  # CPU seconds after which a recipe that has not seen `IMAGES` is given up
 PARAMS = load(PRESETS / "digits.yaml")
-RECIPES = tuple(name for name in PARAMS.models if name != "flow")
+RECIPES = tuple(PARAMS.models)
 
 
 def measure(recipe: str, seed: int, data: Data, extractor: Extractor, real: Gaussian) -> dict[str, Any]:
