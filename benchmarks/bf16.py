@@ -78,9 +78,14 @@ def ratios(rows: pd.DataFrame) -> list[float]:
     return [float(value) for value in rows["bf16"] / rows["fp32"] - 1]
 
 
+def _interval(rows: pd.DataFrame) -> tuple[float, float]:
+    """The 95% interval of the mean of r; one pair alone tells nothing."""
+    return mean_interval(ratios(rows)) or (-np.inf, np.inf)
+
+
 def verdict(rows: pd.DataFrame) -> str:
     """What the rule says of a recipe's pairs on one data set."""
-    low, high = mean_interval(ratios(rows)) or (-np.inf, np.inf)
+    low, high = _interval(rows)
     if (rows["bf16_diverged"].notna() & rows["fp32_diverged"].isna()).any() or low > 0:
         return "harmful"
     steady = rows["bf16_diverged"].isna().all() and low >= -HARMLESS and high <= HARMLESS
@@ -89,7 +94,7 @@ def verdict(rows: pd.DataFrame) -> str:
 
 def whole(rows: pd.DataFrame) -> str:
     """What the rule says of all recipes on one data set."""
-    low, high = mean_interval(ratios(rows)) or (-np.inf, np.inf)
+    low, high = _interval(rows)
     verdicts = {verdict(chosen) for _, chosen in rows.groupby("recipe")}
     return "harmful" if "harmful" in verdicts else "harmless" if max(-low, high) <= HARMLESS else "undecided"
 

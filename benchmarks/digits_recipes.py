@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from pipeline.core.devices import make_deterministic
+from benchmarks.trainings import one_thread
 from pipeline.core.errors import exit_cleanly
 from pipeline.core.files import write_bytes
 from pipeline.data.prepared import load_description, load_images, prepare
@@ -104,8 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="*", default=RECIPES, metavar="RECIPE", help=", ".join(RECIPES))
     chosen = parser.parse_args().recipes
-    torch.set_num_threads(1)
-    make_deterministic()
+    one_thread()
     if not (WORK / "prepared").exists():
         prepare(PARAMS.data, WORK / "prepared")
     if not (WORK / "reference").exists():

@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from pipeline.core.devices import make_deterministic
+from benchmarks.trainings import mean_text, one_thread
 from pipeline.core.errors import exit_cleanly
 from pipeline.core.files import read_json, write_bytes, write_json
 from pipeline.core.randomness import stable_hash
@@ -35,7 +35,6 @@ from pipeline.gan.step import train
 from pipeline.models import GAN
 from pipeline.models.build import Packed
 from pipeline.params import PRESETS, Recipe, load
-from pipeline.report.uncertainty import mean_interval
 
 WORK, DOCS = Path(".work/gaussians"), Path("docs")
 STEPS, SEEDS, POINTS, SAMPLES = 3000, (0, 1, 2, 3, 4), 100_000, 2500
@@ -122,17 +121,12 @@ def table(rows: pd.DataFrame) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|"
     for target, method in ((target, method) for target in TARGETS for method in METHODS):
         chosen = rows[(rows["target"] == target) & (rows["method"] == method)]
-        modes, good, divergence = (_mean(chosen[name].tolist(), digits) for name, digits in _COLUMNS.items())
+        modes, good, divergence = (mean_text(chosen[name].tolist(), digits) for name, digits in _COLUMNS.items())
         seconds = chosen["cpu_seconds"].mean()
         yield f"| {target} | {method} | {modes} | {chosen['modes'].min()} | {good} | {divergence} | {seconds:.0f} |"
 
 
 _COLUMNS = {"modes": 1, "good": 2, "kl": 2}  # with so many digits
-
-
-def _mean(values: list[float], digits: int) -> str:
-    low, high = mean_interval(values) or (np.nan, np.nan)
-    return f"{np.mean(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def draw(samples: dict[tuple[str, str], np.ndarray], out: Path) -> None:
@@ -155,8 +149,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    make_deterministic()
+    one_thread()
     rows: list[dict[str, Any]] = []
     samples: dict[tuple[str, str], np.ndarray] = {}
     for seed in options.seeds:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+from tests.pages import PAGES, ROOT
+
 PROGRAMS = "make|gan|python|dvc|torchrun|srun|sbatch|docker|pip|mkdir"
 LINE = re.compile(rf"(?m)^    (?:\w+=\S+ )?((?:{PROGRAMS}) .*)$")
 

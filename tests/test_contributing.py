@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.pages import BLOCK, ROOT
+
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 WALKTHROUGHS = {
     part.splitlines()[0]: part for part in TEXT.split("\n## ") if part.startswith("Add ")
 }  # title -> all of its section
-BLOCK = re.compile(r'(?s)```(\w+)(?: title="([^"]+)")?\n(.*?)```')
 
 
 def changed(text: str, diff: str) -> str:

@@ -17,10 +17,9 @@ from pipeline.gan.penalties import PENALTIES, Penalty, Update
 from pipeline.gan.step import create_state, train
 from pipeline.metrics import METRICS, Comparison, Estimate, FeatureSet, measure
 from pipeline.params import Params, load
+from tests.pages import PAGES, ROOT
 from tests.recipes import CLASSES, SHAPE, image_set, tiny_budget, tiny_recipe
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {path: path.read_text(encoding="utf-8") for path in PAGES}
 SECTIONS = "data|metrics|train|recipe|compare|generate|search|runtime"
 

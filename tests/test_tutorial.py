@@ -1,7 +1,6 @@
 """The tutorials of docs/tutorial.md, done as they stand there, in a clone."""
 
 import os
-import re
 import subprocess
 from pathlib import Path
 
@@ -14,12 +13,12 @@ from benchmarks.seeded_inception import write_weights
 from pipeline.core.files import read_json
 from pipeline.metrics.extractors import inception
 from tests.clones import ROOT, environment, make_clone
+from tests.pages import BLOCK
 
 pytestmark = pytest.mark.slow
 
 TEXT = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 FOLDER, SAMPLES = (part.partition("\n")[2] for part in TEXT.split("\n## ")[1:])
-BLOCK = re.compile(r'(?s)```(\w+)(?: title="([^"]+)")?\n(.*?)```')
 
 
 def follow(page: str, clone: Path, **variables: str) -> str:

@@ -4,13 +4,18 @@ import http.server
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import pytest
+import torch
 
+from pipeline.gan.checkpoint import export_networks, generator_tensors
+from pipeline.gan.step import create_state
 from pipeline.tracking import tracker as tracker_module
 from pipeline.tracking import warn_once
 from pipeline.tracking.mlflow_client import open_client
 from pipeline.tracking.outbox import Outbox
+from tests.recipes import tiny_budget, tiny_recipe
 
 
 @pytest.fixture(scope="session")
@@ -82,4 +87,17 @@ def study(root):
     """The folder of a parent that no server knows: its outbox has a header, and nothing sends it."""
     folder = root / ".work" / "study"
     Outbox(folder, "digits", "study")
+    return folder
+
+
+@pytest.fixture
+def conditional_run(tmp_path, monkeypatch):
+    """The folder of an untrained conditional generator of three classes, as the stage train leaves it."""
+    monkeypatch.chdir(tmp_path)
+    recipe = tiny_recipe(network="dcgan_conditional")
+    state = create_state(recipe, tiny_budget(), (1, 16, 16), 3, 0, torch.device("cpu"))
+    info = {"recipe": recipe.model_dump(mode="json"), "image_shape": [1, 16, 16], "n_classes": 3}
+    folder = Path("runs/dcgan-0")
+    folder.mkdir(parents=True)
+    export_networks(folder, state, {n: t.detach() for n, t in generator_tensors(state).items()}, info)
     return folder

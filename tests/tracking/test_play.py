@@ -20,8 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.core.errors import PipelineError
-from pipeline.gan.checkpoint import export_networks, generator_tensors, load_generator
-from pipeline.gan.step import create_state
+from pipeline.gan.checkpoint import load_generator
 from pipeline.sampling.images import labels, latents, sample
 from pipeline.sampling.pictures import grid
 from pipeline.tracking import play
@@ -35,7 +34,6 @@ from pipeline.tracking.playground import (
     shared_latents,
     walks,
 )
-from tests.recipes import tiny_budget, tiny_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -102,17 +100,10 @@ def test_it_says_whose_latents_are_the_same() -> None:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An untrained conditional generator as the stage train leaves it."""
-    monkeypatch.chdir(tmp_path)
-    recipe = tiny_recipe(network="dcgan_conditional")
-    state = create_state(recipe, tiny_budget(), (1, 16, 16), 3, 0, torch.device("cpu"))
-    info = {"recipe": recipe.model_dump(mode="json"), "image_shape": [1, 16, 16], "n_classes": 3}
-    folder = Path("runs/dcgan-0")
-    folder.mkdir(parents=True)
-    export_networks(folder, state, {n: t.detach() for n, t in generator_tensors(state).items()}, info)
+def run(conditional_run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A trained run, and the data that it knows."""
     monkeypatch.setattr(play, "load_description", lambda path: {"classes": ["a", "b", "c"], "class_counts": [8, 8, 8]})
-    return folder
+    return conditional_run
 
 
 def test_a_trained_run_draws_what_generate_draws(run: Path) -> None:

@@ -13,27 +13,18 @@ import torch
 from PIL import Image
 
 from pipeline.core import paths
-from pipeline.gan.checkpoint import export_networks, generator_tensors, load_generator
-from pipeline.gan.step import create_state
+from pipeline.gan.checkpoint import load_generator
 from pipeline.sampling.images import sample
 from pipeline.tracking import serve
-from tests.recipes import tiny_budget, tiny_recipe
 
 COUNTS = [8, 8, 8]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An untrained conditional generator as the stage train leaves it."""
-    monkeypatch.chdir(tmp_path)
-    recipe = tiny_recipe(network="dcgan_conditional")
-    state = create_state(recipe, tiny_budget(), (1, 16, 16), 3, 0, torch.device("cpu"))
-    info = {"recipe": recipe.model_dump(mode="json"), "image_shape": [1, 16, 16], "n_classes": 3}
-    folder = Path("runs/dcgan-0")
-    folder.mkdir(parents=True)
-    export_networks(folder, state, {n: t.detach() for n, t in generator_tensors(state).items()}, info)
+def run(conditional_run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A trained run, and the data that it knows."""
     monkeypatch.setattr(serve, "load_description", lambda path: {"class_counts": COUNTS})
-    return folder
+    return conditional_run
 
 
 def pixels(picture: str) -> np.ndarray:
