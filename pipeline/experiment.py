@@ -29,8 +29,9 @@ from pipeline.tracking.tracker import Tracker
 PACKAGE = Path(__file__).parent
 SHAPING = (  # the code that shapes every training, registries apart
     "core/devices.py", "core/randomness.py", "core/world.py", "data/batches.py", "models/batch_norm.py",
-    "models/build.py", "models/layers.py", "gan/schedules.py", "gan/state.py", "gan/step.py", "gan/terms.py",
-    "gan/warm_start.py", "sampling/images.py", "training/monitor.py", "training/trainer.py", "metrics/frechet.py",
+    "models/build.py", "models/layers.py", "gan/rates.py", "gan/schedules.py", "gan/state.py", "gan/step.py",
+    "gan/terms.py", "gan/warm_start.py", "sampling/images.py", "training/monitor.py", "training/trainer.py",
+    "metrics/frechet.py",
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@
     ada          the augmentation of StyleGAN2-ADA, whose strength D's certainty sets
     optimisers   OPTIMISERS
     schedules    values that change over training: constant, linear, cosine
+    rates        learning rates, betas and the average of G at a step
     state        TrainState: all that a step changes; its curves; divergence
     step         train_step, and train, the loop
     cost         multiply-adds of a step

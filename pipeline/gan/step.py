@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import parametrize
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pipeline.core.randomness import Draws, rng, stable_hash
 from pipeline.core.world import ALONE, STEP, World
@@ -23,15 +22,15 @@ from pipeline.data.batches import ImageSet, batch
 from pipeline.gan.augment import AUGMENTATIONS, augment_for_discriminator
 from pipeline.gan.flow import FlowLoss, update_flow
 from pipeline.gan.losses import AdversarialLoss, smoothed
-from pipeline.gan.optimisers import OPTIMISERS
 from pipeline.gan.penalties import PENALTIES, Penalty, Update, clip_weights
-from pipeline.gan.schedules import SHAPES, value_at
+from pipeline.gan.rates import decay_at, set_optimisers, update_ema
+from pipeline.gan.schedules import value_at
 from pipeline.gan.state import Diverged, TrainState, create_state, mean_losses, reported_losses, require_finite
 from pipeline.params import Recipe, TrainParams
 
 __all__ = [
-    "Diverged", "StepReport", "TrainState", "create_state", "decay_at", "draw_inputs", "ema_decay", "mean_losses",
-    "reported_losses", "require_finite", "train", "train_step", "update_ema",
+    "Diverged", "StepReport", "TrainState", "create_state", "draw_inputs", "mean_losses", "reported_losses",
+    "require_finite", "train", "train_step",
 ]  # fmt: skip
 
 
@@ -93,7 +92,7 @@ def train_step(
         The last values of the curves `state.names`, float32 (K,), detached, on the device: the losses of D and G
         without the penalty, the penalty as it was added, and what penalties and augmentations report.
     """
-    _set_optimisers(state, recipe, budget)
+    set_optimisers(state, recipe, budget)
     if isinstance(loss, FlowLoss):
         curves = update_flow(state, images, loss, recipe, budget, world)
     else:
@@ -292,52 +291,3 @@ def draw_inputs(
     count = recipe.batch_size // world.size
     latents = draws.randn(count, recipe.latent_dim)
     return latents, images.labels[draws.randint(0, len(images.labels), (count,))]
-
-
-def decay_at(recipe: Recipe, step: int, steps: int) -> float:
-    """The decay of G's average at a step, counted from 0: from the recipe's half-life, if it has one, or its decay.
-
-    An average with a half-life of H images decays by 0.5 ** (images of a step / H). With a ramp-up r, H is at most r
-    times the images seen before (Karras et al. 2020, arXiv:2006.06676, as in their code). A half-life of 0 copies G.
-    """
-    if recipe.ema_half_life is None:
-        assert recipe.ema_decay is not None
-        return ema_decay(recipe.ema_decay, recipe.ema_warmup, step)
-    images, half_life = recipe.n_critic * recipe.batch_size, value_at(recipe.ema_half_life, step, steps)
-    if recipe.ema_ramp_up is not None:
-        half_life = min(half_life, recipe.ema_ramp_up * step * images)
-    return 0.5 ** (images / half_life) if half_life else 0.0
-
-
-def ema_decay(decay: float, warmup: bool, step: int) -> float:
-    """The decay at a step, counted from 0: with `warmup` min(decay, (1 + step) / (10 + step)).
-
-    So the first average forgets the untrained weights at once. (The idea: TensorFlow's ExponentialMovingAverage.)
-    """
-    return min(decay, (1 + step) / (10 + step)) if warmup else decay
-
-
-@torch.no_grad()
-def update_ema(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """average = decay * average + (1 - decay) * network, for weights and batch norm's statistics.
-
-    Other buffers, such as the singular vectors of spectral norm, are unit vectors and are copied.
-    """
-    blend = get_ema_multi_avg_fn(decay)
-    blend(tuple(average.parameters()), tuple(network.parameters()), 0)
-    for (name, old), new in zip(average.named_buffers(), network.buffers(), strict=True):
-        if name.endswith(("running_mean", "running_var")):
-            old.lerp_(new, 1 - decay)
-        else:
-            old.copy_(new)
-
-
-def _set_optimisers(state: TrainState, recipe: Recipe, budget: TrainParams) -> None:
-    """The learning rates and betas of this step."""
-    step, steps = state.step, budget.steps
-    factor = SHAPES[recipe.lr_decay](step / steps) * state.lr_scale
-    betas = value_at(recipe.beta1, step, steps), value_at(recipe.beta2, step, steps)
-    for optimiser, lr in ((state.optimiser_g, recipe.lr_g), (state.optimiser_d, recipe.lr_d)):
-        for group in optimiser.param_groups:
-            group["lr"] = value_at(lr, step, steps) * factor
-            OPTIMISERS[recipe.optimiser].set_betas(group, *betas)

@@ -16,7 +16,8 @@ from pipeline.gan.augment import AUGMENTATIONS, augment_for_discriminator
 from pipeline.gan.losses import LOSSES, AdversarialLoss
 from pipeline.gan.optimisers import OPTIMISERS
 from pipeline.gan.penalties import PENALTIES, Penalty, Update
-from pipeline.gan.step import ema_decay, train, train_step
+from pipeline.gan.rates import ema_decay
+from pipeline.gan.step import train, train_step
 from tests.gan.states import copied, equal, run, start
 from tests.networks import ADVERSARIAL
 from tests.recipes import SHAPE, image_set, tiny_budget, tiny_params, tiny_recipe

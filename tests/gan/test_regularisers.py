@@ -15,7 +15,8 @@ from pipeline.gan import regularisers
 from pipeline.gan.checkpoint import RunHistory, load_checkpoint, save_checkpoint
 from pipeline.gan.losses import LOSSES
 from pipeline.gan.penalties import PENALTIES, Update
-from pipeline.gan.step import decay_at, train, train_step
+from pipeline.gan.rates import decay_at
+from pipeline.gan.step import train, train_step
 from pipeline.models.build import Packed
 from pipeline.params import Schedule
 from tests.gan.states import bits, equal, run, start

@@ -17,7 +17,8 @@ from pipeline.gan.flow import loss_of
 from pipeline.gan.losses import LOSSES, AdversarialLoss
 from pipeline.gan.optimisers import OPTIMISERS, Optimiser
 from pipeline.gan.penalties import PENALTIES, Penalty
-from pipeline.gan.step import TrainState, create_state, draw_inputs, train, train_step, update_ema
+from pipeline.gan.rates import update_ema
+from pipeline.gan.step import TrainState, create_state, draw_inputs, train, train_step
 from pipeline.models import GAN, NETWORKS
 from pipeline.params import Recipe, load
 from pipeline.sampling.images import sample
