@@ -8,8 +8,10 @@ what only CUDA shows is listed as not checked. It exits with 1 if a check failed
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
+import math
 import os
 import statistics
 import subprocess
@@ -32,6 +34,7 @@ from pipeline.data.batches import ImageSet, batch
 from pipeline.data.host_images import HostImages
 from pipeline.gan.checkpoint import RunHistory, load_checkpoint, save_checkpoint
 from pipeline.gan.flow import loss_of
+from pipeline.gan.graphs import Graphs, not_captured
 from pipeline.gan.state import TrainState, create_state, mean_losses
 from pipeline.gan.step import train, train_step
 from pipeline.params import Params, Recipe, TrainParams, load
@@ -39,7 +42,7 @@ from pipeline.params import Params, Recipe, TrainParams, load
 PRESET = Path(__file__).resolve().parent.parent / "presets" / "cifar10.yaml"
 SECONDS = 540.0  # after which no further check is begun
 SHAPE, CLASSES, IMAGES = (3, 32, 32), 10, 320  # few images, so that epochs turn within a check
-SMALL = {"width_g": 16, "width_d": 16, "batch_size": 16}  # of a recipe, where there is no CUDA
+SMALL = {"width_g": 16, "width_d": 16}  # of a recipe, where there is no CUDA; its batches are of 16
 SPEED = ("dcgan", "sngan", "resnet")  # timed beside a plain loop
 EXACT = ("dcgan", "resnet", "wgan_gp")  # batch norm; spectral norm; a penalty
 FEATURE_BATCH = 128
@@ -67,7 +70,8 @@ class Machine:
 
     def recipe(self, name: str) -> Recipe:
         recipe = self.params.models[name]
-        return recipe if self.cuda else recipe.model_copy(update={**SMALL, "n_critic": min(recipe.n_critic, 2)})
+        small = {**SMALL, "batch_size": math.lcm(16, recipe.group), "n_critic": min(recipe.n_critic, 2)}
+        return recipe if self.cuda else recipe.model_copy(update=small)
 
     def budget(self, steps: int, **changes: object) -> TrainParams:
         return self.params.train.model_copy(update={"steps": steps, "report_every": steps, **changes})
@@ -117,6 +121,15 @@ def one_step(machine: Machine, name: str) -> str:
         train_step(state, machine.images(meta), loss, recipe, budget)  # waiting for a number fails there
         machine.trained(name, machine.budget(2))
         return "finite; one step on the meta device waits for no number; CUDA's syncs and memory: not checked"
+    for batch_size in (recipe.batch_size // 2**halved for halved in range(recipe.batch_size.bit_length())):
+        with contextlib.suppress(torch.OutOfMemoryError):
+            smaller = "" if batch_size == recipe.batch_size else f"batch {batch_size}, {2 * batch_size} do not fit: "
+            return smaller + timed_steps(machine, recipe.model_copy(update={"batch_size": batch_size}), budget)
+    raise Failed("out of memory at every batch size")
+
+
+def timed_steps(machine: Machine, recipe: Recipe, budget: TrainParams) -> str:
+    """Steps on CUDA: what `one_step` says of them."""
     torch.cuda.empty_cache()
     images = machine.images()
     before = torch.cuda.memory_allocated(machine.device)
@@ -177,6 +190,27 @@ def different(first: dict[str, Tensor], second: dict[str, Tensor]) -> int:
     return sum(not torch.equal(first[name], second[name]) for name in first)
 
 
+def graphs(machine: Machine, name: str, precision: str) -> str:
+    """Replayed steps beside the same by themselves: the same bits, and the speed."""
+    if not machine.cuda:
+        raise NotChecked("CUDA graphs need CUDA")
+    recipe, images = machine.recipe(name), machine.images()
+    budget = machine.budget(8, precision=precision)
+    if reason := not_captured(recipe):
+        raise NotChecked(reason)
+    state = machine.start(recipe, budget)
+    state.graphs = Graphs()
+    found = machine.trained(name, budget, state=state).tensors()
+    if differing := different(machine.trained(name, budget).tensors(), found):
+        raise Failed(f"{differing} of {len(found)} tensors differ from those of steps that are not replayed")
+    params = machine.params.model_copy(update={"train": machine.budget(9, precision=precision)})
+    loops = {"graphs": ours(recipe, images, params, graphs=True), "without": ours(recipe, images, params)}
+    seconds = timed(machine, loops)
+    ms = {key: f"{1000 * value:.1f} ms" for key, value in seconds.items()}
+    ratio = seconds["without"] / seconds["graphs"]
+    return f"the same bits; {ms['graphs']} a step, {ms['without']} without: {ratio:.2f} times as fast"
+
+
 def bf16(machine: Machine, name: str) -> str:
     """A step in bf16 beside the same in fp32."""
     losses = {one: mean_losses(machine.trained(name, machine.budget(2, precision=one))) for one in ("fp32", "bf16")}
@@ -207,17 +241,18 @@ def speed_ratio(machine: Machine, name: str, field: str, new: object, old: objec
 
 def timed(machine: Machine, loops: dict[str, Callable[[int], None]]) -> dict[str, float]:
     """Seconds a step of each loop."""
-    steps, rounds = (20, 5) if machine.cuda else (1, 3)
+    steps, rounds = (10, 5) if machine.cuda else (1, 3)
     return measure(loops, steps, rounds, machine.device)
 
 
 def beside_a_plain_loop(machine: Machine, name: str) -> str:
     """Images a second beside a DataLoader loop with `.item()`."""
     recipe, images = machine.recipe(name), machine.images()
-    loops = {"plain": plain_loop(recipe, images, Variant()), "ours": ours(recipe, images, machine.params)}
+    own = ours(recipe, images, machine.params, graphs=machine.cuda)
+    loops = {"plain": plain_loop(recipe, images, Variant()), "ours": own}
     seconds = timed(machine, loops)
-    plain, own = (recipe.batch_size * recipe.n_critic / seconds[key] for key in ("plain", "ours"))
-    return f"{own:,.0f} images/s, plain DataLoader loop {plain:,.0f}: {own / plain:.2f} times as fast"
+    plain, fast = (recipe.batch_size * recipe.n_critic / seconds[key] for key in ("plain", "ours"))
+    return f"{fast:,.0f} images/s, plain DataLoader loop {plain:,.0f}: {fast / plain:.2f} times as fast"
 
 
 def host_resident(machine: Machine, name: str) -> str:
@@ -288,6 +323,9 @@ def checks(machine: Machine) -> Iterator[tuple[str, Callable[[], str]]]:
     for name in EXACT:
         yield f"exact resume: {name}", functools.partial(exact_resume, machine, name, "fp32")
     yield "exact resume, bf16: resnet", functools.partial(exact_resume, machine, "resnet", "bf16")
+    for name in (*SPEED, "wgan_gp", "stylegan2_ada", "flow"):
+        yield f"CUDA graphs: {name}", functools.partial(graphs, machine, name, "fp32")
+    yield "CUDA graphs, bf16: resnet", functools.partial(graphs, machine, "resnet", "bf16")
     yield "host-resident images: dcgan", functools.partial(host_resident, machine, "dcgan")
     for name in SPEED:
         yield f"training speed: {name}", functools.partial(beside_a_plain_loop, machine, name)

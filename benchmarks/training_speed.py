@@ -21,6 +21,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pipeline.core.devices import choose_device
 from pipeline.data.batches import ImageSet, batch
+from pipeline.gan.flow import loss_of
+from pipeline.gan.graphs import Graphs
 from pipeline.gan.losses import LOSSES
 from pipeline.gan.schedules import value_at
 from pipeline.gan.step import create_state, train
@@ -126,11 +128,12 @@ def _resident(recipe: Recipe, images: ImageSet) -> Iterator[tuple[Tensor, Tensor
         index += 1
 
 
-def ours(recipe: Recipe, images: ImageSet, params: Params) -> Callable[[int], None]:
-    """A function that trains for so many steps by `pipeline.gan.step.train`."""
+def ours(recipe: Recipe, images: ImageSet, params: Params, graphs: bool = False) -> Callable[[int], None]:
+    """A function that trains for so many steps by `pipeline.gan.step.train`, replayed as CUDA graphs or not."""
     budget = params.train.model_copy(update={"steps": 2**31 - 1})
     state = create_state(recipe, budget, shape_of(images), images.n_classes, 0, images.images.device)
-    steps = train(state, images, LOSSES[recipe.loss], recipe, budget)
+    state.graphs = Graphs() if graphs else None
+    steps = train(state, images, loss_of(recipe), recipe, budget)
 
     def run(count: int) -> None:
         for _ in range(count):

@@ -4,7 +4,10 @@ A draw is a function of its name, never of earlier draws. A checkpoint therefore
 was killed and resumed draws exactly what it would have drawn. (The idea is that of edm2, `training_loop.py`.)
 """
 
+import contextlib
+import functools
 import hashlib
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -37,24 +40,112 @@ class Draws:
     shape names this rank's images, as one has them, along the dimension `of` (0 unless said).
     """
 
-    def __init__(self, source: torch.Generator, device: torch.device | str = "cpu", world: World = ALONE) -> None:
+    def __init__(
+        self, source: torch.Generator | None, device: torch.device | str = "cpu", world: World = ALONE
+    ) -> None:
         self._source, self._device, self._world = source, device, world
 
     def rand(self, *shape: int, of: int = 0) -> torch.Tensor:
         """Uniform numbers in [0, 1), float32."""
-        return self._own(torch.rand(self._whole(shape, of), generator=self._source, device=self._device), of)
+        return self._own(torch.rand, shape, of)
 
     def randn(self, *shape: int, of: int = 0) -> torch.Tensor:
         """Normal numbers, float32."""
-        return self._own(torch.randn(self._whole(shape, of), generator=self._source, device=self._device), of)
+        return self._own(torch.randn, shape, of)
 
     def randint(self, low: int, high: int, shape: tuple[int, ...], of: int = 0) -> torch.Tensor:
         """Whole numbers from `low` to `high` - 1, int64."""
-        whole = self._whole(shape, of)
-        return self._own(torch.randint(low, high, whole, generator=self._source, device=self._device), of)
+        return self._own(functools.partial(torch.randint, low, high), shape, of)
 
-    def _whole(self, shape: tuple[int, ...], of: int) -> tuple[int, ...]:
-        return tuple(size * self._world.size if place == of else size for place, size in enumerate(shape))
+    def _own(self, draw: Callable[..., torch.Tensor], shape: tuple[int, ...], of: int) -> torch.Tensor:
+        whole = tuple(size * self._world.size if place == of else size for place, size in enumerate(shape))
+        return self._world.part(self._drawn(draw, whole), of)
 
-    def _own(self, whole: torch.Tensor, of: int) -> torch.Tensor:
-        return self._world.part(whole, of)
+    def _drawn(self, draw: Callable[..., torch.Tensor], shape: tuple[int, ...]) -> torch.Tensor:
+        return draw(shape, generator=self._source, device=self._device)
+
+
+def named_draws(device: torch.device | str, world: World, *parts: object) -> Draws:
+    """The random numbers that `parts` name, as `rng` does. The last part is the index of an update.
+
+    While a `Tape` records or plays, they are its numbers.
+    """
+    if Tape.running is not None:
+        return Tape.running.draws(device, *parts)
+    return Draws(rng(device, *parts), device, world)
+
+
+class Tape:
+    """The random numbers of one update, each in a tensor of its own, so that another update finds its numbers there.
+
+    A captured CUDA graph reads and writes the same memory whenever it is replayed, and can draw no named numbers. So
+    one update is recorded, its numbers are drawn anew before each replay, and the captured update finds them in place.
+    """
+
+    running: "Tape | None" = None  # in one process one training draws at a time
+
+    def __init__(self) -> None:
+        self._numbers: list[tuple[_Taped, Callable[..., torch.Tensor], torch.Tensor]] = []
+        self._place = 0  # of the next number while playing
+        self._playing = False
+
+    @contextlib.contextmanager
+    def record(self) -> Iterator[None]:
+        """Numbers are drawn as ever while the body runs, and noted."""
+        self._numbers = []
+        with self._run(playing=False):
+            yield
+
+    @contextlib.contextmanager
+    def play(self) -> Iterator[None]:
+        """The body gets the tensors of the numbers recorded, in their order, and must ask for the same."""
+        with self._run(playing=True):
+            yield
+        assert self._place == len(self._numbers), "not all numbers were asked for"
+
+    @contextlib.contextmanager
+    def _run(self, playing: bool) -> Iterator[None]:
+        assert Tape.running is None
+        Tape.running, self._playing, self._place = self, playing, 0
+        try:
+            yield
+        finally:
+            Tape.running = None
+
+    def draw_again(self, index: int) -> None:
+        """Write into the tensors the numbers of update `index`."""
+        sources = {id(draws): rng(draws.device, *draws.parts, index) for draws, _, _ in self._numbers}
+        for draws, draw, numbers in self._numbers:
+            draw(numbers.shape, generator=sources[id(draws)], out=numbers)
+
+    def draws(self, device: torch.device | str, *parts: object) -> Draws:
+        """What `named_draws` returns while this records or plays."""
+        # In a capture no generator can be made.
+        return _Taped(self, None if self._playing else rng(device, *parts), device, parts[:-1])
+
+    def note(self, draws: "_Taped", draw: Callable[..., torch.Tensor], numbers: torch.Tensor) -> torch.Tensor:
+        """Keep `numbers`, which `draws` has just drawn."""
+        self._numbers.append((draws, draw, numbers))
+        return numbers
+
+    def next(self, parts: tuple[object, ...]) -> torch.Tensor:
+        """The numbers noted at this place."""
+        noted, _, numbers = self._numbers[self._place]
+        assert noted.parts == parts, (noted.parts, parts)
+        self._place += 1
+        return numbers
+
+
+class _Taped(Draws):
+    """Random numbers that pass a tape. No ranks: an update that several share is not captured."""
+
+    def __init__(
+        self, tape: Tape, source: torch.Generator | None, device: torch.device | str, parts: tuple[object, ...]
+    ) -> None:
+        super().__init__(source, device)
+        self.tape, self.device, self.parts = tape, device, parts
+
+    def _drawn(self, draw: Callable[..., torch.Tensor], shape: tuple[int, ...]) -> torch.Tensor:
+        if self._source is None:
+            return self.tape.next(self.parts)
+        return self.tape.note(self, draw, super()._drawn(draw, shape))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.randomness import Draws, rng
+from pipeline.core.randomness import named_draws, rng
 from pipeline.core.world import ALONE, World
 from pipeline.data.host_images import HostImages
 
@@ -46,11 +46,11 @@ def batch(
     else:
         rows = images.images[chosen]
     if flip:
-        mirrored = Draws(rng(device, seed, "flip", index), device, world).rand(len(rows), 1, 1, 1) < 0.5
+        mirrored = named_draws(device, world, seed, "flip", index).rand(len(rows), 1, 1, 1) < 0.5
         rows = torch.where(mirrored, rows.flip(-1), rows)
     values = rows.float().div_(127.5).sub_(1)
     if dequantise:
-        values.add_(Draws(rng(device, seed, "noise", index), device, world).rand(*values.shape), alpha=1 / 128)
+        values.add_(named_draws(device, world, seed, "noise", index).rand(*values.shape), alpha=1 / 128)
     return values, images.labels[chosen]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.core.randomness import Draws, rng
+from pipeline.core.randomness import Draws, named_draws
 from pipeline.core.world import ALONE, World
 from pipeline.gan import ada
 
@@ -54,15 +54,15 @@ def augment_for_discriminator(
     """
     device = images.device
     for name, strength in strengths.items():
-        entry, draws = AUGMENTATIONS[name], Draws(rng(device, seed, "augment", name, stream, index), device, world)
+        entry, draws = AUGMENTATIONS[name], named_draws(device, world, seed, "augment", name, stream, index)
         changed = entry.transform(images, draws, strength) if entry.graded else entry.transform(images, draws)
         if not entry.graded and (isinstance(strength, Tensor) or strength < 1):
-            draws = Draws(rng(device, seed, "augment strength", name, stream, index), device, world)
+            draws = named_draws(device, world, seed, "augment strength", name, stream, index)
             chosen = draws.rand(len(images), 1, 1, 1) < strength
             changed = torch.where(chosen, changed, images)
         images = changed
     if noise:
-        draws = Draws(rng(device, seed, "instance noise", stream, index), device, world)
+        draws = named_draws(device, world, seed, "instance noise", stream, index)
         images = images + noise * draws.randn(*images.shape)
     return images
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.core.randomness import Draws, rng
+from pipeline.core.randomness import Draws, named_draws
 from pipeline.core.world import World
 from pipeline.data.batches import ImageSet, batch
 from pipeline.gan.losses import LOSSES, AdversarialLoss
@@ -78,14 +78,19 @@ def update_flow(
     velocity = network.velocity
     assert isinstance(velocity, nn.Module), "check lets no other network pass"
     real, labels = batch(images, index, recipe.batch_size, state.seed, recipe.flip, recipe.dequantise, world)
-    draws = Draws(rng(device, state.seed, "flow", index), device, world)
-    times, noise = loss.times(draws, len(real)), draws.randn(*real.shape)
-    half = budget.precision == "bf16"
-    with torch.autocast(device.type, torch.bfloat16) if half else contextlib.nullcontext():
-        value = flow_matching(velocity, real, labels, noise, times)
+
+    def gradients(index: int, real: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        draws = named_draws(device, world, state.seed, "flow", index)
+        times, noise = loss.times(draws, len(real)), draws.randn(*real.shape)
+        half = budget.precision == "bf16"
+        with torch.autocast(device.type, torch.bfloat16) if half else contextlib.nullcontext():
+            value = flow_matching(velocity, real, labels, noise, times)
+        value.backward()
+        return {"loss/g": value.detach().float()}
+
     state.optimiser_g.zero_grad()
-    value.backward()
+    value = state.gradients(("generator",), network, index, gradients, (real, labels))["loss/g"]
     world.average_gradients(network.parameters())
     nn.utils.clip_grad_norm_(network.parameters(), LARGEST_NORM)
     state.optimiser_g.step()
-    return world.mean(value.detach().float()[None])
+    return world.mean(value[None])

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import PipelineError
 from pipeline.gan.augment import AUGMENTATIONS, Augmentation
+from pipeline.gan.graphs import Gradients, Graphs, Inputs
 from pipeline.gan.optimisers import make_optimiser
 from pipeline.gan.penalties import PENALTIES, Penalty
 from pipeline.gan.schedules import value_at
@@ -33,6 +34,7 @@ class TrainState:
     names: of the curves: D's (where there is a D) and G's loss, then what penalties and augmentations report.
     losses: a row of them for each step since the last report, on the device.
     own: the tensors that penalties and augmentations keep, by `<kind>/<entry>/<name>`, see `own_tensors`.
+    graphs: where given, the gradients of an update are captured once and replayed from then on.
     """
 
     gan: GAN
@@ -45,6 +47,7 @@ class TrainState:
     own: dict[str, Tensor] = field(default_factory=dict)
     step: int = 0
     lr_scale: float = 1.0
+    graphs: Graphs | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the state by name, not copied: writing into them restores a checkpoint."""
@@ -56,6 +59,14 @@ class TrainState:
             for index, values in optimiser.state_dict()["state"].items():
                 named |= {f"{prefix}.{index}.{name}": tensor for name, tensor in values.items()}
         return named
+
+    def gradients(
+        self, kind: tuple[object, ...], network: nn.Module, index: int, work: Gradients, inputs: Inputs
+    ) -> dict[str, Tensor]:
+        """What `work(index, *inputs)` returns, with the gradients of `network` that it sets; see `Graphs.run`."""
+        if self.graphs is None:
+            return work(index, *inputs)
+        return self.graphs.run(kind, list(network.parameters()), index, work, inputs)
 
     def own_tensors(self, part: str) -> dict[str, Tensor]:
         """The tensors that a part, such as `penalty/r1` or `augment/ada`, keeps; not copied."""

@@ -241,6 +241,7 @@ class RuntimeParams(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|meta|cuda(:\d{1,2})?)$")]
     devices: Annotated[str | int | tuple[int, ...], BeforeValidator(_devices)]
     resident: Literal["auto", "device", "host"]
+    cuda_graphs: Literal["auto", "off"]
     jobs: Annotated[int, Field(ge=1, le=1024)]
     checkpoint_every: Count
     tracking: bool

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.core.checksums import write_sums
 from pipeline.core.devices import environment
-from pipeline.core.errors import PipelineError, warn
+from pipeline.core.errors import PipelineError, log_line, warn
 from pipeline.core.files import atomic_folder, require_space, write_bytes
 from pipeline.core.progress import progress as progress_bar
 from pipeline.core.world import ALONE, STATE, STEP, World
@@ -29,6 +29,7 @@ from pipeline.gan.checkpoint import (
     step_of,
 )
 from pipeline.gan.flow import loss_of
+from pipeline.gan.graphs import Graphs, not_captured
 from pipeline.gan.step import Diverged, TrainState, advance, create_state, require_finite, train
 from pipeline.gan.warm_start import warm_start
 from pipeline.models.batch_norm import synchronise
@@ -109,12 +110,23 @@ class _Trainer:
     def newest(self) -> tuple[TrainState, RunHistory]:
         """The state of the newest whole checkpoint, else an untrained one."""
         state = _untrained(self.experiment, self.images, self.world)
+        state.graphs = self._graphs()
         if self.experiment.recipe.init_from:
             warm_start(state, self.experiment.recipe.init_from)
         progress = load_checkpoint(self.work, state)
         state.lr_scale = self.budget.rollback_lr ** len(progress.rollbacks)
         self._note_environment(state, progress)
         return state, progress
+
+    def _graphs(self) -> Graphs | None:
+        """On CUDA, where a GPU trains alone and the recipe permits it."""
+        on_cuda, wanted = self.images.images.device.type == "cuda", self.experiment.params.runtime.cuda_graphs == "auto"
+        if not on_cuda or not wanted or self.world.size > 1:
+            return None
+        if reason := not_captured(self.experiment.recipe):
+            log_line(f"{self.experiment.name}: its steps are not captured as CUDA graphs, for {reason}")
+            return None
+        return Graphs()
 
     def _note_environment(self, state: TrainState, progress: RunHistory) -> None:
         """Record under what this trains, and warn where the checkpoint was trained under something else."""
