@@ -1,14 +1,16 @@
-"""The whole family on digits under an equal budget: of CPU seconds, and of images.
+"""The whole family on digits and on MNIST under an equal budget: of CPU seconds, and of images.
 
-    python -m benchmarks.equal_budget [--seeds 0] [RECIPE ...]
+    python -m benchmarks.equal_budget [--data digits | mnist --root DIR] [--seeds 0 1 2] [RECIPE ...]
 
-Every recipe of presets/digits.yaml, with its networks and settings, but a constant learning rate: so one training
-serves both budgets. It goes on until D has seen `IMAGES` real images and `SECONDS` CPU seconds are spent, on one
+DIR holds MNIST as torchvision lays it out (DIR/MNIST/raw): 10,000 of its images, of 16 pixels as the digits are. Every
+recipe of presets/digits.yaml, with its networks and settings, but a constant learning rate: so one training serves both
+budgets. It goes on until D has seen `IMAGES` real images and `SECONDS` CPU seconds are spent, on one
 thread, and 500 samples of the average of G are held against the training images when each budget is reached, by
 `fd_efficientnet_lite0`. The untrained G's distance, on the same latents, stands beside.
 
-It writes docs/equal_budget.csv, a row a training, and prints docs/equal_budget.md's table. What is done already is not
-done again: delete .work/equal-budget to start anew.
+It writes docs/equal_budget.csv (of MNIST equal_budget_mnist.csv), a row a training, and prints a table of
+docs/equal_budget.md. What is done already is not done again, also by processes side by side, each with recipes or seeds
+of its own: delete .work/equal-budget to start anew.
 """
 
 import argparse
@@ -29,10 +31,11 @@ from pipeline.metrics import Extractor, Gaussian, frechet_distance, load_extract
 from pipeline.params import PRESETS, load
 
 WORK, DOCS = Path(".work/equal-budget"), Path("docs")
-SECONDS, IMAGES, SAMPLES, SEEDS = 20.0, 6400, 500, (0,)
+SECONDS, IMAGES, SAMPLES, SEEDS = 20.0, 6400, 500, (0, 1, 2)
 LONGEST = 60.0  # CPU seconds after which a recipe that has not seen `IMAGES` is given up
 PARAMS = load(PRESETS / "digits.yaml")
 RECIPES = tuple(PARAMS.models)
+MNIST = {"data.dataset": "mnist", "data.limit": 10_000}
 
 
 def measure(recipe: str, seed: int, data: Data, extractor: Extractor, real: Gaussian) -> dict[str, Any]:
@@ -91,19 +94,24 @@ def draw(rows: pd.DataFrame, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="*", default=RECIPES, metavar="RECIPE", help=", ".join(RECIPES))
+    parser.add_argument("--data", choices=["digits", "mnist"], default="digits")
+    parser.add_argument("--root", help="the folder that holds MNIST")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     options = parser.parse_args()
     trainings.one_thread()
-    data, extractor = trainings.data_of(PARAMS, WORK / "prepared"), load_extractor(PARAMS.metrics, CPU)
+    mnist = options.data == "mnist"
+    params = PARAMS.override({**MNIST, "data.root": options.root}) if mnist else PARAMS
+    work, name = WORK / options.data, "equal_budget_mnist" if mnist else "equal_budget"
+    data, extractor = trainings.data_of(params, work / "prepared"), load_extractor(params.metrics, CPU)
     real = Gaussian.from_features(trainings.features(extractor, pixels_of(data.train)))
     rows = []
     for seed, recipe in itertools.product(options.seeds, options.recipes):
-        path = WORK / f"{recipe}-{seed}.json"
+        path = work / f"{recipe}-{seed}.json"
         rows.append(trainings.kept(path, measure, recipe, seed, data, extractor, real))
     columns = ["recipe", "seed", "untrained", "by_seconds", "images_of_seconds", "by_images", "seconds_of_images"]
     frame = pd.DataFrame(rows)[[*columns, "diverged"]]
-    write_bytes(DOCS / "equal_budget.csv", frame.to_csv(index=False).encode())
-    draw(frame, DOCS / "equal_budget.png")
+    write_bytes(DOCS / f"{name}.csv", frame.to_csv(index=False).encode())
+    draw(frame, DOCS / f"{name}.png")
     floor = frechet_distance(Gaussian.from_features(trainings.features(extractor, pixels_of(data.test))), real)
     print("\n".join([*table(frame), "", f"held-out images: {floor:.0f}"]))
 

@@ -15,6 +15,7 @@ from pipeline.core.files import read_json, write_json
 from pipeline.data.batches import ImageSet
 from pipeline.data.prepared import load_description, load_images, prepare
 from pipeline.gan.flow import loss_of
+from pipeline.gan.graphs import Graphs, not_captured
 from pipeline.gan.state import Diverged, TrainState
 from pipeline.gan.step import create_state, train
 from pipeline.metrics import Extractor, extract
@@ -45,11 +46,11 @@ def one_thread() -> None:
     make_deterministic()
 
 
-def data_of(params: Params, folder: Path) -> Data:
-    """The images that `params.data` names, prepared in `folder` once."""
+def data_of(params: Params, folder: Path, device: torch.device = CPU) -> Data:
+    """The images that `params.data` names, prepared in `folder` once, on a device."""
     if not folder.exists():
         prepare(params.data, folder)
-    return Data(load_description(folder), load_images(folder, "train", CPU), load_images(folder, "test", CPU))
+    return Data(load_description(folder), *(load_images(folder, split, device) for split in ("train", "test")))
 
 
 def trained(
@@ -60,18 +61,23 @@ def trained(
     seed: int,
     each: Callable[[TrainState, float], bool] = lambda state, seconds: False,
 ) -> tuple[TrainState, float, int | None]:
-    """Train until the budget ends, a value diverges, or `each` (state, CPU seconds of training) says so after a step.
+    """Train until the budget ends, a value diverges, or `each` (state, seconds of training) says so after a step.
 
-    Returns the state, the CPU seconds of the steps alone, and the step at which it diverged.
+    Returns the state, the CPU seconds of the steps alone (on CUDA, by graphs, those that passed from the first step to
+    the last), and the step at which it diverged.
     """
-    state = create_state(recipe, budget, shape, images.n_classes, seed, CPU)
-    seconds, started = 0.0, time.process_time()
+    device = images.images.device
+    on_cuda = device.type == "cuda"
+    state = create_state(recipe, budget, shape, images.n_classes, seed, device)
+    state.graphs = Graphs() if on_cuda and not not_captured(recipe) else None
+    clock = time.perf_counter if on_cuda else time.process_time
+    seconds, started = 0.0, clock()
     try:
         for _ in train(state, images, loss_of(recipe), recipe, budget):
-            seconds += time.process_time() - started
+            seconds += clock() - started
             if each(state, seconds):
                 break
-            started = time.process_time()
+            started = clock()
     except Diverged as fault:
         return state, seconds, fault.step
     return state, seconds, None
@@ -80,7 +86,7 @@ def trained(
 def samples(state: TrainState, counts: Sequence[int], count: int, latent_dim: int, seed: int = 1000) -> np.ndarray:
     """`count` images of the average of G, or of G where there is none, uint8 (N, C, S, S), with the data's labels."""
     asked, generator = labels("data", counts, count), state.gan.generator if state.ema is None else state.ema
-    return torch.cat(list(sample(generator, asked, seed, 256, latent_dim))).numpy()
+    return torch.cat(list(sample(generator, asked, seed, 256, latent_dim))).cpu().numpy()
 
 
 def features(extractor: Extractor, images: np.ndarray | Tensor) -> np.ndarray:
@@ -91,7 +97,7 @@ def features(extractor: Extractor, images: np.ndarray | Tensor) -> np.ndarray:
 def pixels_of(images: ImageSet) -> np.ndarray:
     """The images of a set that is in memory, uint8 (N, C, S, S)."""
     assert isinstance(images.images, Tensor)
-    return images.images.numpy()
+    return images.images.cpu().numpy()
 
 
 def kept(path: Path, make: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:

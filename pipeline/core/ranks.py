@@ -75,7 +75,7 @@ def find_place(device: str, devices: Devices, images: int | None = None, group: 
         rank, size, own, given = 0, len(there), there[0], False
     if images is not None and (problem := uneven(images, group, size)):
         raise _fault(f"batches of {problem}")
-    if own.type == "cuda":
+    if own.index is not None:
         torch.cuda.set_device(own)
     return Place(rank, size, own, given)
 

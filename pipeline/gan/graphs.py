@@ -23,12 +23,19 @@ Found = dict[str, Tensor]
 Capture = Callable[[Callable[[], Found]], tuple[Callable[[], None], Found]]
 
 
-def cuda_capture(work: Callable[[], Found]) -> tuple[Callable[[], None], Found]:
-    """Capture `work` without running it: what runs it, and the tensors that will then hold what it returns."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads upload, read images, watch the GPU
-        found = work()
-    return graph.replay, found
+class CudaCapture:
+    """Captures work on CUDA; what it captures shares memory for what is in between, so no two may run at once."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, work: Callable[[], Found]) -> tuple[Callable[[], None], Found]:
+        """Capture `work` without running it: what runs it, and the tensors that will then hold what it returns."""
+        graph = torch.cuda.CUDAGraph()
+        # Other threads upload, read images and watch the GPU: their calls are not of this capture.
+        with torch.cuda.graph(graph, self._pool, capture_error_mode="thread_local"):
+            found = work()
+        return graph.replay, found
 
 
 @dataclass
@@ -49,8 +56,8 @@ class Graphs:
     captured, and it and all that follow are replays.
     """
 
-    def __init__(self, capture: Capture = cuda_capture) -> None:
-        self._capture = capture
+    def __init__(self, capture: Capture | None = None) -> None:
+        self._capture = capture or CudaCapture()
         self._updates: dict[Hashable, _Update] = {}
 
     def run(

@@ -62,16 +62,22 @@ def test_alone_everything_is_the_identity() -> None:
     assert ALONE.intact and not ALONE.is_to_stop()
 
 
+def _as_cuda_does(device: torch.device) -> None:
+    if device.index is None:
+        raise ValueError(f"Expected a torch.device with a specified index or an integer, but got:{device}")
+
+
 def test_devices_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_place("cpu", 1) == Place(0, 1, CPU) == find_place("cpu", "auto")
     assert find_place("cpu", 3, 12) == Place(0, 3, CPU)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "set_device", _as_cuda_does)
     assert [device.index for device in rank_devices("cuda", 3)] == [0, 1, 2]
     assert [device.index for device in rank_devices("auto", (3, 1))] == [3, 1]
     assert len(rank_devices("cuda", "auto", 12)) == 4 and len(rank_devices("cuda", "auto", 6)) == 3
     assert find_place("cuda", (3, 1), 4).device == torch.device("cuda", 3)
+    assert find_place("auto", 1).device == torch.device("cuda")
     monkeypatch.setattr("os.environ", {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"})
     assert find_place("auto", 1, 16) == Place(5, 8, torch.device("cuda", 1), given=True)
 
