@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from pipeline.core import paths
+from pipeline.core import bfloat16, paths
+from pipeline.core.devices import choose_device
 from pipeline.core.errors import PipelineError, suggest
 from pipeline.core.provenance import commit
 from pipeline.core.versions import program_of, program_of_entry, program_of_function, version
@@ -28,16 +29,19 @@ from pipeline.tracking.tracker import Tracker
 
 PACKAGE = Path(__file__).parent
 SHAPING = (  # the code that shapes every training, registries apart
-    "core/devices.py", "core/randomness.py", "core/world.py", "data/batches.py", "models/batch_norm.py",
-    "models/build.py", "models/layers.py", "gan/rates.py", "gan/schedules.py", "gan/state.py", "gan/step.py",
-    "gan/terms.py", "gan/warm_start.py", "sampling/images.py", "training/monitor.py", "training/trainer.py",
-    "metrics/frechet.py",
+    "core/bfloat16.py", "core/devices.py", "core/randomness.py", "core/world.py", "data/batches.py", "gan/rates.py",
+    "gan/schedules.py", "gan/state.py", "gan/step.py", "gan/terms.py", "gan/warm_start.py", "metrics/frechet.py",
+    "models/batch_norm.py", "models/build.py", "models/layers.py", "sampling/images.py", "training/monitor.py",
+    "training/trainer.py",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is trained on what: `description` is the prepared data's dataset.json."""
+    """What is trained on what: `description` is the prepared data's dataset.json.
+
+    Its params never say `train.precision: auto`, but what that is on the device: so do its fingerprint and its run.
+    """
 
     params: Params
     model: str
@@ -45,6 +49,11 @@ class Experiment:
     description: dict[str, Any]
 
     def __post_init__(self) -> None:
+        train = self.params.train
+        if train.precision == "auto":
+            known = bfloat16.settled("auto", choose_device(self.params.runtime.device))
+            train = train.model_copy(update={"precision": known})
+            object.__setattr__(self, "params", self.params.model_copy(update={"train": train}))
         if self.model not in self.params.models:
             raise PipelineError(f"{self.model}: no such model; {suggest(self.model, self.params.models)}")
         if isinstance(self.params.generate.labels, int):  # a class that is not there is said before anything is trained

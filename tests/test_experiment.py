@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipeline import experiment as experiments
-from pipeline.core import versions
+from pipeline.core import bfloat16, versions
 from pipeline.core.errors import PipelineError
 from pipeline.experiment import SHAPING, Experiment, code_version, fingerprint
 from pipeline.gan.augment import AUGMENTATIONS
@@ -20,7 +20,7 @@ from pipeline.gan.optimisers import OPTIMISERS
 from pipeline.gan.penalties import PENALTIES
 from pipeline.metrics import sources_of
 from pipeline.models import NETWORKS, Network
-from pipeline.params import Recipe, load
+from pipeline.params import Params, Recipe, load
 from pipeline.params.schema import Neutral
 from tests.recipes import RECIPE, ROOT, tiny_budget, tiny_params, tiny_recipe
 
@@ -82,6 +82,25 @@ def test_a_shared_value_counts_for_those_who_share_it() -> None:
     change = {"recipe.n_critic": 3}
     assert of("shares", change) != of("shares")
     assert of("overrides", change) == of("overrides")
+
+
+@pytest.mark.parametrize(("native", "stands_for"), [(True, "bf16"), (False, "fp32")])
+def test_auto_is_the_precision_that_it_stands_for(
+    monkeypatch: pytest.MonkeyPatch, native: bool, stands_for: str
+) -> None:
+    monkeypatch.setattr(bfloat16, "native", lambda device: native)
+
+    def asked(precision: str) -> Params:
+        return tiny_params({"train.precision": precision, "runtime.device": "cpu"}, dcgan={})
+
+    def of(precision: str) -> Experiment:
+        return Experiment(asked(precision), "dcgan", 0, DESCRIPTION)
+
+    found = {precision: of(precision) for precision in ("fp32", "bf16", "auto")}
+    assert found["auto"].params.train.precision == stands_for
+    assert found["auto"].params.override({"train.precision": "auto"}) == asked("auto")  # nothing else has changed
+    assert found["auto"].fingerprint == found[stands_for].fingerprint
+    assert found["fp32"].fingerprint != found["bf16"].fingerprint
 
 
 def test_another_torch_is_another_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:

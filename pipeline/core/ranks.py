@@ -39,6 +39,7 @@ REMEDIES = {
     "code": "give all machines the same version of the pipeline",
     "torch": "give all machines the same version of torch",
     "params": "give all machines the same params.yaml",
+    "precision": "write fp32 or bf16 as train.precision, which is auto",
     "data": "give all machines the same data/prepared, for example by `dvc pull prepare`",
 }
 

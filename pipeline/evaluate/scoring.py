@@ -147,7 +147,7 @@ def key_numbers(record: dict[str, Any], metric: str, images_seen: int) -> dict[s
 def protocol(
     extractor: Extractor, reference: Reference, params: Params, info: dict[str, Any], generated: int
 ) -> dict[str, Any]:
-    """All that must agree before two values may be ranked together, and the sampler of a flow."""
+    """All that must agree before two values may be ranked together; the sampler of a flow; a precision but fp32."""
     labels, origin = params.generate.labels, info["init_from"]
     one_class = f", class {labels}" if isinstance(labels, int) else ""
     return {
@@ -166,6 +166,7 @@ def protocol(
         "labels": one_class.removeprefix(", ") or labels,
         "initialised_from": "nothing" if origin is None else f"{origin['name']}@{origin['sha256']}",
         **sampler_of(info),
+        **_trained_in(info),
     }
 
 
@@ -180,6 +181,12 @@ def sampler_of(info: dict[str, Any]) -> dict[str, Any]:
         return {}
     solver = recipe["solver"]
     return {"sampler": f"{solver}, {steps} steps", "network_evaluations": steps * SOLVERS[solver].evaluations}
+
+
+def _trained_in(info: dict[str, Any]) -> dict[str, Any]:
+    """The precision of a training that was not float32, by generator.json. It is told, and keeps no models apart."""
+    precision = info.get("train", {}).get("precision", "fp32")
+    return {} if precision == "fp32" else {"training_precision": precision}
 
 
 def collapsed(record: dict[str, Any], info: dict[str, Any], reference: Reference, generated: int) -> list[str]:

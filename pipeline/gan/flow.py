@@ -7,14 +7,13 @@ whoever follows it from noise at t = 0 arrives at t = 1 at images that are distr
 To add a loss with another distribution of times, write its function and one entry in FLOW_LOSSES.
 """
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from pipeline.core.randomness import Draws, named_draws
+from pipeline.core.bfloat16 import autocast
+from pipeline.core.randomness import Draws, rng
 from pipeline.core.world import World
 from pipeline.data.batches import ImageSet, batch
 from pipeline.gan.losses import LOSSES, AdversarialLoss
@@ -78,19 +77,13 @@ def update_flow(
     velocity = network.velocity
     assert isinstance(velocity, nn.Module), "check lets no other network pass"
     real, labels = batch(images, index, recipe.batch_size, state.seed, recipe.flip, recipe.dequantise, world)
-
-    def gradients(index: int, real: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        draws = named_draws(device, world, state.seed, "flow", index)
-        times, noise = loss.times(draws, len(real)), draws.randn(*real.shape)
-        half = budget.precision == "bf16"
-        with torch.autocast(device.type, torch.bfloat16) if half else contextlib.nullcontext():
-            value = flow_matching(velocity, real, labels, noise, times)
-        value.backward()
-        return {"loss/g": value.detach().float()}
-
+    draws = Draws(rng(device, state.seed, "flow", index), device, world)
+    times, noise = loss.times(draws, len(real)), draws.randn(*real.shape)
+    with autocast(budget.precision, device):
+        value = flow_matching(velocity, real, labels, noise, times)
     state.optimiser_g.zero_grad()
-    value = state.gradients(("generator",), network, index, gradients, (real, labels))["loss/g"]
+    value.backward()
     world.average_gradients(network.parameters())
     nn.utils.clip_grad_norm_(network.parameters(), LARGEST_NORM)
     state.optimiser_g.step()
-    return world.mean(value[None])
+    return world.mean(value.detach().float()[None])

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 
-from pipeline.core.randomness import named_draws, stable_hash
+from pipeline.core.bfloat16 import autocast
+from pipeline.core.randomness import Draws, rng, stable_hash
 from pipeline.core.world import ALONE, STEP, World
 from pipeline.data.batches import ImageSet, batch
 from pipeline.gan.augment import AUGMENTATIONS, augment_for_discriminator
@@ -32,8 +33,6 @@ __all__ = [
     "Diverged", "StepReport", "TrainState", "create_state", "draw_inputs", "mean_losses", "reported_losses",
     "require_finite", "train", "train_step",
 ]  # fmt: skip
-
-REAL_LOGITS = "D's logits of the real images"  # beside the curves in what an update of D returns
 
 
 @dataclass(frozen=True)
@@ -161,21 +160,6 @@ class _Step:
         state, discriminator = self.state, self.state.gan.discriminator
         real_images, real_labels = self._real(state.seed, index)
         latents, labels = self._inputs("d", index, real_labels)
-        state.optimiser_d.zero_grad()
-        inputs = (real_images, real_labels, latents, labels)
-        found = state.gradients(self._kind("discriminator", index), discriminator, index, self._gradients_of_d, inputs)
-        self.world.average_gradients(discriminator.parameters())
-        state.optimiser_d.step()
-        if self.recipe.clip is not None:
-            clip_weights(discriminator, self.recipe.clip)
-        self._adapt(found[REAL_LOGITS])
-        self.values |= found
-
-    def _gradients_of_d(
-        self, index: int, real_images: Tensor, real_labels: Tensor, latents: Tensor, labels: Tensor
-    ) -> dict[str, Tensor]:
-        """D's gradients at an update; returns D's logits of the real images, and what the curves show."""
-        state, discriminator = self.state, self.state.gan.discriminator
         reused = self.recipe.reuse_fakes and (index + 1) % self.recipe.n_critic == 0
         with torch.set_grad_enabled(reused), self._autocast():
             fake_images = self._generate(latents, labels, "d", index)
@@ -195,29 +179,23 @@ class _Step:
             )  # fmt: skip
             # A loss may compare any logits of the batch: each rank computes it from all of them.
             loss = self.loss.discriminator(self.world.whole(real_logits), self.world.whole(fake_logits))
-            total, penalties = self._penalised(loss, "discriminator", index, update)
+            total = self._penalised(loss, "discriminator", index, update)
+        state.optimiser_d.zero_grad()
         total.backward()
-        return {REAL_LOGITS: real_logits.detach(), "loss/d": loss.detach(), **penalties}
+        self.world.average_gradients(discriminator.parameters())
+        state.optimiser_d.step()
+        if self.recipe.clip is not None:
+            clip_weights(discriminator, self.recipe.clip)
+        self._adapt(real_logits.detach())
+        self.values["loss/d"] = loss.detach()
 
     def update_generator(self) -> None:
         """The update of G of this step."""
-        state, generator, index = self.state, self.state.gan.generator, self.state.step
-        real_images = real_labels = None
+        state, discriminator, index = self.state, self.state.gan.discriminator, self.state.step
+        real_images = real_labels = real = real_logits = None
         if self.loss.paired:
             real_images, real_labels = self._real(stable_hash(state.seed, "real for g"), index)
         latents, labels = self._inputs("g", index, real_labels)
-        state.optimiser_g.zero_grad()
-        inputs = (real_images, real_labels, latents, labels)
-        self.values |= state.gradients(self._kind("generator", index), generator, index, self._gradients_of_g, inputs)
-        self.world.average_gradients(generator.parameters())
-        state.optimiser_g.step()
-
-    def _gradients_of_g(
-        self, index: int, real_images: Tensor | None, real_labels: Tensor | None, latents: Tensor, labels: Tensor
-    ) -> dict[str, Tensor]:
-        """G's gradients at an update; returns what the curves show."""
-        state, discriminator = self.state, self.state.gan.discriminator
-        real = real_logits = None
         show = self._augmentation(index)
         discriminator.requires_grad_(False)  # G's step needs no gradient of D's weights: a third less to compute
         with parametrize.cached():
@@ -238,14 +216,13 @@ class _Step:
                 latents=latents, show=show, world=self.world,
             )  # fmt: skip
             loss = self.loss.generator(*self._best([self.world.whole(one) for one in logits]))
-            total, penalties = self._penalised(loss, "generator", index, update)
+            total = self._penalised(loss, "generator", index, update)
         discriminator.requires_grad_(True)
+        state.optimiser_g.zero_grad()
         total.backward()
-        return {"loss/g": loss.detach(), **penalties}
-
-    def _kind(self, whose: str, index: int) -> tuple[object, ...]:
-        """What tells updates apart that do different things: whose they are, and which penalties are due."""
-        return whose, *(index % term.every == 0 for term in self.terms if term.penalty.of == whose)
+        self.world.average_gradients(state.gan.generator.parameters())
+        state.optimiser_g.step()
+        self.values["loss/g"] = loss.detach()
 
     def curves(self) -> Tensor:
         """The values of `state.names` in this step, float32 (K,), the same on all ranks."""
@@ -264,8 +241,8 @@ class _Step:
         """G's images; a G that draws numbers, as its attribute `draws` says, has its own for this call."""
         generator = self.state.gan.generator
         if hasattr(generator, "draws"):
-            draws = named_draws(self.device, self.world, self.state.seed, "generator", stream, index)
-            generator.draws = draws  # type: ignore[assignment]
+            source = rng(self.device, self.state.seed, "generator", stream, index)
+            generator.draws = Draws(source, self.device, self.world)  # type: ignore[assignment]
         images: Tensor = generator(latents, labels)
         return images
 
@@ -282,23 +259,20 @@ class _Step:
         places = logits[0].topk(math.ceil(share * len(logits[0]))).indices
         return [one[places] for one in logits]
 
-    def _penalised(
-        self, loss: Tensor, whose: str, index: int, update: Callable[..., Update]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """`loss` with the penalties that are this network's and due at this update, and each penalty's curve."""
-        values: dict[str, Tensor] = {}
+    def _penalised(self, loss: Tensor, whose: str, index: int, update: Callable[..., Update]) -> Tensor:
+        """`loss` with the penalties that are this network's and due at this update."""
         for term in self.terms:
             if term.penalty.value is None or term.penalty.of != whose:
                 continue
-            values[term.curve] = torch.zeros((), device=self.device)
+            self.values[term.curve] = torch.zeros((), device=self.device)
             if index % term.every:
                 continue
-            draws = named_draws(self.device, self.world, self.state.seed, *term.stream, index)
+            draws = Draws(rng(self.device, self.state.seed, *term.stream, index), self.device, self.world)
             own = self.state.own_tensors(term.curve)
             value = term.weight * term.penalty.value(update(draws=draws, own=own))  # in float32
-            values[term.curve] = value.detach()
+            self.values[term.curve] = value.detach()
             loss = loss + value
-        return loss, values
+        return loss
 
     def _adapt(self, real_logits: Tensor) -> None:
         for name in self.recipe.augment:
@@ -306,15 +280,14 @@ class _Step:
                 adapt(self.state.own_tensors(f"augment/{name}"), self.world.whole(real_logits))
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
-        half = self.budget.precision == "bf16"
-        return torch.autocast(self.device.type, torch.bfloat16) if half else contextlib.nullcontext()
+        return autocast(self.budget.precision, self.device)
 
 
 def draw_inputs(
     recipe: Recipe, images: ImageSet, seed: int, stream: str, index: int, world: World = ALONE
 ) -> tuple[Tensor, Tensor]:
     """Latents ~ N(0, 1), float32 (N, Z), and the labels of random real images, int64 (N,), for one batch of fakes."""
-    draws = named_draws(images.images.device, world, seed, "latents", stream, index)
+    draws = Draws(rng(images.images.device, seed, "latents", stream, index), images.images.device, world)
     count = recipe.batch_size // world.size
     latents = draws.randn(count, recipe.latent_dim)
     return latents, images.labels[draws.randint(0, len(images.labels), (count,))]

@@ -171,7 +171,7 @@ class Recipe(Section):
 
 class TrainParams(Section):
     steps: Count
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "bf16", "auto"]
     channels_last: bool
     report_every: Count
     grid_every: Count

@@ -23,7 +23,7 @@ from pipeline.report.readers import finite_numbers, read_csv, read_keys
 from pipeline.report.scores import Scores, read_scores
 
 DATASET_KEYS = ("name", "train", "test", "image_shape", "classes", "skipped", "sha256")
-TOLD_BESIDE = ("sampler", "network_evaluations")  # of a protocol: columns of a ranking, which keep no models apart
+TOLD_BESIDE = ("sampler", "network_evaluations", "training_precision")  # of a protocol: these keep no models apart
 PENALTY = "penalty/"  # prefix of further columns of history.csv, one for each penalty
 FLOOR_KEYS = ("metric", "value", "train_images", "test_images", "metrics", "sampling_error")
 RUN_KEYS = (

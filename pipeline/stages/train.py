@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     recipe, runtime = experiment.recipe, params.runtime
     place = find_place(runtime.device, runtime.devices, recipe.batch_size, recipe.group)
     same, command = agreed(params, experiment.description["sha256"]), rank_command(__spec__, arguments)
+    same["precision"] = experiment.params.train.precision
     with contextlib.ExitStack() as stack:
         if place.rank == 0:
             # Another leg, or another experiment of DVC, can be the same training: the second then finds it finished.

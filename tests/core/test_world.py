@@ -133,10 +133,10 @@ def test_a_port_that_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
             pass
 
 
-@pytest.mark.parametrize("name", ["code", "params", "data", "torch"])
+@pytest.mark.parametrize("name", ["code", "params", "precision", "data", "torch"])
 def test_ranks_that_differ_are_refused_on_all_sides(name: str) -> None:
     store = TCPStore("127.0.0.1", 0, 2, True, datetime.timedelta(seconds=20), wait_for_workers=False)
-    mine = dict.fromkeys(("code", "params", "data", "torch"), "a")
+    mine = dict.fromkeys(("code", "params", "precision", "data", "torch"), "a")
     said = []
 
     def compare(rank: int, agreed: dict[str, str]) -> None:
@@ -155,4 +155,5 @@ def test_ranks_that_differ_are_refused_on_all_sides(name: str) -> None:
         assert len(said) == count and len(set(said)) <= 1
         for key in ("mine/0", "mine/1", "verdict"):
             store.delete_key(key)
-    assert said[0].startswith(f"rank 1 has another {name} than rank 0: give all machines the same")
+    remedy = "write fp32 or bf16 as train.precision" if name == "precision" else "give all machines the same"
+    assert said[0].startswith(f"rank 1 has another {name} than rank 0: {remedy}")

@@ -280,10 +280,10 @@ def test_the_version_of_the_code_has_the_update_for_flows_alone(monkeypatch: pyt
 # What is told of samples.
 
 
-def protocol_of(params: Params, recipe: Recipe) -> dict[str, Any]:
+def protocol_of(params: Params, recipe: Recipe, **told: Any) -> dict[str, Any]:
     extractor: Any = SimpleNamespace(protocol={}, name="toy", version="1", metric="fd_toy", dim=3)
     reference: Any = SimpleNamespace(train=[0] * 5, test=[0] * 3, floor={"data_sha256": "e" * 64})
-    info = {"init_from": None, "recipe": recipe.model_dump(mode="json")}
+    info = {"init_from": None, "recipe": recipe.model_dump(mode="json"), **told}
     return scoring.protocol(extractor, reference, params, info, 9)
 
 
@@ -296,6 +296,14 @@ def test_the_protocol_tells_the_sampler() -> None:
     assert few == plain | {"sampler": "euler, 10 steps", "network_evaluations": 10}
     assert many == plain | {"sampler": "euler, 20 steps", "network_evaluations": 20}
     assert twice == plain | {"sampler": "midpoint, 10 steps", "network_evaluations": 20}
+
+
+def test_the_protocol_tells_a_training_in_half_precision() -> None:
+    params, recipe = tiny_params(dcgan={}), tiny_recipe()
+    plain = protocol_of(params, recipe)
+    assert protocol_of(params, recipe, train=tiny_budget().model_dump(mode="json")) == plain
+    half = tiny_budget(precision="bf16").model_dump(mode="json")
+    assert protocol_of(params, recipe, train=half) == plain | {"training_precision": "bf16"}
 
 
 def test_the_model_card_tells_it_too() -> None:
