@@ -51,7 +51,7 @@ def recipe_problems(place: str, recipe: Recipe, params: Params) -> Iterator[str]
         )
     if recipe.loss in LOSSES and {recipe.penalty, *recipe.regularisers} <= set(PENALTIES):
         yield from _impossible_pairs(place, recipe)
-    yield from _batch_problems(place, recipe, params.runtime.devices)
+    yield from _batch_problems(place, recipe, params)
     if recipe.ema_decay is not None and recipe.ema_half_life is not None:
         yield f"{place}.ema_decay: must be null with ema_half_life, which gives the decay"
     if params.generate.weights == "ema" and not recipe.averaged:
@@ -114,20 +114,42 @@ def _yaml(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _batch_problems(place: str, recipe: Recipe, devices: str | int | tuple[int, ...]) -> Iterator[str]:
-    """What packing, the spread of a minibatch, and devices that share a batch ask of the network and of the batch."""
-    network = NETWORKS.get(recipe.network)
+def _batch_problems(place: str, recipe: Recipe, params: Params) -> Iterator[str]:
+    """What packing, the spread of a minibatch, and what shares a batch ask of the network and of the batch."""
+    network, devices, accumulate = NETWORKS.get(recipe.network), params.runtime.devices, params.train.accumulate
     for field, size in (("pack", recipe.pack), ("minibatch_std", max(recipe.minibatch_std, 1))):
         if recipe.batch_size % size:
             yield f"{place}.{field}: must divide batch_size, {recipe.batch_size}, got {size}"
     count = len(devices) if isinstance(devices, tuple) else 1 if devices == "auto" else int(devices)
-    if problem := uneven(recipe.batch_size, recipe.group, count):
+    if problem := uneven(recipe.batch_size, recipe.group, accumulate, "micro-batches"):
+        yield f"train.accumulate: in {place}, {problem}"
+    elif problem := uneven(recipe.batch_size, recipe.group * accumulate, count):
         yield f"{place}.batch_size: {problem}"
+    if accumulate > 1:
+        yield from _accumulation_problems(place, recipe, accumulate)
     if network and network.conditional and recipe.pack > 1:
         yield f"{place}.pack: must be 1 with the network {recipe.network}, which takes a label for each image"
     if network and recipe.minibatch_std and not network.minibatch_std_d:
         able = ", ".join(name for name, entry in NETWORKS.items() if entry.minibatch_std_d) or "none"
         yield f"{place}.minibatch_std: must be 0 with the network {recipe.network}; networks with it: {able}"
+
+
+def _accumulation_problems(place: str, recipe: Recipe, accumulate: int) -> Iterator[str]:
+    """What cannot be learnt from a part of the batch at a time."""
+    remedy = "with train.accumulate above 1, or set that to 1"
+    if recipe.batch_size < 2 * accumulate:
+        yield f"train.accumulate: must be at most half of {place}.batch_size, {recipe.batch_size}, got {accumulate}"
+    if recipe.loss in LOSSES and LOSSES[recipe.loss].whole_batch:
+        yield f"{place}.loss: must not be {recipe.loss}, which compares each logit with the whole batch, {remedy}"
+    if recipe.top_k != 1:
+        yield f"{place}.top_k: must be 1, since it chooses among the whole batch, {remedy}"
+    if recipe.reuse_fakes:
+        yield f"{place}.reuse_fakes: must be false, since it keeps what all fakes need for their gradient, {remedy}"
+    for field, names in (("penalty", [recipe.penalty]), ("regularisers", recipe.regularisers)):
+        for name in names:
+            if name in PENALTIES and (PENALTIES[name].whole_batch or PENALTIES[name].own()):
+                must = "must not be" if field == "penalty" else "must not hold"
+                yield f"{place}.{field}: {must} {name}, which measures the whole batch, {remedy}"
 
 
 def _origin_problems(

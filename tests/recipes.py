@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SHAPE = (1, 16, 16)
 CLASSES = 3
 BUDGET: dict[str, Any] = {
-    "steps": 4, "precision": "fp32", "channels_last": False, "report_every": 2, "grid_every": 9, "score_every": 9,
-    "score_samples": 2, "rollbacks": 0, "rollback_lr": 0.5,
+    "steps": 4, "precision": "fp32", "accumulate": 1, "channels_last": False, "report_every": 2, "grid_every": 9,
+    "score_every": 9, "score_samples": 2, "rollbacks": 0, "rollback_lr": 0.5,
 }  # fmt: skip
 RECIPE: dict[str, Any] = load(ROOT / "params.yaml").recipe.model_dump(mode="json") | {
     "network": "dcgan", "loss": "bce", "width_g": 4, "width_d": 4, "latent_dim": 5, "norm_d": "none", "init": "xavier",

@@ -81,7 +81,7 @@ def find_place(device: str, devices: Devices, images: int | None = None, group: 
     return Place(rank, size, own, given)
 
 
-def uneven(images: int, group: int, count: int) -> str:
+def uneven(images: int, group: int, count: int, sharers: str = "devices") -> str:
     """That `count` devices cannot share so many images evenly, in groups of so many; "" = they can.
 
     >>> uneven(64, 1, 2), uneven(8, 4, 4)
@@ -92,7 +92,7 @@ def uneven(images: int, group: int, count: int) -> str:
         return ""
     able = ", ".join(str(one) for one in range(1, min(units, 64) + 1) if units % one == 0)
     groups = f" in groups of {group}" if group > 1 else ""
-    return f"{images} images{groups} cannot be shared evenly by {count} devices, only by {able}"
+    return f"{images} images{groups} cannot be shared evenly by {count} {sharers}, only by {able}"
 
 
 def rank_devices(name: str, asked: Devices, units: int | None = None) -> list[torch.device]:

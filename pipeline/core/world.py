@@ -33,6 +33,7 @@ class World:
     """The ranks of a run, seen from one of them.
 
     commands: the group in which rank 0 leads; None = alone.
+    block: how many images in a row it takes at a time.
     signals: the numbers of the stop signals that this rank has received.
     told: the numbers of those that other ranks have received, on rank 0.
     intact: whether the ranks are between two things that they do together: only then can they be told anything.
@@ -44,6 +45,7 @@ class World:
     signals: list[int] = field(default_factory=list)
     told: list[int] = field(default_factory=list)
     intact: bool = True
+    block: int = 1
 
     def is_to_stop(self) -> bool:
         """Whether a stop signal has reached this rank or, if this is the first, another one."""
@@ -53,7 +55,9 @@ class World:
         """Of the numbers of a batch those of this rank's images."""
         if self.size == 1:
             return whole
-        places = torch.arange(self.rank, whole.shape[dim], self.size, device=whole.device)
+        places = torch.arange(self.rank * self.block, whole.shape[dim], self.size * self.block, device=whole.device)
+        if self.block > 1:
+            places = (places[:, None] + torch.arange(self.block, device=whole.device)).flatten()
         return whole.index_select(dim, places)
 
     def total(self, value: Tensor) -> Tensor:
@@ -77,6 +81,21 @@ class World:
     def mean(self, value: Tensor) -> Tensor:
         """The mean over all ranks, differentiable: of means over each rank's images, that over the whole batch."""
         return value if self.size == 1 else self.total(value) / self.size
+
+    def micro_batches(self, count: int) -> "list[World]":
+        """The parts of a batch that pass the networks one after another: part i is its images i, i + count, ...
+
+        Each is shared by all ranks, and of each this rank takes what a rank among `count` times as many would.
+        """
+        return [self] if count == 1 else [MicroBatch(self, number, count) for number in range(count)]
+
+    def all_of(self, count: int) -> "World":
+        """What takes this rank's images of all micro-batches at once; `MicroBatch.cut` then tells them apart."""
+        return self if 1 in (count, self.size) else World(self.rank, self.size, block=count)
+
+    def cut(self, values: Tensor) -> Tensor:
+        """Of the numbers of all images of this rank those of a micro-batch; where there is one only, all of them."""
+        return values
 
     @torch.no_grad()
     def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
@@ -144,6 +163,27 @@ class World:
             if not any(sign in str(error) for sign in LOST):
                 raise
             raise RankLost(f"rank {self.rank} has lost another rank: {error}") from error
+
+
+class MicroBatch(World):
+    """A rank's part of one of the `count` micro-batches of a batch, whose gradients are added up.
+
+    It takes of a batch, and of random numbers, what a rank among `count` times as many would. But while one passes the
+    networks the others are not there: nothing can be asked of the whole batch.
+    """
+
+    def __init__(self, rank: World, number: int, count: int) -> None:
+        super().__init__(rank.rank * count + number, rank.size * count)
+        self._among = World(number, count)
+
+    def cut(self, values: Tensor) -> Tensor:
+        assert len(values) % self._among.size == 0, (len(values), self._among.size)
+        return self._among.part(values)
+
+    def total(self, value: Tensor) -> Tensor:
+        """Raises a PipelineError."""
+        problem = "must be 1 with a penalty that asks for the mean or the numbers of the whole batch"
+        raise PipelineError(f"train.accumulate: {problem}", field="train.accumulate", problem=problem)
 
 
 ALONE = World()

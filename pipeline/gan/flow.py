@@ -10,6 +10,7 @@ To add a loss with another distribution of times, write its function and one ent
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from pipeline.core.bfloat16 import autocast
@@ -76,14 +77,18 @@ def update_flow(
     device, index, network = images.images.device, state.step, state.gan.generator
     velocity = network.velocity
     assert isinstance(velocity, nn.Module), "check lets no other network pass"
-    real, labels = batch(images, index, recipe.batch_size, state.seed, recipe.flip, recipe.dequantise, world)
-    draws = Draws(rng(device, state.seed, "flow", index), device, world)
+    rank = world.all_of(budget.accumulate)
+    real, labels = batch(images, index, recipe.batch_size, state.seed, recipe.flip, recipe.dequantise, rank)
+    draws = Draws(rng(device, state.seed, "flow", index), device, rank)
     times, noise = loss.times(draws, len(real)), draws.randn(*real.shape)
-    with autocast(budget.precision, device):
-        value = flow_matching(velocity, real, labels, noise, times)
     state.optimiser_g.zero_grad()
-    value.backward()
+    parts, values = world.micro_batches(budget.accumulate), []
+    for part in parts:
+        with autocast(budget.precision, device):
+            value = flow_matching(velocity, *map(part.cut, (real, labels, noise, times)))
+        value.backward(torch.full_like(value, 1 / len(parts)))
+        values.append(value.detach().float())
     world.average_gradients(network.parameters())
     nn.utils.clip_grad_norm_(network.parameters(), LARGEST_NORM)
     state.optimiser_g.step()
-    return world.mean(value.detach().float()[None])
+    return world.mean(torch.stack(values).mean()[None])

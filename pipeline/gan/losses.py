@@ -20,6 +20,7 @@ class AdversarialLoss:
         too, and fakes have the labels of their real images, in both steps.
     needs_lipschitz: whether the loss means anything only if D's input gradient is bounded
     cross_entropy: whether D's side is the cross-entropy of labels, which can be smoothed
+    whole_batch: whether it needs all logits of a batch at once, since it is no mean over images, or pairs of them
     """
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
@@ -27,6 +28,7 @@ class AdversarialLoss:
     paired: bool = False
     needs_lipschitz: bool = False
     cross_entropy: bool = False
+    whole_batch: bool = False
 
 
 def smoothed(loss: AdversarialLoss, smoothing: float) -> AdversarialLoss:
@@ -108,5 +110,5 @@ LOSSES: dict[str, AdversarialLoss] = {
     "wasserstein": AdversarialLoss(_wasserstein_discriminator, _minus_mean, needs_lipschitz=True),
     "least_squares": AdversarialLoss(_least_squares_discriminator, _least_squares_generator),
     "rpgan": AdversarialLoss(_rpgan_discriminator, _rpgan_generator, paired=True),
-    "ragan": AdversarialLoss(_ragan_discriminator, _ragan_generator, paired=True),
+    "ragan": AdversarialLoss(_ragan_discriminator, _ragan_generator, paired=True, whole_batch=True),
 }

@@ -70,7 +70,7 @@ def _r1_r2(update: Update) -> Tensor:
 PENALTIES: dict[str, Penalty] = {
     "none": Penalty(None),
     "gradient": Penalty(_gradient, enforces_lipschitz=True, needs_independent_logits=True),
-    "dragan": Penalty(_dragan, needs_independent_logits=True),  # bounds D's gradient near real images only
+    "dragan": Penalty(_dragan, needs_independent_logits=True, whole_batch=True),  # bounds D near real images only
     "r1": Penalty(_r1, needs_independent_logits=True),  # flattens D at real images only
     "r2": Penalty(_r2, needs_independent_logits=True),
     "r1_r2": Penalty(_r1_r2, needs_independent_logits=True),

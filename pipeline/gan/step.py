@@ -152,104 +152,148 @@ class _Step:
             name: scheduled if AUGMENTATIONS[name].adapt is None else state.own[f"augment/{name}/strength"]
             for name in recipe.augment
         }
+        # The batch is drawn at once, and passes the networks in parts, one by one.
+        self.rank, self.parts = world.all_of(budget.accumulate), world.micro_batches(budget.accumulate)
         self.fakes: tuple[Tensor, Tensor, Tensor] | None = None  # images, latents, labels of D's last update, to reuse
-        self.values: dict[str, Tensor] = {}
+        self.values: dict[str, list[Tensor]] = {}  # of each curve, one for each micro-batch
 
     def update_discriminator(self, index: int) -> None:
         """Update number `index` of D, counted from 0 over the whole training."""
         state, discriminator = self.state, self.state.gan.discriminator
         real_images, real_labels = self._real(state.seed, index)
         latents, labels = self._inputs("d", index, real_labels)
-        reused = self.recipe.reuse_fakes and (index + 1) % self.recipe.n_critic == 0
-        with torch.set_grad_enabled(reused), self._autocast():
-            fake_images = self._generate(latents, labels, "d", index)
-        if reused:
-            self.fakes, fake_images = (fake_images, latents, labels), fake_images.detach()
-        show = self._augmentation(index)
-        real, fake = show(real_images, "real"), show(fake_images, "fake")
+        state.optimiser_d.zero_grad()
         # Real and fake images pass D apart (batch norm must not mix them) but under the same normalised weights.
         with parametrize.cached():
-            with self._autocast():
-                real_logits, fake_logits = discriminator(real, real_labels), discriminator(fake, labels)
-            real_logits, fake_logits = real_logits.float(), fake_logits.float()
-            update = functools.partial(
-                Update, state.gan.generator, discriminator, real, real_labels, fake, labels,
-                real_images=real_images, fake_images=fake_images, real_logits=real_logits, fake_logits=fake_logits,
-                latents=latents, show=show, world=self.world,
-            )  # fmt: skip
-            # A loss may compare any logits of the batch: each rank computes it from all of them.
-            loss = self.loss.discriminator(self.world.whole(real_logits), self.world.whole(fake_logits))
-            total = self._penalised(loss, "discriminator", index, update)
-        state.optimiser_d.zero_grad()
-        total.backward()
+            real_logits = [
+                self._learn_discriminator(part, index, *map(part.cut, (real_images, real_labels, latents, labels)))
+                for part in self.parts
+            ]
         self.world.average_gradients(discriminator.parameters())
         state.optimiser_d.step()
         if self.recipe.clip is not None:
             clip_weights(discriminator, self.recipe.clip)
-        self._adapt(real_logits.detach())
-        self.values["loss/d"] = loss.detach()
+        self._adapt(real_logits[0] if len(real_logits) == 1 else torch.stack(real_logits, dim=1).flatten())
+
+    def _learn_discriminator(
+        self, part: World, index: int, real_images: Tensor, real_labels: Tensor, latents: Tensor, labels: Tensor
+    ) -> Tensor:
+        """Add the gradients of D by a part of the batch; what D said of its real images."""
+        gan = self.state.gan
+        reused = self.recipe.reuse_fakes and (index + 1) % self.recipe.n_critic == 0
+        with torch.set_grad_enabled(reused), self._autocast():
+            fake_images = self._generate(latents, labels, "d", index, part)
+        if reused:
+            self.fakes, fake_images = (fake_images, latents, labels), fake_images.detach()
+        show = self._augmentation(index, part)
+        real, fake = show(real_images, "real"), show(fake_images, "fake")
+        with self._autocast():
+            logits = gan.discriminator(real, real_labels), gan.discriminator(fake, labels)
+        real_logits: Tensor = logits[0].float()
+        fake_logits: Tensor = logits[1].float()
+        update = functools.partial(
+            Update, gan.generator, gan.discriminator, real, real_labels, fake, labels,
+            real_images=real_images, fake_images=fake_images, real_logits=real_logits, fake_logits=fake_logits,
+            latents=latents, show=show, world=part,
+        )  # fmt: skip
+        # A loss may compare any logits of the batch: each rank computes it from all of them.
+        loss = self.loss.discriminator(self.world.whole(real_logits), self.world.whole(fake_logits))
+        self._learn(part, "loss/d", loss, "discriminator", index, update)
+        return real_logits.detach()
 
     def update_generator(self) -> None:
         """The update of G of this step."""
         state, discriminator, index = self.state, self.state.gan.discriminator, self.state.step
-        real_images = real_labels = real = real_logits = None
-        if self.loss.paired:
-            real_images, real_labels = self._real(stable_hash(state.seed, "real for g"), index)
-        latents, labels = self._inputs("g", index, real_labels)
-        show = self._augmentation(index)
+        real = self._real(stable_hash(state.seed, "real for g"), index) if self.loss.paired else None
+        latents, labels = self._inputs("g", index, None if real is None else real[1])
+        state.optimiser_g.zero_grad()
         discriminator.requires_grad_(False)  # G's step needs no gradient of D's weights: a third less to compute
         with parametrize.cached():
-            with self._autocast():
-                if self.fakes is None:
-                    fake_images = self._generate(latents, labels, "g", index)
-                else:
-                    fake_images, latents, labels = self.fakes
-                fake = show(fake_images, "g")
-                logits = [discriminator(fake, labels).float()]
-                if real_images is not None and real_labels is not None:
-                    real = show(real_images, "real for g")
-                    real_logits = discriminator(real, real_labels).float()
-                    logits.append(real_logits)
-            update = functools.partial(
-                Update, state.gan.generator, discriminator, real, real_labels, fake, labels,
-                real_images=real_images, fake_images=fake_images, real_logits=real_logits, fake_logits=logits[0],
-                latents=latents, show=show, world=self.world,
-            )  # fmt: skip
-            loss = self.loss.generator(*self._best([self.world.whole(one) for one in logits]))
-            total = self._penalised(loss, "generator", index, update)
+            for part in self.parts:
+                real_part = None if real is None else (part.cut(real[0]), part.cut(real[1]))
+                self._learn_generator(part, index, real_part, part.cut(latents), part.cut(labels))
         discriminator.requires_grad_(True)
-        state.optimiser_g.zero_grad()
-        total.backward()
         self.world.average_gradients(state.gan.generator.parameters())
         state.optimiser_g.step()
-        self.values["loss/g"] = loss.detach()
+
+    def _learn_generator(
+        self, part: World, index: int, real_of: tuple[Tensor, Tensor] | None, latents: Tensor, labels: Tensor
+    ) -> None:
+        """Add the gradients of G by a part of the batch; `real_of`: real images and labels for a paired loss."""
+        gan, show = self.state.gan, self._augmentation(index, part)
+        real_images, real_labels = real_of or (None, None)
+        real = real_logits = None
+        with self._autocast():
+            if self.fakes is None:
+                fake_images = self._generate(latents, labels, "g", index, part)
+            else:
+                fake_images, latents, labels = self.fakes
+            fake = show(fake_images, "g")
+            logits = [gan.discriminator(fake, labels).float()]
+            if real_images is not None and real_labels is not None:
+                real = show(real_images, "real for g")
+                real_logits = gan.discriminator(real, real_labels).float()
+                logits.append(real_logits)
+        update = functools.partial(
+            Update, gan.generator, gan.discriminator, real, real_labels, fake, labels,
+            real_images=real_images, fake_images=fake_images, real_logits=real_logits, fake_logits=logits[0],
+            latents=latents, show=show, world=part,
+        )  # fmt: skip
+        loss = self.loss.generator(*self._best([self.world.whole(one) for one in logits]))
+        self._learn(part, "loss/g", loss, "generator", index, update)
+
+    def _learn(
+        self, part: World, curve: str, loss: Tensor, whose: str, index: int, update: Callable[..., Update]
+    ) -> None:
+        """Add the gradients of a part's loss, with the penalties that are this network's and due, to the batch's."""
+        self._note(part, curve, loss)
+        for term in self.terms:
+            if term.penalty.value is None or term.penalty.of != whose:
+                continue
+            if index % term.every:
+                self._note(part, term.curve, torch.zeros((), device=self.device))
+                continue
+            draws = Draws(rng(self.device, self.state.seed, *term.stream, index), self.device, part)
+            own = self.state.own_tensors(term.curve)
+            value = term.weight * term.penalty.value(update(draws=draws, own=own))  # in float32
+            self._note(part, term.curve, value)
+            loss = loss + value
+        # The loss of the batch is the mean over its parts. All parts go back through the same normalised weights.
+        share = torch.full_like(loss, 1 / len(self.parts))
+        loss.backward(share, retain_graph=part is not self.parts[-1])
+
+    def _note(self, part: World, curve: str, value: Tensor) -> None:
+        if part is self.parts[0]:
+            self.values[curve] = []
+        self.values[curve].append(value.detach())
 
     def curves(self) -> Tensor:
         """The values of `state.names` in this step, float32 (K,), the same on all ranks."""
-        values = [self.values[name] if name in self.values else self.state.own[name] for name in self.state.names]
-        return self.world.mean(torch.stack([value.float() for value in values]))
+        values = [self.values.get(name) or [self.state.own[name]] for name in self.state.names]
+        means = [value[0] if len(value) == 1 else torch.stack(value).mean() for value in values]
+        return self.world.mean(torch.stack([value.float() for value in means]))
 
     def _real(self, seed: int, index: int) -> tuple[Tensor, Tensor]:
         recipe = self.recipe
-        return batch(self.images, index, recipe.batch_size, seed, recipe.flip, recipe.dequantise, self.world)
+        return batch(self.images, index, recipe.batch_size, seed, recipe.flip, recipe.dequantise, self.rank)
 
     def _inputs(self, stream: str, index: int, real_labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        latents, labels = draw_inputs(self.recipe, self.images, self.state.seed, stream, index, self.world)
+        latents, labels = draw_inputs(self.recipe, self.images, self.state.seed, stream, index, self.rank)
         return latents, real_labels if self.loss.paired and real_labels is not None else labels
 
-    def _generate(self, latents: Tensor, labels: Tensor, stream: str, index: int) -> Tensor:
+    def _generate(self, latents: Tensor, labels: Tensor, stream: str, index: int, part: World) -> Tensor:
         """G's images; a G that draws numbers, as its attribute `draws` says, has its own for this call."""
         generator = self.state.gan.generator
         if hasattr(generator, "draws"):
             source = rng(self.device, self.state.seed, "generator", stream, index)
-            generator.draws = Draws(source, self.device, self.world)  # type: ignore[assignment]
+            generator.draws = Draws(source, self.device, part)  # type: ignore[assignment]
         images: Tensor = generator(latents, labels)
         return images
 
-    def _augmentation(self, index: int) -> Callable[[Tensor, str], Tensor]:
-        """(images, name of the stream that it draws from) -> the images as D is shown them."""
-        strengths, noise, seed, world = self.strengths, self.noise, self.state.seed, self.world
-        return lambda images, stream: augment_for_discriminator(images, strengths, noise, seed, stream, index, world)
+    def _augmentation(self, index: int, part: World) -> Callable[[Tensor, str], Tensor]:
+        """(images of a part, name of the stream that it draws from) -> the images as D is shown them."""
+        strengths, noise, seed = self.strengths, self.noise, self.state.seed
+        return lambda images, stream: augment_for_discriminator(images, strengths, noise, seed, stream, index, part)
 
     def _best(self, logits: list[Tensor]) -> list[Tensor]:
         """The logits that G learns from: of the share `top_k` of the fakes, those that D takes for most real."""
@@ -258,21 +302,6 @@ class _Step:
             return logits
         places = logits[0].topk(math.ceil(share * len(logits[0]))).indices
         return [one[places] for one in logits]
-
-    def _penalised(self, loss: Tensor, whose: str, index: int, update: Callable[..., Update]) -> Tensor:
-        """`loss` with the penalties that are this network's and due at this update."""
-        for term in self.terms:
-            if term.penalty.value is None or term.penalty.of != whose:
-                continue
-            self.values[term.curve] = torch.zeros((), device=self.device)
-            if index % term.every:
-                continue
-            draws = Draws(rng(self.device, self.state.seed, *term.stream, index), self.device, self.world)
-            own = self.state.own_tensors(term.curve)
-            value = term.weight * term.penalty.value(update(draws=draws, own=own))  # in float32
-            self.values[term.curve] = value.detach()
-            loss = loss + value
-        return loss
 
     def _adapt(self, real_logits: Tensor) -> None:
         for name in self.recipe.augment:

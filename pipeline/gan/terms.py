@@ -62,6 +62,8 @@ class Penalty:
     enforces_lipschitz: whether it bounds D's input gradient between real images and fakes, as Wasserstein losses need.
     needs_independent_logits: whether it takes a logit for a function of its own image alone, which batch norm in D
         does not give.
+    whole_batch: whether it is no mean over images, but asks `world` for more of the batch. What keeps tensors of its
+        own needs the whole batch too, so that they move once an update.
     """
 
     value: Callable[[Update], Tensor] | None
@@ -70,3 +72,4 @@ class Penalty:
     reported: tuple[str, ...] = ()
     enforces_lipschitz: bool = False
     needs_independent_logits: bool = False
+    whole_batch: bool = False

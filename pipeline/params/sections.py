@@ -172,6 +172,7 @@ class Recipe(Section):
 class TrainParams(Section):
     steps: Count
     precision: Literal["fp32", "bf16", "auto"]
+    accumulate: Annotated[int, Field(ge=1, le=65536), Neutral(1)]
     channels_last: bool
     report_every: Count
     grid_every: Count
@@ -274,10 +275,8 @@ class Params(Section):
 
     def differences(self, model: str) -> dict[str, Any]:
         """The fields of a recipe that are not as in `recipe`, as plain values."""
-        shared = self.recipe.model_dump(mode="json")
-        return {
-            name: value for name, value in self.models[model].model_dump(mode="json").items() if value != shared[name]
-        }
+        shared, own = (recipe.model_dump(mode="json") for recipe in (self.recipe, self.models[model]))
+        return {name: value for name, value in own.items() if value != shared[name]}
 
     def sparse(self) -> dict[str, Any]:
         """All values as params.yaml has them: an entry under `models` holds only its differences."""

@@ -26,9 +26,10 @@ def main(arguments: list[str] | None = None) -> None:
     take(paths.REFERENCE)
     received = stop_signals()
     experiment = Experiment(params, options.model, options.seed, load_description(paths.PREPARED))
-    remedy = f"lower models.{options.model}.batch_size, width_g or width_d, or metrics.batch_size"
+    own = f"models.{options.model}"
+    remedy = f"raise train.accumulate, or lower {own}.batch_size, width_g or width_d, or metrics.batch_size"
     recipe, runtime = experiment.recipe, params.runtime
-    place = find_place(runtime.device, runtime.devices, recipe.batch_size, recipe.group)
+    place = find_place(runtime.device, runtime.devices, recipe.batch_size, recipe.group * params.train.accumulate)
     same, command = agreed(params, experiment.description["sha256"]), rank_command(__spec__, arguments)
     same["precision"] = experiment.params.train.precision
     with contextlib.ExitStack() as stack:
@@ -47,7 +48,6 @@ def main(arguments: list[str] | None = None) -> None:
         except Interrupted:
             log_line("stopped with its checkpoint written: run the same command again to continue")
             sys.exit(128 + [*received, *world.told][0])
-    own = f"models.{options.model}"
     finish(params, "train", "recipe", own, "metrics.extractor", "metrics.weights", "metrics.unknown_weights")
 
 

@@ -54,6 +54,18 @@ def test_draws_by_hand() -> None:
     assert Draws(rng("cpu", 3), "cpu", World(0, 2)).randint(3, 9, (2,)).tolist() == numbers[[0, 2]].tolist()
 
 
+@pytest.mark.parametrize(("size", "count"), [(1, 2), (2, 1), (2, 2), (3, 2), (2, 3)])
+def test_a_micro_batch_is_shared_by_the_ranks(size: int, count: int) -> None:
+    whole = torch.arange(24)
+    for rank in range(size):
+        world = World(rank, size)
+        of_rank, parts = world.all_of(count).part(whole), world.micro_batches(count)
+        assert len(of_rank) == 24 // size and len(parts) == count
+        for number, part in enumerate(parts):
+            expected = whole[number::count][rank::size].tolist()
+            assert part.part(whole).tolist() == part.cut(of_rank).tolist() == expected
+
+
 def test_alone_everything_is_the_identity() -> None:
     value = torch.randn(3, requires_grad=True)
     assert all(one is value for one in (ALONE.part(value), ALONE.total(value), ALONE.whole(value), ALONE.mean(value)))

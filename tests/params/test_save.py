@@ -73,7 +73,7 @@ def test_override_of_the_recipe_reaches_who_shares_it() -> None:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("train.stepz", "train.stepz: no such parameter; did you mean 'steps'? Choices: channels_last, "),
+        ("train.stepz", "train.stepz: no such parameter; did you mean 'steps'? Choices: accumulate, "),
         ("trian.steps", "trian: no such parameter; did you mean 'train'? Choices: compare, data, "),
         ("models.dcgna.lr_g", "models.dcgna: no such parameter; did you mean 'dcgan'? Choices: "),
         ("models.sngan.lr_gg", "models.sngan.lr_gg: no such parameter; did you mean 'lr_g'? Choices: "),
@@ -82,7 +82,7 @@ def test_override_of_the_recipe_reaches_who_shares_it() -> None:
         ("train.steps.x", "train.steps.x: no such parameter"),
         ("compare.seeds.0", "compare.seeds.0: no such parameter"),
         ("", ": no such parameter; Choices: compare, data, generate, metrics, models, recipe, runtime, search, train"),
-        ("train.", "train.: no such parameter; Choices: channels_last, "),
+        ("train.", "train.: no such parameter; Choices: accumulate, "),
     ],
 )
 def test_a_name_that_is_not_there(here: Path, name: str, sentence: str) -> None:

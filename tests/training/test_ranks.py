@@ -51,6 +51,15 @@ def test_two_ranks_train_what_one_does(tmp_path: Path) -> None:
         assert 0 <= float(rounded) < 1, f"{name}: {rounded} in float32"
 
 
+def test_two_ranks_share_the_parts_of_a_batch(tmp_path: Path) -> None:
+    """A part is the same images however many ranks there are, so that batch norm sees the same ones too."""
+    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    tree["train"]["accumulate"] = 2
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
+    for name, exact, *_ in compared(tmp_path, "--steps", "2", "dcgan", "flow"):
+        assert float(exact) < 1e-10, f"{name}: {exact} in float64"
+
+
 class Project:
     """A clone with prepared data, and a training that two ranks have shared."""
 
