@@ -121,11 +121,11 @@ def one_step(machine: Machine, name: str) -> str:
         train_step(state, machine.images(meta), loss, recipe, budget)  # waiting for a number fails there
         machine.trained(name, machine.budget(2))
         return "finite; one step on the meta device waits for no number; CUDA's syncs and memory: not checked"
-    for batch_size in (recipe.batch_size // 2**halved for halved in range(recipe.batch_size.bit_length())):
+    for parts in (1, 2, 4, 8, 16):
         with contextlib.suppress(torch.OutOfMemoryError):
-            smaller = "" if batch_size == recipe.batch_size else f"batch {batch_size}, {2 * batch_size} do not fit: "
-            return smaller + timed_steps(machine, recipe.model_copy(update={"batch_size": batch_size}), budget)
-    raise Failed("out of memory at every batch size")
+            told = "" if parts == 1 else f"accumulate {parts}, since {parts // 2} needs more memory than there is: "
+            return told + timed_steps(machine, recipe, machine.budget(6, accumulate=parts))
+    raise Failed("out of memory, even with accumulate 16")
 
 
 def timed_steps(machine: Machine, recipe: Recipe, budget: TrainParams) -> str:
@@ -146,7 +146,7 @@ def timed_steps(machine: Machine, recipe: Recipe, budget: TrainParams) -> str:
     mean_losses(state)
     peak = (torch.cuda.max_memory_allocated(machine.device) - before) / 2**20
     cost = cost_of(recipe, machine.params)
-    low, high = ((cost.state + times * cost.activations) / 2**20 for times in KEPT)
+    low, high = ((cost.state + times * cost.activations / budget.accumulate) / 2**20 for times in KEPT)
     verdict = "within" if low <= peak <= high else "above" if peak > high else "below"
     ms = 1000 * statistics.median(seconds[2:])
     return f"{ms:.1f} ms, no host sync; peak {peak:,.0f} MiB, {verdict} the estimate, {low:,.0f} to {high:,.0f}"

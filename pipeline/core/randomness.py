@@ -71,7 +71,7 @@ def named_draws(device: torch.device | str, world: World, *parts: object) -> Dra
     While a `Tape` records or plays, they are its numbers.
     """
     if Tape.running is not None:
-        return Tape.running.draws(device, *parts)
+        return Tape.running.draws(device, world, *parts)
     return Draws(rng(device, *parts), device, world)
 
 
@@ -118,10 +118,10 @@ class Tape:
         for draws, draw, numbers in self._numbers:
             draw(numbers.shape, generator=sources[id(draws)], out=numbers)
 
-    def draws(self, device: torch.device | str, *parts: object) -> Draws:
+    def draws(self, device: torch.device | str, world: World, *parts: object) -> Draws:
         """What `named_draws` returns while this records or plays."""
         # In a capture no generator can be made.
-        return _Taped(self, None if self._playing else rng(device, *parts), device, parts[:-1])
+        return _Taped(self, None if self._playing else rng(device, *parts), device, world, parts[:-1])
 
     def note(self, draws: "_Taped", draw: Callable[..., torch.Tensor], numbers: torch.Tensor) -> torch.Tensor:
         """Keep `numbers`, which `draws` has just drawn."""
@@ -137,12 +137,17 @@ class Tape:
 
 
 class _Taped(Draws):
-    """Random numbers that pass a tape. No ranks: an update that several share is not captured."""
+    """Random numbers that pass a tape."""
 
     def __init__(
-        self, tape: Tape, source: torch.Generator | None, device: torch.device | str, parts: tuple[object, ...]
+        self,
+        tape: Tape,
+        source: torch.Generator | None,
+        device: torch.device | str,
+        world: World,
+        parts: tuple[object, ...],
     ) -> None:
-        super().__init__(source, device)
+        super().__init__(source, device, world)
         self.tape, self.device, self.parts = tape, device, parts
 
     def _drawn(self, draw: Callable[..., torch.Tensor], shape: tuple[int, ...]) -> torch.Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.bfloat16 import autocast
-from pipeline.core.randomness import Draws, rng
+from pipeline.core.randomness import Draws, named_draws
 from pipeline.core.world import World
 from pipeline.data.batches import ImageSet, batch
 from pipeline.gan.losses import LOSSES, AdversarialLoss
@@ -79,16 +79,22 @@ def update_flow(
     assert isinstance(velocity, nn.Module), "check lets no other network pass"
     rank = world.all_of(budget.accumulate)
     real, labels = batch(images, index, recipe.batch_size, state.seed, recipe.flip, recipe.dequantise, rank)
-    draws = Draws(rng(device, state.seed, "flow", index), device, rank)
+    draws = named_draws(device, rank, state.seed, "flow", index)
     times, noise = loss.times(draws, len(real)), draws.randn(*real.shape)
+    parts = world.micro_batches(budget.accumulate)
+
+    def gradients(_: int, *inputs: Tensor) -> dict[str, Tensor]:
+        values = []
+        for part in parts:
+            with autocast(budget.precision, device):
+                value = flow_matching(velocity, *map(part.cut, inputs))
+            value.backward(torch.full_like(value, 1 / len(parts)))
+            values.append(value.detach().float())
+        return {"loss/g": torch.stack(values).mean()}
+
     state.optimiser_g.zero_grad()
-    parts, values = world.micro_batches(budget.accumulate), []
-    for part in parts:
-        with autocast(budget.precision, device):
-            value = flow_matching(velocity, *map(part.cut, (real, labels, noise, times)))
-        value.backward(torch.full_like(value, 1 / len(parts)))
-        values.append(value.detach().float())
+    found = state.gradients(("generator",), network, index, gradients, (real, labels, noise, times))
     world.average_gradients(network.parameters())
     nn.utils.clip_grad_norm_(network.parameters(), LARGEST_NORM)
     state.optimiser_g.step()
-    return world.mean(torch.stack(values).mean()[None])
+    return world.mean(found["loss/g"][None])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pipeline.core.randomness import Tape
 from pipeline.params import Recipe, Schedule
 
-Inputs = tuple[Tensor | None, ...]
+Inputs = tuple[Tensor, ...]
 Gradients = Callable[..., dict[str, Tensor]]  # (index, *inputs) -> values; sets the gradients of a network
 Found = dict[str, Tensor]
 Capture = Callable[[Callable[[], Found]], tuple[Callable[[], None], Found]]
@@ -75,8 +75,7 @@ class Graphs:
             with update.tape.record():
                 return work(index, *inputs)
         for place, value in zip(update.inputs, inputs, strict=True):
-            if place is not None and value is not None:
-                place.copy_(value)
+            place.copy_(value)
         update.tape.draw_again(index)
         if update.replay is None:
             with update.tape.play():

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from pipeline.core.bfloat16 import autocast
-from pipeline.core.randomness import Draws, rng, stable_hash
+from pipeline.core.randomness import named_draws, stable_hash
 from pipeline.core.world import ALONE, STEP, World
 from pipeline.data.batches import ImageSet, batch
 from pipeline.gan.augment import AUGMENTATIONS, augment_for_discriminator
@@ -33,6 +33,8 @@ __all__ = [
     "Diverged", "StepReport", "TrainState", "create_state", "draw_inputs", "mean_losses", "reported_losses",
     "require_finite", "train", "train_step",
 ]  # fmt: skip
+
+REAL_LOGITS = "D's logits of the real images"  # beside the curves in what an update of D returns
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,8 @@ class _Step:
         # The batch is drawn at once, and passes the networks in parts, one by one.
         self.rank, self.parts = world.all_of(budget.accumulate), world.micro_batches(budget.accumulate)
         self.fakes: tuple[Tensor, Tensor, Tensor] | None = None  # images, latents, labels of D's last update, to reuse
-        self.values: dict[str, list[Tensor]] = {}  # of each curve, one for each micro-batch
+        self.noted: dict[str, list[Tensor]] = {}  # the values of an update for the curves, one for each micro-batch
+        self.values: dict[str, Tensor] = {}  # of the curves, of the last updates
 
     def update_discriminator(self, index: int) -> None:
         """Update number `index` of D, counted from 0 over the whole training."""
@@ -163,17 +166,23 @@ class _Step:
         real_images, real_labels = self._real(state.seed, index)
         latents, labels = self._inputs("d", index, real_labels)
         state.optimiser_d.zero_grad()
-        # Real and fake images pass D apart (batch norm must not mix them) but under the same normalised weights.
-        with parametrize.cached():
-            real_logits = [
-                self._learn_discriminator(part, index, *map(part.cut, (real_images, real_labels, latents, labels)))
-                for part in self.parts
-            ]
+        inputs = (real_images, real_labels, latents, labels)
+        found = state.gradients(self._kind("discriminator", index), discriminator, index, self._gradients_of_d, inputs)
         self.world.average_gradients(discriminator.parameters())
         state.optimiser_d.step()
         if self.recipe.clip is not None:
             clip_weights(discriminator, self.recipe.clip)
-        self._adapt(real_logits[0] if len(real_logits) == 1 else torch.stack(real_logits, dim=1).flatten())
+        self._adapt(found[REAL_LOGITS])
+        self.values |= found
+
+    def _gradients_of_d(self, index: int, *inputs: Tensor) -> dict[str, Tensor]:
+        """D's gradients by (real images, real labels, latents, labels); D's logits of the real ones, and curves."""
+        self.noted = {}
+        # Real and fake images pass D apart (batch norm must not mix them) but under the same normalised weights.
+        with parametrize.cached():
+            real_logits = [self._learn_discriminator(part, index, *map(part.cut, inputs)) for part in self.parts]
+        whole = real_logits[0] if len(real_logits) == 1 else torch.stack(real_logits, dim=1).flatten()
+        return {REAL_LOGITS: whole, **self._noted_means()}
 
     def _learn_discriminator(
         self, part: World, index: int, real_images: Tensor, real_labels: Tensor, latents: Tensor, labels: Tensor
@@ -203,25 +212,35 @@ class _Step:
 
     def update_generator(self) -> None:
         """The update of G of this step."""
-        state, discriminator, index = self.state, self.state.gan.discriminator, self.state.step
-        real = self._real(stable_hash(state.seed, "real for g"), index) if self.loss.paired else None
-        latents, labels = self._inputs("g", index, None if real is None else real[1])
+        state, generator, index = self.state, self.state.gan.generator, self.state.step
+        real = self._real(stable_hash(state.seed, "real for g"), index) if self.loss.paired else ()
+        inputs = (*self._inputs("g", index, real[1] if real else None), *real)
         state.optimiser_g.zero_grad()
+        self.values |= state.gradients(self._kind("generator", index), generator, index, self._gradients_of_g, inputs)
+        self.world.average_gradients(generator.parameters())
+        state.optimiser_g.step()
+
+    def _gradients_of_g(self, index: int, *inputs: Tensor) -> dict[str, Tensor]:
+        """G's gradients by (latents, labels) and, where the loss is paired, (real images, real labels); curves."""
+        self.noted, discriminator = {}, self.state.gan.discriminator
         discriminator.requires_grad_(False)  # G's step needs no gradient of D's weights: a third less to compute
         with parametrize.cached():
             for part in self.parts:
-                real_part = None if real is None else (part.cut(real[0]), part.cut(real[1]))
-                self._learn_generator(part, index, real_part, part.cut(latents), part.cut(labels))
+                self._learn_generator(part, index, *map(part.cut, inputs))
         discriminator.requires_grad_(True)
-        self.world.average_gradients(state.gan.generator.parameters())
-        state.optimiser_g.step()
+        return self._noted_means()
 
     def _learn_generator(
-        self, part: World, index: int, real_of: tuple[Tensor, Tensor] | None, latents: Tensor, labels: Tensor
+        self,
+        part: World,
+        index: int,
+        latents: Tensor,
+        labels: Tensor,
+        real_images: Tensor | None = None,
+        real_labels: Tensor | None = None,
     ) -> None:
-        """Add the gradients of G by a part of the batch; `real_of`: real images and labels for a paired loss."""
+        """Add the gradients of G by a part of the batch."""
         gan, show = self.state.gan, self._augmentation(index, part)
-        real_images, real_labels = real_of or (None, None)
         real = real_logits = None
         with self._autocast():
             if self.fakes is None:
@@ -246,32 +265,38 @@ class _Step:
         self, part: World, curve: str, loss: Tensor, whose: str, index: int, update: Callable[..., Update]
     ) -> None:
         """Add the gradients of a part's loss, with the penalties that are this network's and due, to the batch's."""
-        self._note(part, curve, loss)
+        self._note(curve, loss)
         for term in self.terms:
             if term.penalty.value is None or term.penalty.of != whose:
                 continue
             if index % term.every:
-                self._note(part, term.curve, torch.zeros((), device=self.device))
+                self._note(term.curve, torch.zeros((), device=self.device))
                 continue
-            draws = Draws(rng(self.device, self.state.seed, *term.stream, index), self.device, part)
+            draws = named_draws(self.device, part, self.state.seed, *term.stream, index)
             own = self.state.own_tensors(term.curve)
             value = term.weight * term.penalty.value(update(draws=draws, own=own))  # in float32
-            self._note(part, term.curve, value)
+            self._note(term.curve, value)
             loss = loss + value
         # The loss of the batch is the mean over its parts. All parts go back through the same normalised weights.
         share = torch.full_like(loss, 1 / len(self.parts))
         loss.backward(share, retain_graph=part is not self.parts[-1])
 
-    def _note(self, part: World, curve: str, value: Tensor) -> None:
-        if part is self.parts[0]:
-            self.values[curve] = []
-        self.values[curve].append(value.detach())
+    def _note(self, curve: str, value: Tensor) -> None:
+        self.noted.setdefault(curve, []).append(value.detach())
+
+    def _noted_means(self) -> dict[str, Tensor]:
+        return {
+            curve: values[0] if len(values) == 1 else torch.stack(values).mean() for curve, values in self.noted.items()
+        }
+
+    def _kind(self, whose: str, index: int) -> tuple[object, ...]:
+        """What tells updates apart that do different things: whose they are, and which penalties are due."""
+        return whose, *(index % term.every == 0 for term in self.terms if term.penalty.of == whose)
 
     def curves(self) -> Tensor:
         """The values of `state.names` in this step, float32 (K,), the same on all ranks."""
-        values = [self.values.get(name) or [self.state.own[name]] for name in self.state.names]
-        means = [value[0] if len(value) == 1 else torch.stack(value).mean() for value in values]
-        return self.world.mean(torch.stack([value.float() for value in means]))
+        values = [self.values[name] if name in self.values else self.state.own[name] for name in self.state.names]
+        return self.world.mean(torch.stack([value.float() for value in values]))
 
     def _real(self, seed: int, index: int) -> tuple[Tensor, Tensor]:
         recipe = self.recipe
@@ -285,8 +310,8 @@ class _Step:
         """G's images; a G that draws numbers, as its attribute `draws` says, has its own for this call."""
         generator = self.state.gan.generator
         if hasattr(generator, "draws"):
-            source = rng(self.device, self.state.seed, "generator", stream, index)
-            generator.draws = Draws(source, self.device, part)  # type: ignore[assignment]
+            draws = named_draws(self.device, part, self.state.seed, "generator", stream, index)
+            generator.draws = draws  # type: ignore[assignment]
         images: Tensor = generator(latents, labels)
         return images
 
@@ -316,7 +341,7 @@ def draw_inputs(
     recipe: Recipe, images: ImageSet, seed: int, stream: str, index: int, world: World = ALONE
 ) -> tuple[Tensor, Tensor]:
     """Latents ~ N(0, 1), float32 (N, Z), and the labels of random real images, int64 (N,), for one batch of fakes."""
-    draws = Draws(rng(images.images.device, seed, "latents", stream, index), images.images.device, world)
+    draws = named_draws(images.images.device, world, seed, "latents", stream, index)
     count = recipe.batch_size // world.size
     latents = draws.randn(count, recipe.latent_dim)
     return latents, images.labels[draws.randint(0, len(images.labels), (count,))]

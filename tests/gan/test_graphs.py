@@ -18,10 +18,13 @@ VALUES = load(ROOT / "params.yaml")
 BUDGET = tiny_budget(steps=7, report_every=7)
 
 
-def trained(recipe: Recipe, graphs: Graphs | None = None, state: TrainState | None = None) -> TrainState:
-    state = state or create_state(recipe, BUDGET, SHAPE, 3, 0, torch.device("cpu"))
-    state.graphs = graphs
-    list(train(state, image_set(), loss_of(recipe), recipe, BUDGET))
+def untrained(recipe: Recipe) -> TrainState:
+    return create_state(recipe, BUDGET, SHAPE, 3, 0, torch.device("cpu"))
+
+
+def trained(recipe: Recipe, state: TrainState, accumulate: int = 1) -> TrainState:
+    budget = BUDGET.model_copy(update={"accumulate": accumulate})
+    list(train(state, image_set(), loss_of(recipe), recipe, budget))
     return state
 
 
@@ -60,11 +63,12 @@ class Frozen:
         return replay, found
 
 
-def same(recipe: Recipe, kinds: int) -> None:
-    plain = trained(recipe)
-    state = create_state(recipe, BUDGET, SHAPE, 3, 0, torch.device("cpu"))
+def same(recipe: Recipe, kinds: int, accumulate: int = 1) -> None:
+    plain = trained(recipe, untrained(recipe), accumulate)
+    state = untrained(recipe)
     capture = Frozen(state)
-    replayed = trained(recipe, Graphs(capture), state)
+    state.graphs = Graphs(capture)
+    replayed = trained(recipe, state, accumulate)
     assert capture.captured == kinds
     for name, tensor in plain.tensors().items():
         assert torch.equal(tensor, replayed.tensors()[name]), name
@@ -84,6 +88,10 @@ def test_penalties_that_are_due_now_and_then_have_graphs_of_their_own() -> None:
 def test_every_random_number_of_an_update_is_drawn_anew() -> None:
     same(tiny_recipe(augment=["translation", "colour", "cutout"], augment_strength=0.5, flip=True, dequantise=True), 2)
     same(tiny_recipe(penalty="dragan", penalty_weight=1.0, regularisers={"zcr": 1.0}), 2)
+
+
+def test_the_parts_of_a_batch_are_captured_together() -> None:
+    same(tiny_recipe(network="resnet", norm_d="spectral", augment=["colour"], penalty="r1"), 2, accumulate=2)
 
 
 def test_a_tape_draws_the_numbers_of_another_update_in_place() -> None:
