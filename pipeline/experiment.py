@@ -135,8 +135,8 @@ class Experiment:
             f"steps. The page of the comparison: `{page}`"
         )
 
-    def open_tracker(self) -> Tracker:
-        """The MLflow run of this experiment, new or reopened.
+    def open_tracker(self, quiet: bool = False) -> Tracker:
+        """The MLflow run of this experiment, new or reopened; `quiet`: only if it lacks something, see `Tracker`.
 
         One MLflow experiment holds one data set and protocol: runs that it lists side by side are comparable. So what
         is measured by another protocol becomes another run.
@@ -147,7 +147,7 @@ class Experiment:
         key = hashlib.sha256(json.dumps(measured).encode()).hexdigest()[:6]
         group = f"{self.description['name']}-{self.image_shape[1]}px-{metrics.extractor}-{key}"
         folder = paths.work_folder(self.name, f"{self.fingerprint}-{key}")
-        tracker = Tracker(folder, group, self.name, self.params.runtime.tracking)
+        tracker = Tracker(folder, group, self.name, self.params.runtime.tracking, quiet=quiet)
         tracker.params({**self.recipe.model_dump(), **self.params.train.model_dump(), "seed": self.seed})
         tracker.tags(self.tags())
         shown = {key: self.description.get(key) for key in ("train", "test", "image_shape", "class_counts")}

@@ -226,6 +226,24 @@ def test_comments_and_docstrings_train_nothing_anew(folder: Path) -> None:
     assert len(trained(folder)) > len(work)
 
 
+def test_a_finished_training_is_handed_over_without_what_trains_it(clone: Path) -> None:
+    out, before = clone / "runs/dcgan-0", contents(clone / "runs/dcgan-0")
+    shutil.rmtree(out)
+    trains = {
+        "mlflow",
+        "pandas",
+        "torch._dynamo",
+        "torchvision",
+        "efficientnet_lite_pytorch",
+        "pipeline.training.trainer",
+    }
+    code = f"import sys; from pipeline.stages.train import main; main(); print(*{trains} & set(sys.modules))"
+    known_as = {"DVC_STAGE": "fid@dcgan-0"}  # in MLflow since the stage that came last: so there is no news
+    command, variables = [sys.executable, "-c", code], environment() | known_as
+    done = subprocess.run(command, cwd=clone, env=variables, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("\n", "") and contents(out) == before
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_run_ends_as_if_it_had_not_been_killed(folder: Path, how: signal.Signals) -> None:
     shutil.rmtree(folder / ".work")

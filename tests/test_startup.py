@@ -14,7 +14,7 @@ ALLOWED = {
     "pipeline.stages.check": {"torch"},
     "pipeline.stages.prepare": {"torch"},
     "pipeline.stages.reference": {"torch"},
-    "pipeline.stages.train": {"torch", "pandas"},
+    "pipeline.stages.train": {"torch"},
     "pipeline.stages.generate": {"torch"},
     "pipeline.stages.fid": {"torch"},
 }

@@ -121,6 +121,13 @@ def load_checkpoint(folder: Path, state: TrainState) -> RunHistory:
     return RunHistory()
 
 
+def read_history(path: Path) -> RunHistory | None:
+    """What a checkpoint knows beside the state, without the best generator's tensors; None if it is damaged."""
+    content = path.read_bytes()
+    whole = _digest(content) == path.stem.split("-")[2]
+    return RunHistory(**json.loads(_metadata(content)["progress"])) if whole else None
+
+
 def generator_tensors(state: TrainState) -> dict[str, Tensor]:
     """The generator's weights as `raw.<name>`, and their average, if there is one, as `ema.<name>`; not copied."""
     prefixes = {"g.": "raw.", "ema.": "ema."}

@@ -34,6 +34,17 @@ def active_run(client: Any, run_id: str) -> Any:
     return run if run.info.lifecycle_stage == "active" else None
 
 
+def has_run(store: Path, run_id: str) -> bool:
+    """Whether a sqlite store holds the run, not deleted. It is asked without MLflow, which takes seconds to import."""
+    query = "SELECT 1 FROM runs WHERE run_uuid = ? AND lifecycle_stage = 'active'"
+    with (
+        contextlib.suppress(sqlite3.Error),
+        contextlib.closing(sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True)) as database,
+    ):
+        return database.execute(query, (run_id,)).fetchone() is not None
+    return False  # it does not exist, or is none of MLflow's
+
+
 def open_client(uri: str) -> Any:
     """An MlflowClient. The first call imports MLflow, with settings that make it fail early and print little."""
     for name, value in SETTINGS.items():

@@ -42,8 +42,10 @@ class Outbox:
     def holds(self, kind: str, key: str) -> bool:
         return (kind, key, 0) in self._values
 
-    def add(self, kind: str, key: str, value: Any, step: int) -> None:
-        """Append an entry unless the outbox has it. Metrics, images and params keep the value that was logged first.
+    def add(self, kind: str, key: str, value: Any, step: int) -> bool:
+        """Append an entry unless the outbox has it; returns whether it was new.
+
+        Metrics, images and params keep the value that was logged first.
 
         An entry of kind "rollback" says that training went back to the step that is its value. Later steps can then be
         logged a second time; a value that equals the one from before the rollback is not repeated.
@@ -53,9 +55,9 @@ class Outbox:
         """
         known = self._values.get((kind, key, step))
         if known is None and self._before_rollback.get((kind, key, step)) == value:
-            return
+            return False
         if known == value or (known is not None and kind in (*STEPPED, "param", "rollback")):
-            return
+            return False
         entry = {"kind": kind, "key": key, "step": step, "value": value, "time": time.time_ns() // 1_000_000}
         self._remember(entry)
         self._unwritten += json.dumps(entry).encode() + b"\n"
@@ -65,6 +67,7 @@ class Outbox:
                 raise OSError("the disk is full")
         self._end += len(self._unwritten)
         self._unwritten = b""
+        return True
 
     def _remember(self, entry: dict[str, Any]) -> None:
         self._values[entry["kind"], entry["key"], entry["step"]] = entry["value"]

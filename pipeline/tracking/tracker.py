@@ -34,27 +34,35 @@ class Tracker:
     Args:
         parent: the folder of another Tracker of the same MLflow experiment, opened earlier. This run becomes a nested
             run of that one.
+        quiet: neither import MLflow nor touch the run unless it lacks something: for telling again what is known.
 
     >>> with Tracker(Path(".work/dcgan-0-1f2e"), "mnist", "dcgan-0") as tracker:      # doctest: +SKIP
     ...     tracker.metrics(100, {"loss/d": 0.7})
     """
 
     def __init__(
-        self, folder: Path, experiment: str, run_name: str, enabled: bool = True, parent: Path | None = None
+        self,
+        folder: Path,
+        experiment: str,
+        run_name: str,
+        enabled: bool = True,
+        parent: Path | None = None,
+        quiet: bool = False,
     ) -> None:
         self._folder = Path(folder)
         self._failed = False  # whether the last round of sending failed
         self._closing = threading.Event()
         self._lock = threading.Lock()  # the uploader's thread logs too
         self._outbox: Outbox | None = None
+        self._thread: threading.Thread | None = None
         if enabled:
             with self._disk_errors():
                 self._outbox = Outbox(self._folder, experiment, run_name, parent)
         if self._outbox:
-            self._add("status", "", "RUNNING")
             self._uploader = Uploader(self._folder)
-            self._thread = threading.Thread(target=self._upload, name="mlflow-uploader", daemon=True)
-            self._thread.start()
+            if not quiet or not self._uploader.is_settled():
+                self._add("status", "", "RUNNING")
+                self._start()
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log params. The first value of a name stays, since MLflow refuses to change it."""
@@ -130,7 +138,7 @@ class Tracker:
             return
         self._add("status", "", status)
         self._closing.set()
-        if not self._failed:
+        if self._thread and not self._failed:
             self._thread.join(CLOSE_WAIT[status])
             if self._thread.is_alive():
                 self._uploader.warn_unsent("sending takes too long")
@@ -145,7 +153,13 @@ class Tracker:
     def _add(self, kind: str, key: str, value: Any, step: int = 0) -> None:
         if self._outbox:
             with self._disk_errors(), self._lock:
-                self._outbox.add(kind, _clean(key), value, int(step))
+                if self._outbox.add(kind, _clean(key), value, int(step)):
+                    self._start()
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._upload, name="mlflow-uploader", daemon=True)
+            self._thread.start()
 
     def _add_file(self, kind: str, key: str, path: Path, step: int) -> None:
         if self._outbox:

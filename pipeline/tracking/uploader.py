@@ -23,7 +23,7 @@ from typing import Any
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import fsync, read_json, write_json
 from pipeline.core.paths import root
-from pipeline.tracking.mlflow_client import RUN_TAG, active_run, make_store, open_client, relocate, store_uri
+from pipeline.tracking.mlflow_client import RUN_TAG, active_run, has_run, make_store, open_client, relocate, store_uri
 from pipeline.tracking.mlflow_model import export, register
 from pipeline.tracking.outbox import BATCH, ends_a_line, lock, read_header, requests
 from pipeline.tracking.warn_once import warn_once
@@ -58,6 +58,15 @@ class Uploader:
         self._experiment_id = ""
         header = read_header(folder) if (folder / "outbox.jsonl").exists() else None
         self.begun = header["time"] / 1000 if header else 0.0  # seconds since the epoch
+
+    def is_settled(self) -> bool:
+        """Whether all is sent, to a run that is still there; False where only MLflow's client could tell."""
+        state, path = self._states()[self._server], self.folder / "outbox.jsonl"
+        if self.uri != store_uri(self._store) or not has_run(self._store, state["run_id"]):
+            return False
+        sent = [(state[stream], kinds) for stream, kinds in STREAMS.items()]
+        size = path.stat().st_size
+        return all(ends_a_line(path, end) and not any(requests(path, end, size, kinds)) for end, kinds in sent)
 
     def send(self) -> int | None:
         """Send the unsent entries and return their number; None if another process is sending this outbox.

@@ -1,5 +1,6 @@
 """What is measured while a model trains: sample grids, a small-sample distance, losses, and collapse."""
 
+import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -69,15 +70,9 @@ class TrainingMonitor:
         samples = self._samples(state, like_data, CURVE_SEED)
         return self.reference.distance(np.concatenate(list(extract(self.extractor, samples))))
 
-    def resumed(self, history: list[dict[str, float]]) -> None:
-        """Log the curves of the process that this one continues: a power cut can lose its outbox."""
-        for row in history:
-            self.log(row)
-
-    def log(self, row: dict[str, float]) -> None:
-        """Log a row of the history to MLflow; a row that is logged already is not logged twice."""
-        names = {"distance": f"curve/{self.extractor.metric}", "pixel_std_ratio": "curve/pixel_std_ratio"}
-        self.tracker.metrics(int(row["step"]), {names.get(key, key): row[key] for key in row if key != "step"})
+    def resumed(self, progress: RunHistory) -> None:
+        """Tell MLflow what the process knew that this one continues, see `tell_again`."""
+        tell_again(self.tracker, self.extractor.metric, progress)
 
     def _samples(self, state: TrainState, labels: torch.Tensor, seed: int) -> Iterator[torch.Tensor]:
         network = state.gan.generator if state.ema is None else state.ema
@@ -114,7 +109,7 @@ def evaluate_step(state: TrainState, progress: RunHistory, monitor: TrainingMoni
     if step > 0 and row.get("pixel_std_ratio", 1.0) < LEAST_PIXEL_STD_RATIO <= progress.pixel_std_ratio():
         warn(f"{experiment.name} has collapsed at step {step}: samples of different latents are nearly identical")
     progress.history.append(row)
-    monitor.log(row)
+    _tell_row(monitor.tracker, monitor.extractor.metric, row)
     if losses:
         before = progress.timing[-1] if progress.timing else {"images": 0, "seconds": 0.0}
         speed = (row["images"] - before["images"]) / max(progress.seconds - before["seconds"], 1e-9)
@@ -123,6 +118,31 @@ def evaluate_step(state: TrainState, progress: RunHistory, monitor: TrainingMoni
         )
         monitor.tracker.metrics(step, {"images_per_second": speed})
     return True
+
+
+def tell_again(tracker: Tracker, metric: str, progress: RunHistory) -> None:
+    """Tell MLflow what a checkpoint knows of its run, since a power cut can lose an outbox; nothing arrives twice.
+
+    Args:
+        metric: what the distance of the curve is called.
+    """
+    tell_rollbacks(tracker, progress)
+    tracker.tags({"environments": json.dumps(progress.environments)})
+    for row in progress.history:
+        _tell_row(tracker, metric, row)
+
+
+def tell_rollbacks(tracker: Tracker, progress: RunHistory) -> None:
+    """Tell MLflow, which is told nothing twice."""
+    for number, back in enumerate(progress.rollbacks):
+        tracker.rollback(number, back["to"])
+    if progress.rollbacks:
+        tracker.tags({"rollbacks": json.dumps(progress.rollbacks)})
+
+
+def _tell_row(tracker: Tracker, metric: str, row: dict[str, float]) -> None:
+    names = {"distance": f"curve/{metric}", "pixel_std_ratio": "curve/pixel_std_ratio"}
+    tracker.metrics(int(row["step"]), {names.get(key, key): row[key] for key in row if key != "step"})
 
 
 def grid_name(step: int) -> str:

@@ -1,7 +1,6 @@
 """One experiment trained to the end of its budget, from its newest checkpoint, and what is left of it."""
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ from pipeline.models.batch_norm import synchronise
 from pipeline.models.summary import count_parameters
 from pipeline.params import TrainParams
 from pipeline.sampling.images import pixel_std
-from pipeline.training.monitor import TrainingMonitor, evaluate_step, grid_name, is_due
+from pipeline.training.monitor import TrainingMonitor, evaluate_step, grid_name, is_due, tell_rollbacks
 
 SHOWN = ("loss/d", "loss/g", "distance")  # beside the progress bar
 REPEATABLE = (
@@ -80,9 +79,7 @@ def train_experiment(
     work = experiment.work_folder()
     present = sum(path.stat().st_size for path in checkpoints(work))
     require_space(work, (KEPT + 2) * checkpoint_bytes(state) - present)
-    trainer.tell_rollbacks(progress)
-    monitor.tracker.tags({"environments": json.dumps(progress.environments)})
-    monitor.resumed(progress.history)
+    monitor.resumed(progress)
     while True:
         try:
             trainer.advance(state, progress)
@@ -208,19 +205,12 @@ class _Trainer:
             for path in old:
                 if step_of(path) == good and path != written:
                     path.unlink(missing_ok=True)
-            self.tell_rollbacks(progress)
+            tell_rollbacks(self.monitor.tracker, progress)
             warn(
                 f"{name}: {fault.what} at step {fault.step}: back to step {good}, "
                 f"learning rates x {state.lr_scale:g} (rollback {done + 1} of {budget.rollbacks})"
             )
         return state, progress
-
-    def tell_rollbacks(self, progress: RunHistory) -> None:
-        """Tell MLflow, which is told nothing twice."""
-        for number, back in enumerate(progress.rollbacks):
-            self.monitor.tracker.rollback(number, back["to"])
-        if progress.rollbacks:
-            self.monitor.tracker.tags({"rollbacks": json.dumps(progress.rollbacks)})
 
     def _lost(self, fault: Diverged, tried: str) -> Diverged:
         """The fault with all that a user needs: whose it is, what was tried, and what is left."""

@@ -13,7 +13,9 @@ from PIL import Image
 
 from pipeline.core.errors import PipelineError
 from pipeline.tracking import tracker as tracker_module
+from pipeline.tracking.outbox import Outbox
 from pipeline.tracking.tracker import Tracker, sync
+from pipeline.tracking.uploader import Uploader
 from tests.tracking.mlflow_store import client, entries, files, history, opened, picture, runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -168,6 +170,81 @@ def test_any_file_is_an_artifact_and_its_last_content_stands(root, folder):
     kept = root / "mlruns" / runs()[0].info.run_id / "artifacts"
     found = {str(path.relative_to(kept)): path.read_bytes() for path in kept.rglob("*") if path.is_file()}
     assert found == dict.fromkeys([f"search/{name}" for name in names] + ["search/deep/a.csv", "top.csv"], b"last")
+
+
+def quietly(folder, **values):
+    """What is told again, and whether a quiet tracker had anything to send."""
+    with opened(folder, quiet=True) as tracker:
+        tracker.params({"lr": 1})
+        tracker.metrics(1, {"loss/d": 1.5, **values})
+    return tracker._thread is not None
+
+
+@pytest.fixture
+def known(folder):
+    """A run that MLflow knows all of."""
+    with opened(folder) as tracker:
+        tracker.params({"lr": 1})
+        tracker.metrics(1, {"loss/d": 1.5})
+    return runs()[0]
+
+
+def test_a_quiet_tracker_without_news_touches_nothing(folder, known):
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert not quietly(folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert runs()[0].info.end_time == known.info.end_time
+
+
+def test_a_quiet_tracker_sends_news(folder, known):
+    assert quietly(folder, fid=2.0)
+    (run,) = runs()
+    assert (run.info.run_id, run.info.status) == (known.info.run_id, "FINISHED")
+    assert history("fid") == [(1, 2.0)] and history("loss/d") == [(1, 1.5)]
+    assert not quietly(folder, fid=2.0)
+
+
+@pytest.mark.parametrize("status", ["KILLED", "RUNNING"])
+def test_a_quiet_tracker_ends_a_run_that_had_not_ended_well(folder, known, status):
+    opened(folder).close("KILLED")
+    if status == "RUNNING":
+        Outbox(folder, "digits", "tiny-0").add("status", "", status, 0)
+        tracker_module.sync()
+    assert runs()[0].info.status == status
+    assert quietly(folder) and runs()[0].info.status == "FINISHED" and not quietly(folder)
+
+
+def test_a_quiet_tracker_sends_what_waits(folder, known):
+    Outbox(folder, "digits", "tiny-0").add("metric", "fid", 2.0, 1)
+    assert quietly(folder) and history("fid") == [(1, 2.0)] and not quietly(folder)
+
+
+def test_a_quiet_tracker_makes_a_deleted_run_again(root, folder, known):
+    client().delete_run(known.info.run_id)
+    assert quietly(folder) and not quietly(folder)
+    (run,) = runs()
+    assert run.info.run_id != known.info.run_id and run.info.status == "FINISHED"
+    assert history("loss/d") == [(1, 1.5)] and run.data.params == {"lr": "1"}
+    client().delete_experiment(run.info.experiment_id)
+    assert quietly(folder) and not quietly(folder)
+    (root / "mlflow.db").unlink()
+    assert not Uploader(folder).is_settled()
+
+
+def test_a_quiet_tracker_sees_that_an_outbox_was_cut(folder, known):
+    path = folder / "outbox.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: whole.rindex(b'{"kind": "status"')])  # a power cut
+    assert quietly(folder) and runs()[0].info.status == "FINISHED" and not quietly(folder)
+    assert path.read_bytes().count(b"loss/d") == 1 and history("loss/d") == [(1, 1.5)]
+
+
+def test_of_another_store_only_its_client_can_tell(root, folder, known, monkeypatch):
+    assert Uploader(folder).is_settled()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'other.db'}")
+    assert quietly(folder) and not Uploader(folder).is_settled()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert not Uploader(folder).is_settled()
 
 
 def test_disabled_writes_nothing(root, folder):

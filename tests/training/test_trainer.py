@@ -313,8 +313,10 @@ def test_a_grid_that_is_not_as_it_was_drawn_is_not_passed_on(damage: str, elsewh
 def test_what_a_lost_spool_held_is_told_again() -> None:
     told: list[tuple[int, dict[str, float]]] = []
     monitor = monitor_of(experiment_of())
-    monitor.tracker = SimpleNamespace(metrics=lambda step, values: told.append((step, values)))  # type: ignore
-    monitor.resumed([{"step": 0, "distance": 2.5, "pixel_std_ratio": 0.5}, {"step": 2, "loss/d": 1.0, "images": 8}])
+    tracker = SimpleNamespace(metrics=lambda step, values: told.append((step, values)), tags=lambda values: None)
+    monitor.tracker = tracker  # type: ignore
+    history = [{"step": 0, "distance": 2.5, "pixel_std_ratio": 0.5}, {"step": 2, "loss/d": 1.0, "images": 8}]
+    monitor.resumed(RunHistory(history))
     assert told == [(0, {"curve/fd_mean": 2.5, "curve/pixel_std_ratio": 0.5}), (2, {"loss/d": 1.0, "images": 8})]
 
 

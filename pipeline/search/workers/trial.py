@@ -14,6 +14,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.randomness import stable_hash
 from pipeline.data.batches import ImageSet
 from pipeline.experiment import Experiment
+from pipeline.gan.checkpoint import RunHistory
 from pipeline.gan.step import Diverged, TrainState
 from pipeline.metrics import Extractor, Reference, extract
 from pipeline.params import Params
@@ -63,9 +64,9 @@ class PruningMonitor(TrainingMonitor):
             self.draw(state)
         return value
 
-    def resumed(self, history: list[dict[str, float]]) -> None:
-        super().resumed(history)
-        for row in history:
+    def resumed(self, progress: RunHistory) -> None:
+        super().resumed(progress)
+        for row in progress.history:
             if "distance" in row:
                 self._report(int(row["step"]), row["distance"])
 
