@@ -5,6 +5,6 @@ processes    processes with their share of the machine, and how they end
 table        a line for each training: state, step, speed, distance
 run          all of them, from where they are to their end
 
-Each training is the stage train as DVC runs it, but started here. It leaves a finished checkpoint in .work/, which the
-stage under `dvc repro` then finds and only hands over. The command is `python -m pipeline.jobs`.
+Each training is the stage train as DVC runs it, but started here. It leaves its checkpoint and its files in .work/, and
+the stage under `dvc repro` only hands these over. The command is `python -m pipeline.jobs`.
 """
