@@ -3,19 +3,37 @@
 A batch passes one rank's network whole, as it would pass the only one: the features are the same bits.
 """
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.core.ranks import find_place, open_world
 from pipeline.core.world import FEATURES, World
 from pipeline.metrics.extractors import EXTRACTORS, load_extractor
 from pipeline.metrics.extractors.base import Extractor
-from pipeline.params import MetricsParams
+from pipeline.params import MetricsParams, Params
+
+
+@contextlib.contextmanager
+def shared_extractor(params: Params, command: Sequence[str], agreed: Mapping[str, str]) -> Iterator[Extractor | None]:
+    """The extractor of a stage, by which all ranks of runtime.devices compute; None on another than the first.
+
+    The others have then done their part: all that the first wanted of them. For `command` and `agreed` see
+    `pipeline.core.ranks.open_world`.
+    """
+    place = find_place(params.runtime.device, params.runtime.devices)
+    with open_world(place, command, [], agreed) as world:
+        if world.rank:
+            world.follow({FEATURES: follow_features(world, params.metrics, place.device)})
+            yield None
+        else:
+            yield share_among(world, load_extractor(params.metrics, place.device))
 
 
 def share_among(world: World, extractor: Extractor) -> Extractor:

@@ -12,15 +12,14 @@ from pipeline.core.checksums import SUMS, write_sums
 from pipeline.core.devices import memory_errors
 from pipeline.core.errors import exit_cleanly, warn
 from pipeline.core.files import read_json, write_bytes
-from pipeline.core.ranks import find_place, open_world, rank_command
-from pipeline.core.world import FEATURES
+from pipeline.core.ranks import rank_command
 from pipeline.data.prepared import load_array, load_description
 from pipeline.evaluate.model_card import model_card
 from pipeline.evaluate.scoring import Further, score_samples
 from pipeline.experiment import Experiment
-from pipeline.metrics import Extractor, load_extractor, load_reference
+from pipeline.metrics import Extractor, load_reference
 from pipeline.metrics.further import further_extractors
-from pipeline.metrics.shared import follow_features, share_among
+from pipeline.metrics.shared import shared_extractor
 from pipeline.params import MetricsParams, Params
 from pipeline.sampling.generation import wanted_labels
 from pipeline.stages import agreed, begin, experiment_options, finish, take
@@ -33,12 +32,10 @@ def main(arguments: list[str] | None = None) -> None:
     take(paths.REFERENCE)
     description = load_description(paths.PREPARED)
     experiment = Experiment(params, options.model, options.seed, description)
-    place, command = find_place(params.runtime.device, params.runtime.devices), rank_command(__spec__, arguments)
-    with open_world(place, command, [], agreed(params, description["sha256"])) as world:
-        if world.rank:
-            world.follow({FEATURES: follow_features(world, params.metrics, place.device)})
-        else:
-            _measure(experiment, params, share_among(world, load_extractor(params.metrics, place.device)))
+    same = agreed(params, description["sha256"])
+    with shared_extractor(params, rank_command(__spec__, arguments), same) as extractor:
+        if extractor is not None:
+            _measure(experiment, params, extractor)
             finish(params, "metrics", "generate")
 
 

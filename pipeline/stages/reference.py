@@ -6,11 +6,10 @@ from pipeline.core import paths
 from pipeline.core.devices import memory_errors
 from pipeline.core.errors import exit_cleanly
 from pipeline.core.files import require_space
-from pipeline.core.ranks import find_place, open_world, rank_command
-from pipeline.core.world import FEATURES
+from pipeline.core.ranks import rank_command
 from pipeline.data.prepared import load_description
-from pipeline.metrics import Extractor, load_extractor, measure_reference
-from pipeline.metrics.shared import follow_features, share_among
+from pipeline.metrics import Extractor, measure_reference
+from pipeline.metrics.shared import shared_extractor
 from pipeline.params import Params
 from pipeline.stages import agreed, begin, finish, take
 
@@ -20,12 +19,10 @@ def main() -> None:
     params = begin()
     take(paths.PREPARED)
     description = load_description(paths.PREPARED)
-    place, command = find_place(params.runtime.device, params.runtime.devices), rank_command(__spec__, [])
-    with open_world(place, command, [], agreed(params, description["sha256"])) as world:
-        if world.rank:
-            world.follow({FEATURES: follow_features(world, params.metrics, place.device)})
-        else:
-            _measure(params, description, share_among(world, load_extractor(params.metrics, place.device)))
+    same = agreed(params, description["sha256"])
+    with shared_extractor(params, rank_command(__spec__, []), same) as extractor:
+        if extractor is not None:
+            _measure(params, description, extractor)
             finish(params, "metrics")
 
 
