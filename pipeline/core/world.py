@@ -21,7 +21,7 @@ from torch import distributed as dist
 
 from pipeline.core.errors import PipelineError
 
-END, STEP, STATE, FEATURES = range(4)  # what rank 0 can lead
+END, STEP, STATE, FEATURES, SAMPLES = range(5)  # what rank 0 can lead
 
 
 class RankLost(PipelineError):

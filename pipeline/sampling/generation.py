@@ -13,11 +13,13 @@ from pipeline.core.checksums import write_sums
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import ArrayWriter, atomic_folder
 from pipeline.core.progress import progress
+from pipeline.core.world import ALONE, World
 from pipeline.models import NETWORKS
 from pipeline.params import GenerateParams, Params
 from pipeline.sampling import images as sampled
 from pipeline.sampling.images import rows_of_classes, sample
 from pipeline.sampling.pictures import COLUMNS, grid, name_rows, picture, save_animation, save_picture
+from pipeline.sampling.shared import share_samples
 
 
 def wanted_labels(generate: GenerateParams, description: dict[str, Any]) -> torch.Tensor:
@@ -49,25 +51,29 @@ def generate_samples(
     grids: Path,
     out: Path,
     classes: Sequence[str] = (),
+    world: World = ALONE,
 ) -> None:
     """Write samples of each generator to the folder `out`, one for each label, all of the same latents.
 
     `generators` holds the final one as "images", whose samples are also written as grid.png, progress.gif, final/ and
     png/, and perhaps others: to <name>.npy each, uint8 (n, C, S, S), and their labels to labels.npy. The grid of a
     conditional generator has one class a row, with its name from `classes`.
+
+    Args:
+        world: the ranks that share the arrays' samples, of which this is the first; see `follow_samples`.
     """
-    settings = (params.generate.seed, params.generate.batch_size, info["recipe"]["latent_dim"])
+    settings = sample_settings(info, params)
     conditional = NETWORKS[info["recipe"]["network"]].conditional
     if conditional:
         shown = rows_of_classes(labels.unique().tolist()[:COLUMNS], COLUMNS, COLUMNS)
     else:
         shown = labels[: COLUMNS**2]
     with atomic_folder(out) as folder:
-        for name, generator in generators.items():
+        for number, (name, generator) in enumerate(generators.items()):
             png = folder / "png" if params.generate.png_folder and name == "images" else None
             bar = progress(None, f"{name} of {out.name}", len(labels), "images")
             with ArrayWriter(folder / f"{name}.npy", tuple(info["image_shape"]), np.uint8) as rows:
-                for images in sample(generator, labels, *settings):
+                for images in share_samples(world, number, generator, labels, settings):
                     if png:
                         _write_singles(images.numpy(), png, rows.count, digits=6)
                     rows.append(images.numpy())
@@ -83,6 +89,11 @@ def generate_samples(
         _write_singles(np.array(first), folder / "final", 0, digits=2)
         save_animation([_opened(path) for path in sorted(grids.glob("*.png"))], folder / "progress.gif")
         write_sums(folder)
+
+
+def sample_settings(info: dict[str, Any], params: Params) -> tuple[int, int, int]:
+    """The seed of the samples, the size of a batch, and that of the latents; `info`: generator.json."""
+    return params.generate.seed, params.generate.batch_size, info["recipe"]["latent_dim"]
 
 
 def _shown_name(label: int, classes: Sequence[str]) -> str:

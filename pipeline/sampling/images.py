@@ -62,20 +62,25 @@ def rows_of_classes(classes: Sequence[int], rows: int, columns: int) -> Tensor:
 
 
 @torch.inference_mode()
-def sample(generator: nn.Module, labels: Tensor, seed: int, batch_size: int, latent_dim: int) -> Iterator[Tensor]:
+def sample(
+    generator: nn.Module, labels: Tensor, seed: int, batch_size: int, latent_dim: int, first: int = 0, every: int = 1
+) -> Iterator[Tensor]:
     """Yield one sample for each label in batches: uint8 (N, C, S, S) on the CPU.
 
     The generator runs in evaluation mode on the device of its weights, and is left in the mode it came in. Every
     batch it sees has the same size (a short last one is filled up), so that the same kernels make every sample.
+
+    Args:
+        first, every: which batches are wanted: this one, counted from 0, and every so many after it.
     """
     device, was_training, n = next(generator.parameters()).device, generator.training, len(labels)
     labels = F.pad(labels, (0, -n % batch_size))
     generator.eval()
     try:
-        for first in range(0, n, batch_size):
-            last = first + batch_size
-            images = generator(latents(seed, first, last, latent_dim).to(device), labels[first:last].to(device))
-            yield to_uint8(images)[: n - first].cpu()
+        for start in range(first * batch_size, n, every * batch_size):
+            stop = start + batch_size
+            images = generator(latents(seed, start, stop, latent_dim).to(device), labels[start:stop].to(device))
+            yield to_uint8(images)[: n - start].cpu()
     finally:
         generator.train(was_training)
 

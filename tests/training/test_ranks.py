@@ -10,11 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
 from pipeline.core.files import read_json
+from pipeline.gan.checkpoint import load_generator
 from pipeline.params import save
+from pipeline.sampling.images import sample
 from tests.clones import ROOT, environment, make_clone, run
 
 pytestmark = pytest.mark.slow
@@ -156,3 +160,17 @@ def test_other_numbers_of_ranks(project: Project) -> None:
     first, second = read_json(project.folder / "runs" / "dcgan-0" / "generator.json")["environments"]
     assert (first["ranks"], second["ranks"]) == (2, 1) and 10 <= second["step"] < 60
     assert project.sums() != project.undisturbed
+
+
+def test_samples_of_two_ranks_are_those_of_one(project: Project) -> None:
+    """Of 60 samples in batches of 7 the last is short, and the second rank has one batch less."""
+    save({"runtime.devices": 2, "generate.batch_size": 7}, project.folder / "params.yaml")
+    run(project.folder, "pipeline.stages.generate", "--model", "dcgan", "--seed", "0")
+    files = [("images.npy", "generator"), ("best.npy", "best")]
+    made = {kind: np.load(project.folder / "samples/dcgan-0" / name) for name, kind in files}
+    for kind, images in made.items():
+        generator, info = load_generator(project.folder / "runs/dcgan-0", "ema", kind)
+        alone = list(sample(generator, torch.zeros(60, dtype=torch.int64), 1000, 7, 5))
+        assert [len(batch) for batch in alone] == [7] * 8 + [4] and info["best"]["step"] == 30
+        assert np.array_equal(images, torch.cat(alone).numpy())
+    assert (made["best"] != made["generator"]).any()
