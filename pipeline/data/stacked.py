@@ -4,9 +4,7 @@ Metz et al. 2017 (arXiv:1611.02163), section 3.3.1.
 """
 
 import numpy as np
-import torch
 
-from pipeline.core.randomness import rng
 from pipeline.data.source import Items, Source
 
 NAME = "stacked_mnist"
@@ -24,6 +22,10 @@ def stacked(digits: Source, seed: int) -> Source:
 
 
 def _triples(digits: Items, split: str, seed: int) -> Items:
+    import torch  # here, since it is slow to import and `check` needs none of this
+
+    from pipeline.core.randomness import rng
+
     count = len(digits.labels)
     orders = [torch.randperm(count, generator=rng("cpu", seed, NAME, split, channel)).tolist() for channel in range(3)]
     places = list(zip(*orders, strict=True))

@@ -1,6 +1,6 @@
 """Stage check: params.yaml is sound, or nothing runs. What it writes is always the same, so that nothing runs again."""
 
-from pipeline.check import validate_surroundings
+from pipeline.check import require_sound
 from pipeline.core import paths
 from pipeline.core.errors import exit_cleanly
 from pipeline.core.files import write_bytes
@@ -9,7 +9,7 @@ from pipeline.stages import begin
 
 @exit_cleanly
 def main() -> None:
-    validate_surroundings(begin())  # `begin` itself refuses params that are not sound
+    require_sound(begin(computes=False))
     write_bytes(paths.CHECKED, b"params.yaml is sound\n")
 
 
