@@ -85,9 +85,8 @@ report: setup  ## the newest report in a browser
 ui: setup  ## MLflow's pages on 127.0.0.1: make ui PORT=5000
 	@python -m pipeline.tracking.ui --port="$$PORT"
 
-bench: setup  ## speed: training beside a plain DataLoader loop, evaluation beside the pytorch-fid command
-	python -m benchmarks.training_speed
-	python -m benchmarks.evaluation_speed
+bench: setup  ## one page of speed: training, measuring, start-up, tracking, beside others' programs (docs/speed.md)
+	@python -m benchmarks.bench
 
 # Without setup, which needs a network: where there is no venv, the Python that has torch will do.
 gpu-check:  ## at most ten minutes on a CUDA machine: exact resume, host syncs, memory, speed; a table for docs/gpu.md

@@ -30,7 +30,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -162,22 +162,32 @@ def _closed_port() -> str:
         return f"http://127.0.0.1:{probe.getsockname()[1]}"
 
 
-def compare(rounds: int, steps: int) -> None:
+def measure(rounds: int, steps: int, variants: Sequence[str] = VARIANTS) -> dict[str, list[tuple[float, float]]]:
+    """The seconds of the bare loop and of each variant beside it, in each round.
+
+    Raises:
+        PipelineError: there are no two cores, or the digits are not prepared.
+    """
     cores = sorted(os.sched_getaffinity(0))[:2]
     if len(cores) < 2 or shutil.which("taskset") is None:
         raise PipelineError("two CPU cores and the command taskset (util-linux) are needed")
-    found: dict[str, list[tuple[float, float]]] = {variant: [] for variant in VARIANTS}
+    found: dict[str, list[tuple[float, float]]] = {variant: [] for variant in variants}
     with slow_server() as slow, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         store = f"sqlite:///{folder}/mlflow.db"
         open_client(store).search_experiments()  # making a store takes 2 s, once
         uris = {"tracking": store, "dead server": _closed_port(), "slow server": slow}
-        bar = progress_bar(None, "pairs", rounds * len(VARIANTS), "pairs", 0)
+        bar = progress_bar(None, "pairs", rounds * len(variants), "pairs", 0)
         for number in range(rounds):
-            for variant in VARIANTS:
+            for variant in variants:
                 first, second = (cores[0], cores[1]) if number % 2 else (cores[1], cores[0])
                 found[variant].append(pair(variant, steps, uris.get(variant, ""), (first, second)))
                 bar.update()
         bar.close()
+    return found
+
+
+def compare(rounds: int, steps: int) -> None:
+    found = measure(rounds, steps)
     print(f"\n{MODEL}, {steps} steps, {rounds} rounds: seconds, ratio to the bare loop beside it\n")
     for variant, times in found.items():
         logs = [math.log(own / bare) for bare, own in times]

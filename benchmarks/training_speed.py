@@ -26,7 +26,7 @@ from pipeline.gan.graphs import Graphs
 from pipeline.gan.losses import LOSSES
 from pipeline.gan.schedules import value_at
 from pipeline.gan.step import create_state, train
-from pipeline.models import build_gan
+from pipeline.models import GAN, build_gan
 from pipeline.params import Params, Recipe, load
 
 IMAGES, CLASSES = 2048, 10  # random pixels and labels do for timing
@@ -66,10 +66,15 @@ def shape_of(images: ImageSet) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def plain_loop(recipe: Recipe, images: ImageSet, variant: Variant) -> Callable[[int], None]:
-    """A function that trains for so many steps by the loop of `variant`."""
+def random_images(shape: tuple[int, int, int], device: torch.device) -> ImageSet:
+    pixels = torch.randint(256, (IMAGES, *shape), dtype=torch.uint8, device=device)
+    return ImageSet(pixels, torch.arange(IMAGES, device=device) % CLASSES, CLASSES)
+
+
+def plain_loop(recipe: Recipe, images: ImageSet, variant: Variant, gan: GAN | None = None) -> Callable[[int], None]:
+    """A function that trains for so many steps by the loop of `variant`, by default the recipe's networks."""
     device, loss = images.images.device, LOSSES[recipe.loss]
-    gan = build_gan(recipe, shape_of(images), images.n_classes, seed=0)
+    gan = gan or build_gan(recipe, shape_of(images), images.n_classes, seed=0)
     layout = torch.channels_last if variant.channels_last else torch.contiguous_format
     networks = [network.to(device).to(memory_format=layout) for network in (gan.generator, gan.discriminator)]
     lr_g, lr_d, *betas = (value_at(one, 0, 1) for one in (recipe.lr_g, recipe.lr_d, recipe.beta1, recipe.beta2))
@@ -128,9 +133,11 @@ def _resident(recipe: Recipe, images: ImageSet) -> Iterator[tuple[Tensor, Tensor
         index += 1
 
 
-def ours(recipe: Recipe, images: ImageSet, params: Params, graphs: bool = False) -> Callable[[int], None]:
+def ours(
+    recipe: Recipe, images: ImageSet, params: Params, graphs: bool = False, **budget_changes: object
+) -> Callable[[int], None]:
     """A function that trains for so many steps by `pipeline.gan.step.train`, replayed as CUDA graphs or not."""
-    budget = params.train.model_copy(update={"steps": 2**31 - 1})
+    budget = params.train.model_copy(update={"steps": 2**31 - 1, **budget_changes})
     state = create_state(recipe, budget, shape_of(images), images.n_classes, 0, images.images.device)
     state.graphs = Graphs() if graphs else None
     steps = train(state, images, loss_of(recipe), recipe, budget)
@@ -142,8 +149,10 @@ def ours(recipe: Recipe, images: ImageSet, params: Params, graphs: bool = False)
     return run
 
 
-def measure(loops: dict[str, Callable[[int], None]], steps: int, rounds: int, device: torch.device) -> dict[str, float]:
-    """Seconds a step of each loop: the median over rounds in which all take their turn."""
+def measure(
+    loops: dict[str, Callable[[int], None]], steps: int, rounds: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds a step of each loop in each of the rounds, in which all take their turn."""
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     for turn in range(rounds + 1):  # the first round warms up
         for name, run in loops.items():
@@ -153,7 +162,7 @@ def measure(loops: dict[str, Callable[[int], None]], steps: int, rounds: int, de
                 torch.cuda.synchronize()
             if turn:
                 seconds[name].append((time.perf_counter() - started) / steps)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds
 
 
 def main() -> None:
@@ -164,13 +173,13 @@ def main() -> None:
     options = parser.parse_args()
     params, device = load(), choose_device(options.device)
     size, channels = params.data.image_size, params.data.channels
-    pixels = torch.randint(256, (IMAGES, channels, size, size), dtype=torch.uint8, device=device)
-    images = ImageSet(pixels, torch.arange(IMAGES, device=device) % CLASSES, CLASSES)
+    images = random_images((channels, size, size), device)
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {size}x{size}x{channels}")
     for name in params.compare.models:
         recipe = params.models[name]
         loops = {variant.name: plain_loop(recipe, images, variant) for variant in variants()}
-        seconds = measure(loops | {"ours": ours(recipe, images, params)}, options.steps, options.rounds, device)
+        measured = measure(loops | {"ours": ours(recipe, images, params)}, options.steps, options.rounds, device)
+        seconds = {row: statistics.median(values) for row, values in measured.items()}
         plain = seconds[Variant().name]
         print(f"\n{name}: batch {recipe.batch_size}, n_critic {recipe.n_critic}")
         for row, value in seconds.items():
