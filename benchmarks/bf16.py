@@ -48,7 +48,7 @@ SMALL: dict[str, dict[str, Any]] = {  # what a data set's trainings have in plac
     # Added when a GPU was at hand: trainings that learn.
     "mnist": {"steps": 1000, "width_g": 32, "width_d": 32, "batch_size": 64, "lr_g": 5e-4, "lr_d": 5e-4},
 }
-ONLY = {"digits, longer": ("wgan_gp",), "cifar10, longer": ("dcgan", "sngan")}
+ONLY = {"digits, longer": ("wgan_gp",), "cifar10, longer": ("dcgan", "sngan"), "mnist": ("dcgan", "sngan")}
 CIFAR10 = {"data.dataset": "cifar10", "data.image_size": 32, "data.channels": 3, "data.limit": 5000}
 MNIST = {"data.dataset": "mnist", "data.image_size": 32, "data.channels": 1, "data.limit": 10_000}
 
