@@ -107,23 +107,13 @@ class _Trainer:
     def newest(self) -> tuple[TrainState, RunHistory]:
         """The state of the newest whole checkpoint, else an untrained one."""
         state = _untrained(self.experiment, self.images, self.world)
-        state.graphs = self._graphs()
+        state.graphs = _graphs(self.experiment, self.images.images.device, self.world)
         if self.experiment.recipe.init_from:
             warm_start(state, self.experiment.recipe.init_from)
         progress = load_checkpoint(self.work, state)
         state.lr_scale = self.budget.rollback_lr ** len(progress.rollbacks)
         self._note_environment(state, progress)
         return state, progress
-
-    def _graphs(self) -> Graphs | None:
-        """On CUDA, where a GPU trains alone and the recipe permits it."""
-        on_cuda, wanted = self.images.images.device.type == "cuda", self.experiment.params.runtime.cuda_graphs == "auto"
-        if not on_cuda or not wanted or self.world.size > 1:
-            return None
-        if reason := not_captured(self.experiment.recipe):
-            log_line(f"{self.experiment.name}: its steps are not captured as CUDA graphs, for {reason}")
-            return None
-        return Graphs()
 
     def _note_environment(self, state: TrainState, progress: RunHistory) -> None:
         """Record under what this trains, and warn where the checkpoint was trained under something else."""
@@ -242,6 +232,16 @@ def follow_training(
         advance(state, images, loss_of(recipe), recipe, experiment.params.train, world)
 
     world.follow({STATE: take_over, STEP: train_one_step, **doings})
+
+
+def _graphs(experiment: Experiment, device: torch.device, world: World) -> Graphs | None:
+    """CUDA graphs, where a GPU trains alone and the recipe permits them."""
+    if device.type != "cuda" or world.size > 1 or experiment.params.runtime.cuda_graphs == "off":
+        return None
+    if reason := not_captured(experiment.recipe):
+        log_line(f"{experiment.name}: its steps are not captured as CUDA graphs, for {reason}")
+        return None
+    return Graphs()
 
 
 def _untrained(experiment: Experiment, images: ImageSet, world: World) -> TrainState:

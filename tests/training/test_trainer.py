@@ -20,6 +20,7 @@ from pipeline import experiment as experiments
 from pipeline.core import files
 from pipeline.core.devices import memory_errors
 from pipeline.core.errors import PipelineError, Stopped, exit_cleanly
+from pipeline.core.world import ALONE, World
 from pipeline.experiment import Experiment
 from pipeline.gan import step as training
 from pipeline.gan.checkpoint import RunHistory, checkpoints, step_of
@@ -28,6 +29,7 @@ from pipeline.gan.step import Diverged, TrainState, create_state, train, train_s
 from pipeline.metrics import Extractor
 from pipeline.sampling.images import pixel_std
 from pipeline.tracking.outbox import read_entries
+from pipeline.training import trainer
 from pipeline.training.monitor import TrainingMonitor
 from pipeline.training.trainer import Interrupted, train_experiment, write_run
 from tests.recipes import ROOT, SHAPE, image_set, tiny_params
@@ -472,3 +474,17 @@ def test_the_file_that_dvc_plots_has_the_measured_points_and_no_holes(elsewhere:
     header, *rows = files["distance.csv"].decode().splitlines()
     assert header == "step,images,distance" and all(all(row.split(",")) for row in rows)
     assert [row.split(",")[:2] for row in rows] == [["0", "0"], ["3", "12"], ["6", "24"], ["9", "36"]]
+
+
+def test_steps_are_captured_on_a_gpu_that_trains_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(trainer, "Graphs", lambda: "graphs")
+    cuda, cpu = torch.device("cuda", 0), torch.device("cpu")
+    assert trainer._graphs(experiment_of(), cuda, ALONE) == "graphs"
+    assert trainer._graphs(experiment_of(), cpu, ALONE) is None
+    assert trainer._graphs(experiment_of(), cuda, World(0, 2)) is None
+    assert trainer._graphs(experiment_of(**{"runtime.cuda_graphs": "off"}), cuda, ALONE) is None
+    assert not capsys.readouterr().err
+    assert trainer._graphs(experiment_of(**{"models.dcgan.instance_noise": 0.1}), cuda, ALONE) is None
+    assert "not captured as CUDA graphs, for instance_noise changes" in capsys.readouterr().err
