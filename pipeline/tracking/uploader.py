@@ -60,9 +60,9 @@ class Uploader:
         self.begun = header["time"] / 1000 if header else 0.0  # seconds since the epoch
 
     def is_settled(self) -> bool:
-        """Whether all is sent, to a run that is still there; False where only MLflow's client could tell."""
+        """Whether all is sent, to a run that is still there; False where only MLflow's client, not a file, can tell."""
         state, path = self._states()[self._server], self.folder / "outbox.jsonl"
-        if self.uri != store_uri(self._store) or not has_run(self._store, state["run_id"]):
+        if not has_run(self._store, state["run_id"]):
             return False
         sent = [(state[stream], kinds) for stream, kinds in STREAMS.items()]
         size = path.stat().st_size

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline.core.checksums import write_sums
+from pipeline.core.files import read_json, write_json
 from pipeline.experiment import Experiment
 from pipeline.gan.checkpoint import RunHistory, checkpoints, save_checkpoint
 from pipeline.gan.step import TrainState, create_state
@@ -129,6 +131,23 @@ def test_another_training_is_not_handed_over(folder: Path, changes: dict[str, An
 def test_with_another_reference_it_is_not_handed_over(folder: Path, floor: dict[str, Any]) -> None:
     assert not hand_over(experiment_of(), FLOOR | floor, OUT) and not OUT.exists()
     assert hand_over(experiment_of(), FLOOR | {"value": 2.5}, OUT)
+
+
+def test_all_that_the_files_were_made_for_counts(folder: Path) -> None:
+    """As where a later version has one more field."""
+    experiment = experiment_of(**{"runtime.tracking": False})
+    kept = experiment.work_folder() / "finished"
+    made_for = read_json(kept / "made_for.json")
+    assert set(made_for) == {
+        "fingerprint", "checkpoint", "recipe", "train", "image_shape", "n_classes", "reference", "data_sha256", "code"
+    }  # fmt: skip
+    for key in made_for:
+        write_json(kept / "made_for.json", made_for | {key: "other"})
+        write_sums(kept, "made_for.json", "run")
+        assert not hand_over(experiment, FLOOR, OUT) and not OUT.exists(), key
+    write_json(kept / "made_for.json", made_for)
+    write_sums(kept, "made_for.json", "run")
+    assert hand_over(experiment, FLOOR, OUT)
 
 
 def test_what_other_code_wrote_is_not_handed_over(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
