@@ -76,6 +76,12 @@ def _network_problems(place: str, recipe: Recipe, params: Params) -> Iterator[st
             if used:
                 remedy = "none" if field == "norm_d" else "false"
                 yield f"{place}.{field}: must be {remedy} with the network {recipe.network}, which scales itself"
+    for field, names in (("penalty", [recipe.penalty]), ("regularisers", recipe.regularisers)):
+        for name in names if not network.styled else ():
+            if name in PENALTIES and PENALTIES[name].needs_styles:
+                must = "must not be" if field == "penalty" else "must not hold"
+                able = ", ".join(name for name, entry in NETWORKS.items() if entry.styled)
+                yield f"{place}.{field}: {must} {name}, for which G needs styles; networks with them: {able}"
     if recipe.norm_d == "batch" and not network.batch_norm_d:
         yield f"{place}.norm_d: the network {recipe.network} has no batch norm in D; use spectral or none"
     try:

@@ -79,6 +79,14 @@ PENALTIES: dict[str, Penalty] = {
     "bcr": Penalty(regularisers.balanced_consistency),
     "zcr": Penalty(regularisers.latent_consistency),
     "zcr_g": Penalty(regularisers.latent_diversity, of="generator"),
+    "path_length": Penalty(
+        regularisers.path_length,
+        of="generator",
+        own=regularisers.path_mean,
+        reported=("mean",),
+        needs_styles=True,
+        every=regularisers.PATH_EVERY,
+    ),
 }
 
 

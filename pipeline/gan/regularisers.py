@@ -1,7 +1,10 @@
 """Regularisers for few images and for D's consistency; each is a function of an `Update` and an entry in PENALTIES.
 
-The weights that were published with them: lecam 0.3 (0.01 to 0.5 by data set), cr 10, bcr 10, zcr 20 with zcr_g 0.5.
+The weights that were published with them: lecam 0.3 (0.01 to 0.5 by data set), cr 10, bcr 10, zcr 20 with zcr_g 0.5,
+path_length 2.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +16,8 @@ from pipeline.gan.terms import Update, full
 LECAM_DECAY = 0.99  # of the moving means
 REACH = 8  # an image is shifted by up to a so-many-th of its side
 RADIUS = 0.05  # standard deviation of a step in the latents
+PATH_DECAY = 0.99  # of the moving mean of path lengths
+PATH_EVERY = 4  # updates of G between two measurements of them
 
 
 def lecam_means() -> dict[str, Tensor]:
@@ -34,6 +39,31 @@ def lecam(update: Update) -> Tensor:
     weight = 1 - LECAM_DECAY ** own["seen"]
     above, below = real - own["fake"] / weight, own["real"] / weight - fake
     return F.relu(above).square().mean() + F.relu(below).square().mean()
+
+
+def path_mean() -> dict[str, Tensor]:
+    """The moving mean of path lengths."""
+    return {"mean": torch.zeros(())}
+
+
+def path_length(update: Update) -> Tensor:
+    """mean (|J^T y| - a)^2: G's images move as far as its style does, wherever (Karras et al. 2020, equation 4).
+
+    J is the derivative of the image by the style w, y an image of noise from N(0, 1) / sqrt(pixels), and a the moving
+    mean of the lengths |J^T y|, with this update's in it (arXiv:1912.04958, appendix B). Half of the batch is measured.
+    Where each layer has a style of its own, the squared length is the mean over layers.
+    """
+    latents, generator = update.latents, update.generator
+    assert latents is not None
+    half = len(latents) - len(latents) // 2
+    styled: Any = generator  # `needs_styles` says that it has both methods
+    styles = styled.styles(latents[:half], update.fake_labels[:half])
+    images = full(styled.synthesise(styles))
+    noise = update.draws.randn(*images.shape) / images[0, 0].numel() ** 0.5
+    (moved,) = torch.autograd.grad((images * noise).sum(), styles, create_graph=True)
+    lengths = full(moved).square().sum(dim=2).mean(dim=1).sqrt()
+    update.own["mean"].lerp_(update.world.mean(lengths.detach().mean()), 1 - PATH_DECAY)
+    return (lengths - update.own["mean"]).square().mean()
 
 
 def consistency(update: Update) -> Tensor:

@@ -148,7 +148,9 @@ class _Step:
         self.noise = recipe.instance_noise * (1 - state.step / budget.steps)
         weight, every = value_at(recipe.penalty_weight, state.step, budget.steps), recipe.penalty_every
         self.terms = [_Term(recipe.penalty, weight * every, every, ("penalty",))]
-        self.terms += [_Term(name, value, 1, ("penalty", name)) for name, value in recipe.regularisers.items()]
+        for name, value in recipe.regularisers.items():
+            every = PENALTIES[name].every
+            self.terms.append(_Term(name, value * every, every, ("penalty", name)))
         scheduled = value_at(recipe.augment_strength, state.step, budget.steps)
         self.strengths = {
             name: scheduled if AUGMENTATIONS[name].adapt is None else state.own[f"augment/{name}/strength"]

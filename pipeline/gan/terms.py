@@ -62,6 +62,8 @@ class Penalty:
     enforces_lipschitz: whether it bounds D's input gradient between real images and fakes, as Wasserstein losses need.
     needs_independent_logits: whether it takes a logit for a function of its own image alone, which batch norm in D
         does not give.
+    needs_styles: whether it asks G for its `styles` of latents and its `synthesise` of them, as stylegan2 has both.
+    every: as a regulariser it is added at every so many updates, with so many times its weight.
     whole_batch: whether it is no mean over images, but asks `world` for more of the batch. What keeps tensors of its
         own needs the whole batch too, so that they move once an update.
     """
@@ -72,4 +74,6 @@ class Penalty:
     reported: tuple[str, ...] = ()
     enforces_lipschitz: bool = False
     needs_independent_logits: bool = False
+    needs_styles: bool = False
+    every: int = 1
     whole_batch: bool = False

@@ -45,7 +45,7 @@ NETWORKS: dict[str, Network] = {
     "r3gan": Network(r3gan.Generator, r3gan.Discriminator, bounded=False, spectral=False),
     "r3gan_conditional": Network(r3gan.Generator, r3gan.Discriminator, conditional=True, bounded=False, spectral=False),
     "stylegan2": Network(
-        stylegan2.Generator, stylegan2.Discriminator, minibatch_std_d=True, bounded=False, spectral=False
+        stylegan2.Generator, stylegan2.Discriminator, minibatch_std_d=True, bounded=False, spectral=False, styled=True
     ),
     "stylegan2_conditional": Network(
         stylegan2.Generator,
@@ -54,6 +54,7 @@ NETWORKS: dict[str, Network] = {
         minibatch_std_d=True,
         bounded=False,
         spectral=False,
+        styled=True,
     ),
     "projected": Network(dcgan.Generator, projected.Discriminator, features_of="efficientnet_lite0"),
     "unet": Network(unet.Generator, NoDiscriminator, bounded=False, spectral=False, flow=True),

@@ -33,7 +33,8 @@ class Network:
     `minibatch_std`, the number of images whose spread it sees together, 0 for none; `bounded` that G's images are in
     [-1, 1]; `features_of` the extractor, if any, on whose features D is built, and by which its samples must not be
     ranked; `spectral` that spectral normalisation goes with its initialisation; `flow` that the generator has a
-    `velocity` to be trained by flow matching and also takes `steps` and `solver`, and that there is no discriminator.
+    `velocity` to be trained by flow matching and also takes `steps` and `solver`, and that there is no discriminator;
+    `styled` that the generator is `synthesise(styles(latents, labels))`.
     """
 
     generator: Callable[..., nn.Module]
@@ -45,6 +46,7 @@ class Network:
     features_of: str | None = None
     spectral: bool = True
     flow: bool = False
+    styled: bool = False
 
     def sources(self) -> set[str]:
         """The files that define the two networks; what they share is in layers.py."""

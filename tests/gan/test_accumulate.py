@@ -207,7 +207,8 @@ def test_a_loss_of_the_whole_batch_says_so(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name, entry in PENALTIES.items() if entry.value])
 def test_a_penalty_of_the_whole_batch_says_so(name: str) -> None:
-    recipe, budget = tiny_recipe(penalty=name, batch_size=8), tiny_budget(accumulate=2)
+    network = {"network": "stylegan2"} if PENALTIES[name].needs_styles else {}
+    recipe, budget = tiny_recipe(penalty=name, batch_size=8, **network), tiny_budget(accumulate=2)
     state = start(recipe, budget)
     if PENALTIES[name].whole_batch or PENALTIES[name].own():
         with pytest.raises(PipelineError, match=r"^train\.accumulate: must be 1 with a penalty that asks for the mean"):

@@ -20,7 +20,7 @@ def pixels(seed: int, count: int = 4) -> Tensor:
     return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-NAMES = [name for name, penalty in PENALTIES.items() if penalty.value is not None]
+NAMES = [name for name, penalty in PENALTIES.items() if penalty.value is not None and not penalty.needs_styles]
 
 
 def penalty_of(name: str, critic: Critic, real: Tensor, labels: Tensor, fake: Tensor, seed: int = 0) -> Tensor:
@@ -233,8 +233,10 @@ def test_what_penalties_say_of_themselves() -> None:
     assert {name for name, penalty in PENALTIES.items() if penalty.enforces_lipschitz} == {"gradient"}
     gradients = {"gradient", "dragan", "r1", "r2", "r1_r2"}
     assert {name for name, penalty in PENALTIES.items() if penalty.needs_independent_logits} == gradients
-    assert {name for name, penalty in PENALTIES.items() if penalty.of == "generator"} == {"zcr_g"}
-    assert {name for name, penalty in PENALTIES.items() if penalty.own()} == {"lecam"}
+    assert {name for name, penalty in PENALTIES.items() if penalty.of == "generator"} == {"zcr_g", "path_length"}
+    assert {name for name, penalty in PENALTIES.items() if penalty.own()} == {"lecam", "path_length"}
+    assert {name for name, penalty in PENALTIES.items() if penalty.needs_styles} == {"path_length"}
+    assert {name: penalty.every for name, penalty in PENALTIES.items() if penalty.every != 1} == {"path_length": 4}
 
 
 def test_clip_weights_by_hand() -> None:

@@ -526,7 +526,7 @@ def test_mlflow_is_told_whence(kept: str, monkeypatch: pytest.MonkeyPatch) -> No
     told: list[dict[str, str]] = []
 
     class Spy:
-        def __init__(self, folder: Path, group: str, name: str, enabled: bool) -> None:
+        def __init__(self, folder: Path, group: str, name: str, enabled: bool, quiet: bool) -> None:
             opened.append((folder, group))
 
         def params(self, values: dict[str, Any]) -> None:
