@@ -1,7 +1,7 @@
 """Folding and compiling: the same features, or the unchanged network and a warning."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.metrics.extractors import fast
 from pipeline.metrics.extractors.efficientnet_lite0 import EfficientNetFeatures, lightened
-from pipeline.metrics.extractors.fast import accelerate, fold_batch_norm, pack_convolutions
+from pipeline.metrics.extractors.fast import accelerate, fold_batch_norm
 
 
 class Net(nn.Module):
@@ -57,7 +57,6 @@ def test_a_fold_that_changes_features_is_not_used(net: nn.Module, monkeypatch: p
         return network
 
     monkeypatch.setattr(fast, "fold_batch_norm", spoiled)
-    monkeypatch.setattr(fast, "pack_convolutions", lambda network, size: network)
     assert accelerate(net, 8, compiled=False) is net
     assert capsys.readouterr().err == (
         "warning: folding batch norm changes the features; the network is used as it is\n"
@@ -100,46 +99,6 @@ def test_a_compilation_that_fails_leaves_the_network(net, monkeypatch, capsys, f
 def test_on_the_meta_device_nothing_is_compared(net: nn.Module) -> None:
     network = net.to("meta")
     assert accelerate(network, 8, compiled=True) is network
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_packed_convolutions_give_the_same_bits(net: nn.Module) -> None:
-    packed = pack_convolutions(net, 8)
-    kinds = [type(module).__name__ for module in packed.modules()]
-    assert kinds.count("_PackedConv2d") == 3 and "Conv2d" not in kinds
-    with torch.inference_mode():
-        for count in (5, 2):  # packed for the two images of the check
-            batch = images(count).contiguous(memory_format=torch.channels_last)
-            assert torch.equal(packed(batch), net(batch))
-        torch.testing.assert_close(packed(images(1)), net(images(1)))
-    assert sum(type(module) is nn.Conv2d for module in net.modules()) == 3  # the original is as it was
-
-
-@pytest.mark.usefixtures("two_threads")
-@pytest.mark.parametrize("fault", [RuntimeError("no such layout"), AttributeError("_convolution_pointwise"), None])
-def test_where_packing_fails_the_network_stays(
-    net: nn.Module, monkeypatch: pytest.MonkeyPatch, fault: Exception | None
-) -> None:
-    def forward(_: nn.Module, maps: Tensor) -> Tensor:
-        if fault:
-            raise fault
-        return torch.zeros(len(maps), 4, 6, 6)  # other features
-
-    monkeypatch.setattr(fast._PackedConv2d, "forward", forward)
-    assert pack_convolutions(net, 8) is net
-
-
-def test_a_single_thread_keeps_the_convolutions_of_torch(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert pack_convolutions(net, 8) is net
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The same features in less time: batch norm folded into convolutions, packed weights, compilation: checked before use.
+"""The same features in less time: batch norm folded into convolutions, and compilation. Both are checked before use.
 
 A network that was changed must give the features of the unchanged one on a seeded batch, to 1e-5 of the largest, or to
 the rounding of the unchanged one itself, which float64 shows; else the unchanged one is used, and a warning says so.
@@ -31,7 +31,7 @@ def accelerate(network: nn.Module, size: int, compiled: bool) -> nn.Module:
     if not _agrees(folded, network, size, 2):
         warn("folding batch norm changes the features; the network is used as it is")
         folded = network
-    return _Compiled(folded, size) if compiled else pack_convolutions(folded, size)
+    return _Compiled(folded, size) if compiled else folded
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:
@@ -48,44 +48,6 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
                 setattr(parent, name, fuse_conv_bn_eval(module, follower))
                 setattr(parent, next_name, nn.Identity())
     return network
-
-
-def pack_convolutions(network: nn.Module, size: int) -> nn.Module:
-    """A copy whose convolutions keep their weights as oneDNN lays them out; the network itself where that fails.
-
-    torch lays them out anew at every call: with few images at once, 5% of Inception's time on a CPU. The bits are the
-    same where torch takes oneDNN too: not with a single thread, nor for one small image alone.
-    """
-    device = next(network.parameters()).device
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available() or torch.get_num_threads() == 1:
-        return network
-    packed = copy.deepcopy(network)
-    for parent in list(packed.modules()):
-        for name, module in list(parent.named_children()):
-            if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
-                setattr(parent, name, _PackedConv2d(module))
-    try:
-        return packed if _agrees(packed, network, size, 2) else network
-    except (RuntimeError, AttributeError):  # of a torch or a processor that does it otherwise
-        return network
-
-
-class _PackedConv2d(nn.Module):
-    """A convolution without gradients of float32 images on a CPU; it forgets the plain weights at its first batch."""
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.weight, self.bias, self.packed = conv.weight.detach(), conv.bias, False
-        self.settings = list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Maps (N, D, h, w) of maps (N, C, H, W)."""
-        if not self.packed:
-            layout = torch.ops.mkldnn._reorder_convolution_weight
-            self.weight, self.packed = layout(self.weight, *self.settings, list(images.shape)), True
-        convolve = torch.ops.mkldnn._convolution_pointwise
-        outputs: Tensor = convolve(images, self.weight, self.bias, *self.settings, "none", [], "")
-        return outputs
 
 
 class _Compiled(nn.Module):
