@@ -15,7 +15,7 @@ of its own: delete .work/equal-budget to start anew.
 
 import argparse
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import trainings
-from benchmarks.trainings import CPU, Data, mean_text, pixels_of
+from benchmarks.trainings import CPU, Data, pixels_of
 from pipeline.core.errors import exit_cleanly
 from pipeline.core.files import write_bytes
 from pipeline.gan.state import TrainState, create_state
@@ -68,11 +68,17 @@ def table(rows: pd.DataFrame) -> Iterator[str]:
     lines = []
     for recipe in order:
         chosen = rows[rows["recipe"] == recipe]
-        told = [mean_text(chosen[name].tolist(), 0) for name in ("untrained", "by_seconds", "by_images")]
+        told = [spread(chosen[name].tolist()) for name in ("untrained", "by_seconds", "by_images")]
         images, seconds = chosen["images_of_seconds"].mean(), chosen["seconds_of_images"].mean()
         lines.append([recipe, told[0], told[1], f"{images:,.0f}", told[2], f"{seconds:.0f}"])
     head = ["recipe", "untrained", f"after {SECONDS:.0f} CPU seconds", "images seen by then"]
     return trainings.markdown([*head, f"after {IMAGES:,} images", "CPU seconds by then"], lines)
+
+
+def spread(values: Sequence[float]) -> str:
+    """The mean over seeds and, of several, the lowest and the highest: two or three seeds give no useful interval."""
+    mean = f"{np.mean(values):.0f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.0f} to {max(values):.0f})"
 
 
 def draw(rows: pd.DataFrame, out: Path) -> None:
