@@ -61,9 +61,11 @@ def path_length(update: Update) -> Tensor:
     images = full(styled.synthesise(styles))
     noise = update.draws.randn(*images.shape) / images[0, 0].numel() ** 0.5
     (moved,) = torch.autograd.grad((images * noise).sum(), styles, create_graph=True)
-    lengths = full(moved).square().sum(dim=2).mean(dim=1).sqrt()
+    # By `norm`, whose gradient is 0 at length 0 where that of a square root would be infinite.
+    lengths = full(moved).flatten(1).norm(dim=1) / styles.shape[1] ** 0.5
     update.own["mean"].lerp_(update.world.mean(lengths.detach().mean()), 1 - PATH_DECAY)
-    return (lengths - update.own["mean"]).square().mean()
+    value: Tensor = (lengths - update.own["mean"]).square().mean()
+    return value
 
 
 def consistency(update: Update) -> Tensor:

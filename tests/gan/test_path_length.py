@@ -15,6 +15,7 @@ from pipeline.gan.checkpoint import RunHistory, load_checkpoint, save_checkpoint
 from pipeline.gan.losses import LOSSES
 from pipeline.gan.penalties import PENALTIES, Update
 from pipeline.gan.step import train, train_step
+from pipeline.models import stylegan2
 from pipeline.params import Recipe
 from tests.gan.states import equal, start
 from tests.gan.test_graphs import same
@@ -87,6 +88,35 @@ def test_its_gradient_is_that_of_finite_differences() -> None:
         assert gradient[place].item() == pytest.approx((around[0] - around[1]) / 2e-6, rel=1e-5)
 
 
+def test_where_styles_move_nothing_its_gradient_is_zero() -> None:
+    generator = Linear()
+    with torch.no_grad():
+        generator.a.zero_()
+    regularisers.path_length(update_of(generator, {"mean": torch.ones((), dtype=torch.float64)})).backward()
+    assert generator.a.grad is not None and not generator.a.grad.any()
+
+
+@pytest.mark.parametrize("mixing", [0.0, 0.9])
+def test_the_network_against_its_whole_jacobian(mixing: float) -> None:
+    torch.manual_seed(0)
+    generator = stylegan2.Generator((1, 8, 8), 3, 2, mixing=mixing)
+    latents, labels, mean = torch.randn(2, 2), torch.zeros(2, dtype=torch.int64), torch.zeros(())
+    generator.draws = Draws(torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        styles = generator.styles(latents[:1], labels[:1])
+    assert torch.equal(styles[:, 0], styles[:, -1]) is (mixing == 0)
+    jacobian = torch.autograd.functional.jacobian(generator.synthesise, styles)  # (1, 1, 8, 8, 1, L, W)
+    noise = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)) / 8
+    length = torch.einsum("nchw,nchwmlk->lk", noise, jacobian).square().sum(dim=1).mean().sqrt().item()
+    generator.draws, draws = Draws(torch.Generator().manual_seed(1)), Draws(torch.Generator().manual_seed(0))
+    own = {"mean": mean}
+    value = regularisers.path_length(
+        Update(generator, generator, None, None, latents, labels, draws, latents=latents, own=own)
+    )
+    assert value.item() == pytest.approx((0.99 * length) ** 2, rel=1e-4)
+    assert mean.item() == pytest.approx(0.01 * length, rel=1e-4)
+
+
 def recipe_of(**more: Any) -> Recipe:
     return tiny_recipe(network="stylegan2", regularisers={"path_length": 2.0}, **more)
 
@@ -103,6 +133,21 @@ def test_a_step_measures_it_at_every_fourth_update_with_four_times_the_weight(mo
     at_each = recipe.model_copy(update={"regularisers": {"path_length": 4 * 2.0}})
     curves = train_step(start(at_each, budget), image_set(), LOSSES[recipe.loss], at_each, budget)
     assert curves[-2].item() == pytest.approx(values[0].item(), rel=1e-6)
+
+
+def test_in_bf16_it_is_taken_in_float32() -> None:
+    recipe, budget, seen = recipe_of(), tiny_budget(precision="bf16"), list[torch.dtype]()
+    state = start(recipe, budget)
+    layers: Any = state.gan.generator.layers
+    layers[0].register_forward_hook(lambda module, given, maps: seen.append(maps.dtype))
+    assert train_step(state, image_set(), LOSSES["bce"], recipe, budget).isfinite().all()
+    assert seen[-1] == torch.float32
+
+
+def test_it_trains_on_the_meta_device() -> None:
+    recipe = recipe_of()
+    curves = train_step(start(recipe, device="meta"), image_set(device="meta"), LOSSES["bce"], recipe, tiny_budget())
+    assert curves.device.type == "meta"
 
 
 def test_it_is_captured_with_the_step_and_has_a_graph_of_its_own_when_due() -> None:

@@ -26,7 +26,8 @@ pytestmark = pytest.mark.slow
 KINDS = ("gan", "dcgan", "wgan_gp", "sagan", "projection", "r3gan", "flow")  # the benchmark compares all
 EXTREME: dict[str, dict[str, Any]] = {  # of what mixes the images of a batch
     "packed": {"loss": "ragan", "penalty": "dragan", "pack": 2, "top_k": 0.5, "norm_d": "none"},
-    "spread": {"network": "stylegan2", "loss": "rpgan", "penalty": "r1_r2", "minibatch_std": 2, "norm_d": "none"},
+    "spread": {"network": "stylegan2", "loss": "rpgan", "penalty": "r1_r2", "minibatch_std": 2, "norm_d": "none",
+               "regularisers": {"path_length": 2.0}},
     "regular": {
         "network": "cnn", "loss": "hinge", "reuse_fakes": True, "regularisers": {"lecam": 0.3, "bcr": 1.0, "zcr": 1.0},
         "augment": ["translation", "colour", "cutout"], "augment_strength": 0.5, "instance_noise": 0.3,
