@@ -25,6 +25,8 @@ def test_the_page_shows_the_record(part: Any) -> None:
     name = part.__name__.rpartition(".")[2]
     rows, page = pd.read_csv(DOCS / f"{name}.csv"), (DOCS / f"{name}.md").read_text(encoding="utf-8")
     assert "\n".join(part.table(rows)) in page
+    if part is equal_budget:
+        assert "\n".join(part.table(pd.read_csv(DOCS / "equal_budget_mnist.csv"))) in page
     if part is stacked_mnist:
         assert "\n".join(part.orders(rows)) in page
 
