@@ -220,8 +220,8 @@ def test_comments_and_docstrings_train_nothing_anew(folder: Path) -> None:
     # And what the code does is no comment.
     path = folder / "pipeline" / "gan" / "step.py"
     code = path.read_text()
-    assert code.count('self._note(curve, loss)') == 1
-    path.write_text(code.replace('self._note(curve, loss)', 'self._note(curve, 2 * loss)'))
+    assert code.count("self._note(curve, loss)") == 1
+    path.write_text(code.replace("self._note(curve, loss)", "self._note(curve, 2 * loss)"))
     run(folder, "pipeline.stages.train", "--model", "dcgan", "--seed", "0")
     assert len(trained(folder)) > len(work)
 
