@@ -240,7 +240,7 @@ def speed_ratio(machine: Machine, name: str, field: str, new: object, old: objec
     recipe, images = machine.recipe(name), machine.images()
     params = {value: machine.params.model_copy(update={"train": machine.budget(9, **{field: value})})
               for value in (new, old)}  # fmt: skip
-    loops = {str(value): ours(recipe, images, params[value]) for value in (new, old)}
+    loops = {str(value): ours(recipe, images, params[value], graphs=machine.cuda) for value in (new, old)}
     found = {key: recipe.batch_size * recipe.n_critic / value for key, value in timed(machine, loops).items()}
     return f"{field} {new}: {found[str(new)]:,.0f} images/s, {old}: {found[str(old)]:,.0f}"
 

@@ -1,4 +1,6 @@
-"""What a params file would cost on a GPU: estimates from multiply-adds, as a markdown table. Nothing here is measured.
+"""What a params file would cost on a GPU: estimates from multiply-adds, as a markdown table.
+
+Nothing here is measured, but for the share of the activations that is there at once (`KEPT`, on an H100).
 
     python -m benchmarks.gpu_estimates                          of presets/cifar10.yaml, as in docs/gpu.md
     python -m benchmarks.gpu_estimates presets/mnist.yaml

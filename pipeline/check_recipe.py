@@ -76,12 +76,10 @@ def _network_problems(place: str, recipe: Recipe, params: Params) -> Iterator[st
             if used:
                 remedy = "none" if field == "norm_d" else "false"
                 yield f"{place}.{field}: must be {remedy} with the network {recipe.network}, which scales itself"
-    for field, names in (("penalty", [recipe.penalty]), ("regularisers", recipe.regularisers)):
-        for name in names if not network.styled else ():
-            if name in PENALTIES and PENALTIES[name].needs_styles:
-                must = "must not be" if field == "penalty" else "must not hold"
-                able = ", ".join(name for name, entry in NETWORKS.items() if entry.styled)
-                yield f"{place}.{field}: {must} {name}, for which G needs styles; networks with them: {able}"
+    for name, refused in _terms(place, recipe):
+        if PENALTIES[name].needs_styles and not network.styled:
+            able = ", ".join(name for name, entry in NETWORKS.items() if entry.styled)
+            yield f"{refused}, for which G needs styles; networks with them: {able}"
     if recipe.norm_d == "batch" and not network.batch_norm_d:
         yield f"{place}.norm_d: the network {recipe.network} has no batch norm in D; use spectral or none"
     try:
@@ -151,11 +149,18 @@ def _accumulation_problems(place: str, recipe: Recipe, accumulate: int) -> Itera
         yield f"{place}.top_k: must be 1, since it chooses among the whole batch, {remedy}"
     if recipe.reuse_fakes:
         yield f"{place}.reuse_fakes: must be false, since it keeps what all fakes need for their gradient, {remedy}"
-    for field, names in (("penalty", [recipe.penalty]), ("regularisers", recipe.regularisers)):
-        for name in names:
-            if name in PENALTIES and (PENALTIES[name].whole_batch or PENALTIES[name].own()):
-                must = "must not be" if field == "penalty" else "must not hold"
-                yield f"{place}.{field}: {must} {name}, which measures the whole batch, {remedy}"
+    for name, refused in _terms(place, recipe):
+        if PENALTIES[name].whole_batch or PENALTIES[name].own():
+            yield f"{refused}, which measures the whole batch, {remedy}"
+
+
+def _terms(place: str, recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """The known penalties of a recipe, each with the words that refuse it where it stands."""
+    if recipe.penalty in PENALTIES:
+        yield recipe.penalty, f"{place}.penalty: must not be {recipe.penalty}"
+    for name in recipe.regularisers:
+        if name in PENALTIES:
+            yield name, f"{place}.regularisers: must not hold {name}"
 
 
 def _origin_problems(
