@@ -1,6 +1,7 @@
 """The device that computes, and settings that make it compute the same every time."""
 
 import contextlib
+import ctypes
 import math
 import os
 import re
@@ -11,6 +12,7 @@ import torch
 
 from pipeline.core.errors import PipelineError
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 FULL = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")  # MPS, CPU, and CUDA's libraries
 
 
@@ -37,6 +39,18 @@ def make_deterministic() -> None:
     torch.backends.cudnn.deterministic = True
     torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms would import torch's compiler: 1.3 s
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs time
+
+
+def keep_freed_memory() -> None:
+    """Keep what a training's tensors free on the CPU for its next step: glibc would give it back and fetch it anew.
+
+    A step takes 2 to 12% less time, the process up to 20% more memory. It does nothing where the C library is another
+    one. It is not for a process that holds few large arrays of many sizes, since the heap then only grows.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # no mallopt, no C library to ask
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, 2**30)
+        mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def free_memory(device: torch.device) -> float:

@@ -1,9 +1,11 @@
 """The one error that users see, and the one place that turns it into an exit code."""
 
+import atexit
 import contextlib
 import difflib
 import errno
 import functools
+import gc
 import io
 import os
 import signal
@@ -52,6 +54,7 @@ def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(main)
     def wrapper(*args: object, **kwargs: object) -> None:
         _complete_streams()
+        atexit.register(gc.freeze)  # Python's last collections would look at all of torch for half a second
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set while importing, see pipeline/__init__.py
             signal.signal(signal.SIGINT, signal.default_int_handler)
         try:

@@ -4,7 +4,7 @@ import contextlib
 import sys
 
 from pipeline.core import paths
-from pipeline.core.devices import memory_errors
+from pipeline.core.devices import keep_freed_memory, memory_errors
 from pipeline.core.errors import exit_cleanly, log_line
 from pipeline.core.files import exclusive, read_json
 from pipeline.core.ranks import Place, find_place, open_world, rank_command
@@ -22,6 +22,7 @@ from pipeline.training.monitor import TrainingMonitor
 @exit_cleanly
 def main(arguments: list[str] | None = None) -> None:
     options, params = experiment_options(arguments), begin()
+    keep_freed_memory()
     take(paths.PREPARED)
     take(paths.REFERENCE)
     received = stop_signals()

@@ -137,6 +137,15 @@ def test_ctrl_c_while_a_command_imports() -> None:
         assert process.returncode in (-signal.SIGINT, 130)
 
 
+def test_the_end_of_a_process_searches_no_garbage() -> None:
+    code = (
+        "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 1000))\n"
+        "from pipeline.core.errors import exit_cleanly; exit_cleanly(lambda: print(gc.get_freeze_count()))()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["0", "True"]
+
+
 @pytest.mark.parametrize(("limit", "value"), [("-v", 600_000), ("-v", 2_000_000)])
 def test_too_little_memory_to_import_is_one_sentence(limit: str, value: int) -> None:
     command = f"ulimit {limit} {value}; exec {sys.executable} -m pipeline.check"

@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 
 from pipeline.core import paths
 from pipeline.core.checksums import verify_checksums
-from pipeline.core.devices import choose_device
+from pipeline.core.devices import choose_device, keep_freed_memory
 from pipeline.core.errors import exit_cleanly
 from pipeline.core.files import InUse, exclusive
 from pipeline.data.prepared import load_description, load_images
@@ -185,6 +185,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not url:
         parser.error(f"{VARIABLE} must hold the storage's URL: pipeline.search sets it for the workers that it starts")
     params = begin()
+    keep_freed_memory()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     received = stop_signals()
     with contextlib.suppress(Interrupted):
