@@ -22,6 +22,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -31,13 +32,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import evaluation_speed, safety_cost
-from benchmarks.training_speed import Variant, measure, ours, plain_loop, random_images
+from benchmarks.training_speed import Loop, Variant, apart, measure, ours, plain_loop, random_images
 from pipeline.core.errors import PipelineError, exit_cleanly
 from pipeline.core.files import write_bytes
+from pipeline.data.batches import ImageSet
 from pipeline.models import GAN
-from pipeline.params import PRESETS, load
+from pipeline.params import PRESETS, Params, Recipe, load
 
-VARIABLE = "GAN_COLLECTION"
+CPU, VARIABLE = torch.device("cpu"), "GAN_COLLECTION"
 MARKS = ("<!-- made by `make bench`: begin -->", "<!-- made by `make bench`: end -->")
 COMMANDS = {  # of a stage, what it imports
     "`gan --help`": ["-m", "pipeline.cli", "--help"],
@@ -81,24 +83,17 @@ def seconds_text(values: Sequence[float]) -> str:
 
 def training(steps: int = 10, rounds: int = 7) -> Table:
     """The recipes that the preset digits compares, beside the plain loop over their own networks."""
-    params, device = load(PRESETS / "digits.yaml"), torch.device("cpu")
-    images = random_images((params.data.channels, params.data.image_size, params.data.image_size), device)
+    params = load(PRESETS / "digits.yaml")
+    images = random_images((params.data.channels, params.data.image_size, params.data.image_size), CPU)
     rows = [["recipe", "plain loop", "ours", "ratio", "ours, bf16", "ratio"]]
     for name in params.compare.models:
         recipe = params.models[name]
-        found = measure(
-            {
-                "plain": plain_loop(recipe, images, Variant()),
-                "ours": ours(recipe, images, params),
-                "bf16": ours(recipe, images, params, precision="bf16"),
-            },
-            steps, rounds, device,
-        )  # fmt: skip
+        found = _turns(partial(plain_loop, recipe, images, Variant()), recipe, images, params, steps, rounds)
         shown = recipe.batch_size * recipe.n_critic
         rows.append([f"{name}, batch {recipe.batch_size}, n_critic {recipe.n_critic}", *_beside(found, shown)])
     above = (
         "Images a second of the digits' networks. The plain loop fetches a batch from a DataLoader, steps D, steps G, "
-        "and reads both losses."
+        "and reads both losses. Each loop has a process of its own."
     )
     return Table("Training", rows, above, "Which change gains what: `python -m benchmarks.training_speed`.")
 
@@ -108,29 +103,38 @@ def collection(steps: int = 2, rounds: int = 4) -> Table:
     title, folder = "Training beside a public collection", os.environ.get(VARIABLE)
     if not folder:
         return Table(title, [], f"Not measured: {VARIABLE} names no checkout of pytorch-gan-collections.")
-    theirs, params, device = _module(Path(folder)), load(PRESETS / "cifar10.yaml"), torch.device("cpu")
-    images = random_images((3, 32, 32), device)
+    params, images = load(PRESETS / "cifar10.yaml"), random_images((3, 32, 32), CPU)
     rows = [["networks", "theirs", "ours", "ratio", "ours, bf16", "ratio"]]
-    for network, (generator, discriminator) in PAIRS.items():
+    for network, names in PAIRS.items():
         recipe = params.models["sngan" if network == "cnn" else network]
         recipe = recipe.model_copy(update={"batch_size": 16, "n_critic": 1, "loss": "hinge", "latent_dim": 128})
-        pair = GAN(
-            _Unlabelled(getattr(theirs, generator)(recipe.latent_dim)), _Unlabelled(getattr(theirs, discriminator)())
-        )
-        found = measure(
-            {
-                "plain": plain_loop(recipe, images, Variant(), pair),
-                "ours": ours(recipe, images, params),
-                "bf16": ours(recipe, images, params, precision="bf16"),
-            },
-            steps, rounds, device,
-        )  # fmt: skip
-        rows.append([f"SNGAN's {network}, {_millions(pair)}", *_beside(found, recipe.batch_size)])
+        pair = partial(_their_pair, Path(folder), names, recipe.latent_dim)
+        first = f"SNGAN's {network}, {_millions(pair())}"
+        found = _turns(partial(_their_loop, pair, recipe, images), recipe, images, params, steps, rounds)
+        rows.append([first, *_beside(found, recipe.batch_size)])
     above = (
         "Images a second at CIFAR-10's full width, batch 16, n_critic 1. Theirs: the networks of "
         "pytorch-gan-collections in the plain loop, which is how its scripts train them."
     )
     return Table(title, rows, above)
+
+
+def _turns(
+    plain: Callable[[], Loop], recipe: Recipe, images: ImageSet, params: Params, steps: int, rounds: int
+) -> dict[str, list[float]]:
+    """Seconds a step of the plain loop and of ours in both precisions, each in a process of its own."""
+    own = partial(ours, recipe, images, params)
+    with apart({"plain": plain, "ours": own, "bf16": partial(own, precision="bf16")}, CPU) as loops:
+        return measure(loops, steps, rounds, CPU)
+
+
+def _their_pair(folder: Path, names: tuple[str, str], latent_dim: int) -> GAN:
+    theirs = _module(folder)
+    return GAN(_Unlabelled(getattr(theirs, names[0])(latent_dim)), _Unlabelled(getattr(theirs, names[1])()))
+
+
+def _their_loop(pair: Callable[[], GAN], recipe: Recipe, images: ImageSet) -> Loop:
+    return plain_loop(recipe, images, Variant(), pair())
 
 
 class _Unlabelled(nn.Module):

@@ -9,17 +9,21 @@ a figure is the median of the rounds.
 """
 
 import argparse
+import contextlib
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 from torch.utils.data import DataLoader, TensorDataset
 
-from pipeline.core.devices import choose_device
+from pipeline.core.devices import choose_device, keep_freed_memory
 from pipeline.data.batches import ImageSet, batch
 from pipeline.gan.flow import loss_of
 from pipeline.gan.graphs import Graphs
@@ -30,6 +34,8 @@ from pipeline.models import GAN, build_gan
 from pipeline.params import Params, Recipe, load
 
 IMAGES, CLASSES = 2048, 10  # random pixels and labels do for timing
+
+Loop = Callable[[int], None]  # trains for so many steps
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ def random_images(shape: tuple[int, int, int], device: torch.device) -> ImageSet
     return ImageSet(pixels, torch.arange(IMAGES, device=device) % CLASSES, CLASSES)
 
 
-def plain_loop(recipe: Recipe, images: ImageSet, variant: Variant, gan: GAN | None = None) -> Callable[[int], None]:
+def plain_loop(recipe: Recipe, images: ImageSet, variant: Variant, gan: GAN | None = None) -> Loop:
     """A function that trains for so many steps by the loop of `variant`, by default the recipe's networks."""
     device, loss = images.images.device, LOSSES[recipe.loss]
     gan = gan or build_gan(recipe, shape_of(images), images.n_classes, seed=0)
@@ -133,10 +139,10 @@ def _resident(recipe: Recipe, images: ImageSet) -> Iterator[tuple[Tensor, Tensor
         index += 1
 
 
-def ours(
-    recipe: Recipe, images: ImageSet, params: Params, graphs: bool = False, **budget_changes: object
-) -> Callable[[int], None]:
+def ours(recipe: Recipe, images: ImageSet, params: Params, graphs: bool = False, **budget_changes: object) -> Loop:
     """A function that trains for so many steps by `pipeline.gan.step.train`, replayed as CUDA graphs or not."""
+    if images.images.device.type == "cpu":
+        keep_freed_memory()  # as the stage does
     budget = params.train.model_copy(update={"steps": 2**31 - 1, **budget_changes})
     state = create_state(recipe, budget, shape_of(images), images.n_classes, 0, images.images.device)
     state.graphs = Graphs() if graphs else None
@@ -149,9 +155,38 @@ def ours(
     return run
 
 
-def measure(
-    loops: dict[str, Callable[[int], None]], steps: int, rounds: int, device: torch.device
-) -> dict[str, list[float]]:
+@contextlib.contextmanager
+def apart(builders: dict[str, Callable[[], Loop]], device: torch.device) -> Iterator[dict[str, Loop]]:
+    """The loops that picklable functions build: on a CPU each in a process of its own, so that no loop trains with the
+    settings of another; on a GPU all in this process."""
+    if device.type != "cpu":
+        yield {name: build() for name, build in builders.items()}
+        return
+    spawn = multiprocessing.get_context("spawn")
+    with contextlib.ExitStack() as stack:
+        loops = {}
+        for name, build in builders.items():
+            process = stack.enter_context(ProcessPoolExecutor(1, spawn, _build, (build,)))
+            loops[name] = partial(_run_in, process)
+        yield loops
+
+
+_BUILT: list[Loop] = []  # of a process of `apart`
+
+
+def _build(build: Callable[[], Loop]) -> None:
+    _BUILT.append(build())
+
+
+def _run(steps: int) -> None:
+    _BUILT[0](steps)
+
+
+def _run_in(process: ProcessPoolExecutor, steps: int) -> None:
+    process.submit(_run, steps).result()
+
+
+def measure(loops: dict[str, Loop], steps: int, rounds: int, device: torch.device) -> dict[str, list[float]]:
     """Seconds a step of each loop in each of the rounds, in which all take their turn."""
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     for turn in range(rounds + 1):  # the first round warms up
@@ -177,8 +212,9 @@ def main() -> None:
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {size}x{size}x{channels}")
     for name in params.compare.models:
         recipe = params.models[name]
-        loops = {variant.name: plain_loop(recipe, images, variant) for variant in variants()}
-        measured = measure(loops | {"ours": ours(recipe, images, params)}, options.steps, options.rounds, device)
+        builders = {variant.name: partial(plain_loop, recipe, images, variant) for variant in variants()}
+        with apart(builders | {"ours": partial(ours, recipe, images, params)}, device) as loops:
+            measured = measure(loops, options.steps, options.rounds, device)
         seconds = {row: statistics.median(values) for row, values in measured.items()}
         plain = seconds[Variant().name]
         print(f"\n{name}: batch {recipe.batch_size}, n_critic {recipe.n_critic}")

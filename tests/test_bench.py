@@ -1,13 +1,18 @@
 """benchmarks/bench.py: the page's form, which docs/speed.md has, ratios by hand, and what is not there is said."""
 
+import os
 import re
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import bench, evaluation_speed, safety_cost
 from benchmarks.bench import MARKS, Table, page, put, ratio_text, seconds_text
 from benchmarks.evaluation_speed import Run
+from benchmarks.training_speed import Loop, apart, measure
 from pipeline.core.errors import PipelineError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,9 +97,30 @@ def test_a_collection_is_found_in_its_checkout(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv(bench.VARIABLE, str(tmp_path))
     monkeypatch.setattr(bench, "PAIRS", {"cnn": bench.PAIRS["cnn"]})
     monkeypatch.setattr(bench, "ours", lambda *_, **__: lambda steps: None)
+    in_one_process = lambda builders, _: nullcontext({name: build() for name, build in builders.items()})  # noqa: E731
+    monkeypatch.setattr(bench, "apart", in_one_process)
     head, row = bench.collection(steps=1, rounds=2).rows
     assert head == ["networks", "theirs", "ours", "ratio", "ours, bf16", "ratio"]
     assert row[0] == "SNGAN's cnn, 0.4 M + 0.0 M" and int(row[1].replace(",", "")) > 0  # 3072 x 129, 3073
+
+
+def _note_process(path: Path) -> Loop:
+    def run(steps: int) -> None:
+        path.open("a").write(f"{os.getpid()} {steps}\n")
+
+    return run
+
+
+@pytest.mark.slow
+def test_loops_run_in_processes_of_their_own(tmp_path: Path) -> None:
+    builders = {name: partial(_note_process, tmp_path / name) for name in "ab"}
+    with apart(builders, torch.device("cpu")) as loops:
+        seconds = measure(loops, steps=3, rounds=2, device=torch.device("cpu"))
+    noted = {name: (tmp_path / name).read_text().splitlines() for name in "ab"}
+    processes = {line.split()[0] for lines in noted.values() for line in lines}
+    assert len(processes) == 2 and str(os.getpid()) not in processes
+    assert all(len(set(lines)) == 1 and lines[0].endswith(" 3") and len(lines) == 3 for lines in noted.values())
+    assert all(len(values) == 2 for values in seconds.values())
 
 
 def test_every_table_of_the_page_has_its_title(
