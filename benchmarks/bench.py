@@ -93,7 +93,7 @@ def training(steps: int = 10, rounds: int = 7) -> Table:
         rows.append([f"{name}, batch {recipe.batch_size}, n_critic {recipe.n_critic}", *_beside(found, shown)])
     above = (
         "Images a second of the digits' networks. The plain loop fetches a batch from a DataLoader, steps D, steps G, "
-        "and reads both losses. Each loop has a process of its own."
+        "and reads both losses; its networks have torch's own layers. Each loop has a process of its own."
     )
     return Table("Training", rows, above, "Which change gains what: `python -m benchmarks.training_speed`.")
 

@@ -2,10 +2,10 @@
 
     python -m benchmarks.training_speed [--steps 30] [--rounds 5] [--device auto]
 
-The plain loop is what most public code does: fetch a batch from a DataLoader, step D, step G, `.item()` both losses.
-Each further row changes one thing and keeps those above it, but for the last two: D on one joined batch, which is not
-what we do, and `pipeline.gan.step.train` itself. All rows of a recipe are timed in turn, round after round, in one run;
-a figure is the median of the rounds.
+The plain loop is what most public code does: fetch a batch from a DataLoader, step D, step G, `.item()` both losses;
+its networks have torch's own layers. Each further row changes one thing and keeps those above it, but for the last two:
+D on one joined batch, which is not what we do, and `pipeline.gan.step.train` itself. All rows of a recipe are timed in
+turn, round after round, in one run; a figure is the median of the rounds.
 """
 
 import argparse
@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils import parametrize
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -31,6 +32,7 @@ from pipeline.gan.losses import LOSSES
 from pipeline.gan.schedules import value_at
 from pipeline.gan.step import create_state, train
 from pipeline.models import GAN, build_gan
+from pipeline.models.layers import PooledConv, UpsampledConv
 from pipeline.params import Params, Recipe, load
 
 IMAGES, CLASSES = 2048, 10  # random pixels and labels do for timing
@@ -48,6 +50,7 @@ class Variant:
     fused: bool = False
     frozen: bool = False
     channels_last: bool = False
+    merged: bool = False
     bf16: bool = False
     joined: bool = False
 
@@ -60,10 +63,11 @@ def variants() -> list[Variant]:
         ("+ fused Adam", {"fused": True}),
         ("+ D frozen in G's step, weights normalised once a step", {"frozen": True}),
         ("+ channels_last", {"channels_last": True}),
+        ("+ convolutions merged with up- and downsampling", {"merged": True}),
         ("+ bf16 autocast", {"bf16": True}),
     ]:
         rows.append(replace(rows[-1], name=name, **change))
-    joined = replace(rows[-2], name="as + channels_last, real and fake in one batch of D", joined=True)
+    joined = replace(rows[-2], name="as before bf16, real and fake in one batch of D", joined=True)
     return [*rows, joined]
 
 
@@ -81,6 +85,9 @@ def plain_loop(recipe: Recipe, images: ImageSet, variant: Variant, gan: GAN | No
     """A function that trains for so many steps by the loop of `variant`, by default the recipe's networks."""
     device, loss = images.images.device, LOSSES[recipe.loss]
     gan = gan or build_gan(recipe, shape_of(images), images.n_classes, seed=0)
+    if not variant.merged:
+        for network in (gan.generator, gan.discriminator):
+            _unmerge(network)
     layout = torch.channels_last if variant.channels_last else torch.contiguous_format
     networks = [network.to(device).to(memory_format=layout) for network in (gan.generator, gan.discriminator)]
     lr_g, lr_d, *betas = (value_at(one, 0, 1) for one in (recipe.lr_g, recipe.lr_d, recipe.beta1, recipe.beta2))
@@ -123,6 +130,23 @@ def plain_loop(recipe: Recipe, images: ImageSet, variant: Variant, gan: GAN | No
                 loss_d.item(), loss_g.item()
 
     return run
+
+
+def _unmerge(network: nn.Module) -> None:
+    """Give a network torch's own layers in place of `UpsampledConv` and `PooledConv`, with the same weights."""
+    for module in network.modules():
+        if isinstance(module, UpsampledConv):
+            module.forward = partial(_upsampled, module)  # type: ignore[method-assign]
+        elif isinstance(module, PooledConv):
+            module.forward = partial(_pooled, module)  # type: ignore[method-assign]
+
+
+def _upsampled(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    return nn.Conv2d.forward(layer, functional.interpolate(x, scale_factor=2.0))
+
+
+def _pooled(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    return functional.avg_pool2d(nn.Conv2d.forward(layer, x), 2)
 
 
 def _loaded(recipe: Recipe, images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.models.layers import LatentToFeatureMap, SelfAttention, resolution_schedule
+from pipeline.models.layers import LatentToFeatureMap, SelfAttention, UpsampledConv, resolution_schedule
 from pipeline.models.resnet import attention_side
 
 EMBEDDING = 128  # length of the label's shared embedding
@@ -37,12 +37,12 @@ class Block(nn.Module):
     def __init__(self, channels: int, condition: int) -> None:
         super().__init__()
         self.norms = nn.ModuleList([ModulatedBatchNorm(channels, condition) for _ in range(2)])
-        self.residual = nn.ModuleList([nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2)])
+        self.residual = nn.ModuleList([UpsampledConv(channels, channels), nn.Conv2d(channels, channels, 3, padding=1)])
         self.shortcut = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        inner = F.interpolate(F.relu(self.norms[0](x, condition)), scale_factor=2)
-        inner = F.relu(self.norms[1](self.residual[0](inner), condition))
+        inner = self.residual[0](F.relu(self.norms[0](x, condition)))
+        inner = F.relu(self.norms[1](inner, condition))
         # A 1x1 convolution and nearest upsampling commute; this order costs a quarter.
         maps: Tensor = self.residual[1](inner) + F.interpolate(self.shortcut(x), scale_factor=2)
         return maps

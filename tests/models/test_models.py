@@ -1,6 +1,8 @@
 """Networks: shapes and ranges over the registry, published sizes, blocks against hand-written ones, initialisation."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.core.errors import PipelineError
 from pipeline.gan.cost import step_cost
@@ -18,7 +21,9 @@ from pipeline.models.layers import (
     WEIGHTED,
     DiscriminatorBlock,
     GeneratorBlock,
+    PooledConv,
     SelfAttention,
+    UpsampledConv,
     channel_schedule,
     initialise,
     resolution_schedule,
@@ -489,3 +494,48 @@ def test_every_recipe_can_be_described_and_its_cost_told(name: str) -> None:
         assert d == 0 and step_cost(recipe, shape, 10) == 3 * recipe.batch_size * g // evaluations
     else:
         assert g > 0 and d > 0 and step_cost(recipe, shape, 10) > (g + d) * recipe.batch_size
+
+
+def upsampled(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    return F.conv2d(F.interpolate(x, scale_factor=2), layer.weight, layer.bias, padding=1)
+
+
+def pooled(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    return F.avg_pool2d(F.conv2d(x, layer.weight, layer.bias, padding=1), 2)
+
+
+@pytest.mark.parametrize(("kind", "apart"), [(UpsampledConv, upsampled), (PooledConv, pooled)])
+def test_a_convolution_merged_with_scaling_equals_the_two(
+    kind: type[UpsampledConv] | type[PooledConv], apart: Callable[[nn.Conv2d, Tensor], Tensor]
+) -> None:
+    """Also its gradients, and theirs, which gradient penalties take."""
+    torch.manual_seed(0)
+    layer, x = kind(5, 7).double(), torch.randn(2, 5, 6, 8, dtype=torch.float64, requires_grad=True)
+    found = []
+    for call in (layer, partial(apart, layer)):
+        out = call(x)
+        (first,) = torch.autograd.grad((out**2).sum(), x, create_graph=True)
+        found.append([out, first, *torch.autograd.grad((first**2).sum(), [x, *layer.parameters()])])
+    for one, other in zip(*found, strict=True):
+        assert one.shape == other.shape
+        assert torch.allclose(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "positions"), [(UpsampledConv, (12, 16), 12 * 16), (PooledConv, (3, 4), 6 * 8)]
+)
+def test_elsewhere_than_on_a_cpu_the_two_are_apart(
+    kind: type[UpsampledConv] | type[PooledConv], shape: tuple[int, int], positions: int
+) -> None:
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        out = kind(5, 7)(torch.empty(2, 5, 6, 8))
+    assert out.shape == (2, 7, *shape)
+    assert counter.get_total_flops() == 2 * 2 * 5 * 7 * 9 * positions
+
+
+def test_saved_generators_keep_the_names_of_their_weights() -> None:
+    block, other = GeneratorBlock(3, 5), DiscriminatorBlock(3, 5, down=True)
+    weights = {name.removesuffix(".weight") for name in block.state_dict() if name.endswith(".weight")}
+    assert weights == {"residual.0", "residual.3", "residual.4", "residual.6", "shortcut"}
+    weights = {name.removesuffix(".weight") for name in other.state_dict() if name.endswith(".weight")}
+    assert weights == {"residual.1", "residual.3", "shortcut.1"}

@@ -63,7 +63,7 @@ def test_attention_by_hand() -> None:
     (found,) = [row for row in d if row.kind == "SelfAttention"]
     assert (found.parameters, found.multiply_adds) == (1, 256 * 64 * 2 + 256 * 64 * 8)
     pools = [row.shape for row in d if row.kind == "AvgPool2d"]
-    assert pools == [(16, 16, 16), (16, 8, 8)]  # residual and shortcut share one: the shape is that of the first call
+    assert pools == [(3, 16, 16), (16, 8, 8)]  # the shortcuts'; the residuals' are part of their convolutions
 
 
 def test_labels_and_their_layers_are_listed() -> None:
