@@ -25,6 +25,7 @@ from pipeline.metrics import sources_of
 from pipeline.models import NETWORKS
 from pipeline.params import Params, Recipe
 from pipeline.sampling.generation import wanted_labels
+from pipeline.tracking.addresses import group_name
 from pipeline.tracking.tracker import Tracker
 
 PACKAGE = Path(__file__).parent
@@ -122,31 +123,31 @@ class Experiment:
             "git_commit": commit(),
             "dvc_stage": os.environ.get("DVC_STAGE", "none"),
             "dvc_experiment": os.environ.get("DVC_EXP_NAME", "none"),
+            "report": str(self.page),
             "mlflow.note.content": self.note(),
         }
+
+    @property
+    def page(self) -> Path:
+        """The page of the comparison, which is made later."""
+        return (paths.root() / paths.REPORTS / "report.html").absolute()
 
     def note(self) -> str:
         """What MLflow shows as the run's description."""
         data, width = self.description, self.image_shape[2]
-        page = (paths.root() / paths.REPORTS / "report.html").absolute()
         return (
             f"**{self.model}** with seed {self.seed} on {data['train']:,} images of {data['name']}, "
             f"{width} pixels wide: network {self.recipe.network}, loss {self.recipe.loss}, {self.params.train.steps:,} "
-            f"steps. The page of the comparison: `{page}`"
+            f"steps. The page of the comparison: `{self.page}`"
         )
 
     def open_tracker(self, quiet: bool = False) -> Tracker:
         """The MLflow run of this experiment, new or reopened; `quiet`: only if it lacks something, see `Tracker`.
 
-        One MLflow experiment holds one data set and protocol: runs that it lists side by side are comparable. So what
-        is measured by another protocol becomes another run.
+        What is measured by another protocol becomes another run, of another MLflow experiment.
         """
-        metrics, generate = self.params.metrics, self.params.generate
-        measured = [self.description["sha256"], metrics.extractor, metrics.weights, metrics.unknown_weights]
-        measured += [generate.samples, generate.seed, generate.weights, generate.labels, self.recipe.init_from]
-        key = hashlib.sha256(json.dumps(measured).encode()).hexdigest()[:6]
-        group = f"{self.description['name']}-{self.image_shape[1]}px-{metrics.extractor}-{key}"
-        folder = paths.work_folder(self.name, f"{self.fingerprint}-{key}")
+        group = group_name(self.params, self.recipe.init_from, self.description)
+        folder = paths.work_folder(self.name, f"{self.fingerprint}-{group.rpartition('-')[2]}")
         tracker = Tracker(folder, group, self.name, self.params.runtime.tracking, quiet=quiet)
         tracker.params({**self.recipe.model_dump(), **self.params.train.model_dump(), "seed": self.seed})
         tracker.tags(self.tags())

@@ -20,7 +20,7 @@ DESCRIPTION: dict[str, Any] = {
     "name": "digits", "image_shape": [1, 16, 16], "classes": ["0", "1"], "class_counts": [4, 4], "train": 8,
     "sha256": "0" * 64,
 }  # fmt: skip
-ABOUT = Subject("digits, 16 × 16, grey", "fd_efficientnet_lite0")
+ABOUT = Subject("digits, 16 × 16, grey", "fd_efficientnet_lite0", "digits-16px-search")
 RATES = {"low": 1e-4, "high": 1e-2, "log": True}
 TUNED: dict[str, Any] = {  # whatever params.yaml says at the time
     "search.space": {"lr_g": RATES, "lr_d": RATES, "beta1": {"choices": [0.0, 0.5]},

@@ -246,7 +246,7 @@ def test_sections_are_found() -> None:
     assert sections_of("prepare") == {"data"}
     assert sections_of("generate") == {"generate", "runtime"}
     assert {"metrics", "generate"} <= sections_of("fid")
-    assert sections_of("report") == {"compare", "runtime"}
+    assert sections_of("report") == {"compare", "metrics", "generate", "runtime"}
 
 
 # Size and documentation.

@@ -24,6 +24,7 @@ from pipeline.params import Params
 from pipeline.report.export import leaderboard
 from pipeline.report.page import render
 from pipeline.report.results import Results, read_results
+from pipeline.tracking.addresses import model_pages
 
 __all__ = ["leaderboard", "read_results", "render", "write_report"]
 
@@ -35,7 +36,8 @@ def write_report(params: Params, out: Path) -> tuple[Results, pd.DataFrame]:
         PipelineError: results of an experiment are missing or damaged; then nothing is written.
     """
     results = read_results(params)
-    table, page = leaderboard(results), render(results)
+    pages = model_pages(params, [run.info["recipe"] for run in results.runs], results.dataset)
+    table, page = leaderboard(results), render(results, pages)
     write_bytes(out / "leaderboard.csv", table.to_csv(index=False, lineterminator="\n").encode())
     write_bytes(out / "report.html", page.encode())
     return results, table

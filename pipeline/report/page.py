@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from pipeline.report.metrics_table import class_table, explained, metrics_table,
 from pipeline.report.ranking import ranking_table
 from pipeline.report.results import Results, RunResult, differing
 from pipeline.sampling.pictures import grid
+from pipeline.tracking.addresses import LOCAL
 
 REAL_IMAGES = 100  # as many as in every model's grid
 STRIP = 10  # images in a row of the first screen
@@ -45,14 +46,16 @@ def template_environment() -> jinja2.Environment:
     )
     templates.filters |= {"breakable": breakable, "plain": plain, "data_uri": data_uri, "embedded": embedded}
     templates.globals |= {"css": css, "keys": keys, "nearest": nearest, "mean_and_std": mean_and_std}
-    templates.globals |= {"strip": strip, "alarming": alarming}
+    templates.globals |= {"strip": strip, "alarming": alarming, "local_mlflow": LOCAL}
     templates.globals |= {"light": LIGHT, "dark": DARK, "scripts": scripts, "script_sources": script_sources}
     templates.globals["colours"] = embedded({colour: DARK[name] for name, colour in LIGHT.items()})
     return templates
 
 
-def render(results: Results) -> str:
+def render(results: Results, mlflow: Mapping[str, str] = {}) -> str:
     """The page.
+
+    mlflow: the addresses of MLflow's pages that it links to, by their names.
 
     Raises:
         PipelineError: the prepared training images or a model's picture cannot be read.
@@ -94,6 +97,7 @@ def render(results: Results) -> str:
         "recipe_differs": differing(recipes),
         "few": rank_deficient(results),
         "animations": animations(first),
+        "mlflow": mlflow,
         "versions": [
             *provenance().items(),
             ("data sha256", results.dataset["sha256"]),

@@ -21,7 +21,7 @@ def main() -> None:
     print(f"report: {paths.REPORTS / 'report.html'}")
     if params.runtime.tracking:
         _tell_mlflow(results, params.runtime.log_model)
-    finish(params, "compare")
+    finish(params, "compare", "metrics", "generate")
 
 
 def _tell_mlflow(results: Results, models: bool) -> None:

@@ -7,6 +7,7 @@ mlflow_client   MLflow's client and the local sqlite store
 mlflow_model    the exported generator as an MLflow model
 outbox          the file of entries; knows nothing of MLflow
 uploader        sends an outbox to an MLflow server
+addresses       what experiments are called, and where MLflow's pages of them are
 views           the view `ranking` of an experiment
 ui              MLflow's pages in a browser
 serve, served   a trained generator behind MLflow's server: `gan serve`

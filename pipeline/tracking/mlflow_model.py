@@ -47,17 +47,23 @@ def export(source: Path, folder: Path, model: Any, run_id: str) -> None:
     graph(torch.zeros(3, recipe["latent_dim"]), torch.zeros(3, dtype=torch.int64))  # raises if the batch became fixed
 
 
-def register(client: Any, name: str, model_id: str, run_id: str, alias: str, named: int) -> None:
-    """Make a run's model a version of the registered model `name`, unless it is, and give it the alias.
+def register(client: Any, name: str, model_id: str, run_id: str) -> Any:
+    """Make a run's model a version of the registered model `name`, unless it is, and return that."""
+    with contextlib.suppress(Exception):  # it exists; else what follows fails
+        client.create_registered_model(name)
+    known = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+    if known:
+        return known[0]
+    run = client.get_run(run_id).info.run_name
+    return client.create_model_version(name, f"models:/{model_id}", run_id, description=run, model_id=model_id)
+
+
+def give_alias(client: Any, version: Any, alias: str, named: int) -> None:
+    """Give a version of a registered model the alias.
 
     named: when the run was named so, in ms; the alias stays with a run that was named so later.
     """
-    with contextlib.suppress(Exception):  # it exists; else what follows fails
-        client.create_registered_model(name)
-    found = client.search_model_versions(f"name = '{name}'")
-    version = next((v for v in found if v.run_id == run_id), None)
-    if version is None:
-        version = client.create_model_version(name, f"models:/{model_id}", run_id, model_id=model_id)
-    if all(int(v.tags.get(RANKED_TAG, 0)) <= named for v in found):
+    name = version.name
+    if all(int(v.tags.get(RANKED_TAG, 0)) <= named for v in client.search_model_versions(f"name = '{name}'")):
         client.set_model_version_tag(name, version.version, RANKED_TAG, str(named))
         client.set_registered_model_alias(name, alias, version.version)

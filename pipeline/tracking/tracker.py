@@ -100,6 +100,7 @@ class Tracker:
     def model(self, folder: Path) -> None:
         """Log the generator in `folder` as the MLflow model `generator`, once per run.
 
+        It becomes a version of the registered model that is named as the experiment, described by the run's name.
         The model is called as G(z (N, latent_dim) float32, y (N,) int64). It has the EMA weights if the recipe has EMA.
         """
         if self._outbox and not self._outbox.holds("model", "generator"):
@@ -107,13 +108,14 @@ class Tracker:
                 for path in sorted(Path(folder).glob("generator.*")):
                     self._keep(path, "model")
                 self._add("model", "generator", f"{FILES}/model")
+                self._add("version", "", 0)
 
     def dataset(self, name: str, digest: str, profile: Mapping[str, Any]) -> None:
         """Log what the run was trained on as MLflow's own dataset input; `profile` are facts about it."""
         self._add("dataset", name, {"digest": digest[:36], "profile": dict(profile)})
 
     def best(self) -> None:
-        """Make the run's model a version of the registered model that is named as the experiment, with alias `best`.
+        """Give the run's version of the registered model the alias `best`.
 
         The run that is told so last has the alias: ``mlflow.pytorch.load_model("models:/<experiment>@best")``.
         """

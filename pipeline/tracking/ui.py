@@ -10,7 +10,7 @@ from pipeline.core.errors import PipelineError, exit_cleanly, printable
 from pipeline.params import PARAMS_FILE
 from pipeline.tracking.views import ranked_experiments
 
-HOST = "127.0.0.1"
+HOST, PORT = "127.0.0.1", 5000
 STORE = "sqlite:///mlflow.db"
 MOST_NAMED = 5  # experiments whose addresses are printed
 
@@ -40,7 +40,7 @@ def port_number(text: str) -> int:
 @exit_cleanly
 def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.tracking.ui") -> None:
     parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").split(":")[0])
-    parser.add_argument("--port", type=port_number, default=5000, help="5000 if not given")
+    parser.add_argument("--port", type=port_number, default=PORT, help=f"{PORT} if not given")
     port = parser.parse_args(arguments).port
     if not PARAMS_FILE.exists():  # MLflow would make an empty store wherever it is started
         raise PipelineError(f"{PARAMS_FILE} is not here: run this in the repository's root, where the runs are kept")

@@ -24,7 +24,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import fsync, read_json, write_json
 from pipeline.core.paths import root
 from pipeline.tracking.mlflow_client import RUN_TAG, active_run, has_run, make_store, open_client, relocate, store_uri
-from pipeline.tracking.mlflow_model import export, register
+from pipeline.tracking.mlflow_model import export, give_alias, register
 from pipeline.tracking.outbox import BATCH, ends_a_line, lock, read_header, requests
 from pipeline.tracking.warn_once import warn_once
 
@@ -252,13 +252,13 @@ class Uploader:
         self._client.set_experiment_tag(self._experiment_id, entry["key"], entry["value"])
 
     def _send_version(self, entry: dict[str, Any]) -> None:
-        model = next(
-            iter(self._client.search_logged_models([self._experiment_id], f"source_run_id = '{self._run_id}'")), None
-        )
-        if model is None:
+        models = self._client.search_logged_models([self._experiment_id], f"source_run_id = '{self._run_id}'")
+        if not models:
             raise _Unsendable("the run has no model: runtime.log_model was false")
         name = self._client.get_experiment(self._experiment_id).name
-        register(self._client, name, model.model_id, self._run_id, entry["key"], entry["value"])
+        version = register(self._client, name, models[0].model_id, self._run_id)
+        if entry["key"]:
+            give_alias(self._client, version, entry["key"], entry["value"])
 
     def _send_artifact(self, entry: dict[str, Any]) -> None:
         with _local_faults():

@@ -522,6 +522,8 @@ def test_a_warm_run_can_be_kept_in_its_turn(kept: str) -> None:
 def test_mlflow_is_told_whence(kept: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert experiment_of(None).tags()["initialised_from"] == "nothing"
     assert json.loads(experiment_of(kept).tags()["initialised_from"]) == origin(kept)
+    page = str(Path.cwd() / "reports/report.html")
+    assert experiment_of(None).tags()["report"] == page and f"`{page}`" in experiment_of(None).note()
     opened: list[tuple[Path, str]] = []
     told: list[dict[str, str]] = []
 

@@ -12,7 +12,9 @@ import pytest
 from pipeline.core.errors import PipelineError
 from pipeline.params import Params
 from pipeline.report import leaderboard, read_results, write_report
+from pipeline.report.figures import scripts
 from pipeline.report.ranking import ranking_table
+from pipeline.tracking.addresses import group_name
 from tests.report.files import (
     METRIC,
     NAN,
@@ -121,7 +123,6 @@ def test_page_states_what_the_files_hold(three: Params) -> None:
     text = words(page(three))
     lowest = f"with the lowest {METRIC} (200.0; 4.5 times the floor at equal numbers of images)."
     assert f"sagan is the best of 3 models, {lowest}" in text
-    assert 'the search tags.fingerprint = "f0" finds that of dcgan-0.' in text
     assert "One training seed per model: nothing can be concluded about training variance." in text
     assert "This is not FID." in text
     row = "1 sagan 200.0 5.0 225.0 4.50 190.0 50 sagan_net hinge 1,000 → 400 (2.5×) 12,345 6,789 100 6,400 8.00 800"
@@ -179,6 +180,27 @@ def test_page_fetches_nothing(seeds: Params) -> None:
     anchors = {target[1:] for target in targets if target.startswith("#")}
     assert anchors <= set(re.findall(r'id="([^"]+)"', html))
     assert all('alt="' in image for image in re.findall(r"<img[^>]*>", html))
+
+
+def test_page_links_to_the_models_in_mlflow(three: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    recipe = json.loads(Path("runs/sagan-0/generator.json").read_text())
+    write(Path("runs/sagan-0/generator.json"), recipe | {"recipe": recipe["recipe"] | {"init_from": "x@1"}})
+    names = [group_name(three, given, {"name": "digits", "image_shape": [1, 16, 16], "sha256": SHA})
+             for given in (None, "x@1")]  # fmt: skip
+
+    def links(params: Params) -> list[str]:
+        write_report(params, Path("reports"))
+        return re.findall(r'href="(http[^"]*)"', Path("reports/report.html").read_text().replace(scripts()[0], ""))
+
+    assert links(three) == [f"http://127.0.0.1:5000/#/models/{name}" for name in names] and names[0] != names[1]
+    text = words(Path("reports/report.html").read_text())
+    assert f"The models and runs in MLflow: {names[0]} (while make ui runs on this machine), {names[1]} (while" in text
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", 'https://me:secret@host/at/"?<')
+    assert links(three) == [f"https://host/at/&#34;/#/models/{name}" for name in names]
+    assert "(while" not in words(Path("reports/report.html").read_text())
+    for off in ("runtime.tracking", "runtime.log_model"):
+        assert links(three.override({off: False})) == []
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 from PIL import Image
 
+from pipeline.experiment import Experiment
 from pipeline.report.figures import scripts
 from pipeline.search.__main__ import progress_reporter
 from pipeline.search.pages import page
@@ -22,12 +23,13 @@ from pipeline.search.pages.charts import as_study, comparison_figure, importance
 from pipeline.search.pages.comparison import rank_studies
 from pipeline.search.pages.outputs import publish, publish_comparison
 from pipeline.search.pages.page import Subject, grids, render_comparison
-from pipeline.search.study.mlflow_run import open_study_run, page_note, study_folder, track_progress
+from pipeline.search.study.mlflow_run import open_study_run, page_note, study_folder, study_page, track_progress
 from pipeline.search.study.results import StudyResults
 from pipeline.search.study.storage import FINALS
+from pipeline.search.workers.worker import _tracker_of
 from pipeline.tracking.tracker import Tracker
 from pipeline.tracking.uploader import Uploader
-from tests.studies import ABOUT, finalist, in_memory, lively, study, study_params, trial, weighed
+from tests.studies import ABOUT, DESCRIPTION, finalist, in_memory, lively, study, study_params, trial, weighed
 
 VOID = {"meta", "link", "img", "br", "wbr"}
 
@@ -119,7 +121,11 @@ def test_every_kind_of_study_has_a_page(kind: Any) -> None:
     balance = Balance()
     balance.feed(page)
     assert balance.open == [] and "default-src 'none'" in page
-    assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
+    assert not re.findall(r'src="(?!data:|#)', page)
+    links = re.findall(r'href="((?!data:|#)[^"]*)"(?:[^<]*<wbr>)*[^<]*</a>([^<]*)<', page)
+    assert links == [("http://127.0.0.1:5000/#/experiments", " (while ")]
+    run = f"trial 3 is the run dcgan trial 3 below study dcgan , in the experiment {ABOUT.group}"
+    assert run in words(page)
     assert "inf" not in re.sub(r"[a-z]*inf[a-z]+|[a-z]+inf", "", words(page).lower())
     for text in re.findall(r'<script type="application/json">(.*?)</script>', page):
         assert json.loads(text)["data"], "an empty chart"
@@ -183,7 +189,7 @@ def test_the_numbers_of_the_page() -> None:
     row = "1 2 173.7 165.7 to 181.7 3 0 222.9"  # mean, interval, seeds, diverged, study
     assert row in text
     assert "4 11 212.0" in text and "Spearman's rank correlation, study to finals 0.60" in text
-    assert "This is not FID." in text and "This is not FID." not in words(render(found, Subject("x", "fid")))
+    assert "This is not FID." in text and "This is not FID." not in words(render(found, Subject("x", "fid", "y")))
     assert f"--model dcgan --trials {len(found.trials)} --apply" in text
 
 
@@ -193,8 +199,8 @@ def test_all_text_is_escaped() -> None:
         [trial(0, 100.0), trial(1, None, 20, fault=evil)], [finalist(0, 100.0, (90, 91))], evil,
         model=evil, sampler=evil, recipe={"batch_size": 1, "n_critic": 1, evil: evil},
     )  # fmt: skip
-    pages = render(found, Subject(evil, evil))
-    pages += render_comparison([found, found], Subject(evil, evil)).replace(scripts()[0], "")
+    pages = render(found, Subject(evil, evil, evil))
+    pages += render_comparison([found, found], Subject(evil, evil, evil)).replace(scripts()[0], "")
     assert "<img src=x" not in pages and "onerror=alert(1)>" not in pages
     assert evil in unescape(pages)
 
@@ -354,4 +360,18 @@ def test_the_run_of_a_study_holds_its_settings(monkeypatch: pytest.MonkeyPatch) 
     logged = {(entry["kind"], entry["key"]): entry["value"] for entry in spool}
     assert logged["run", "digits-16px-search"]["name"] == "study dcgan" and logged["param", "sampler"] == "tpe"
     assert logged["param", "recipe.lr_g"] == "0.002" and '"log": true' in logged["param", "space.lr_g"]
+    assert logged["tag", "report"] == f"{Path.cwd()}/reports/studies/dcgan/study.html"
+
+
+def test_the_run_of_a_trial_names_the_page_of_its_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Uploader, "send", lambda _: 0)
+    experiment = Experiment(study_params(**{"runtime.tracking": True}), "dcgan", 100, DESCRIPTION)
+    with _tracker_of(in_memory("a b"), "trial 3")(experiment):
+        pass
+    (spool,) = Path(".work").glob("dcgan-100-*/a-b/outbox.jsonl")
+    entries = [json.loads(line) for line in spool.read_text().splitlines()]
+    logged = {(entry["kind"], entry["key"]): entry["value"] for entry in entries}
+    assert logged["run", "digits-16px-search"]["name"] == "a b trial 3", "as the study's page says"
+    page = str(Path.cwd() / study_page("a b"))
+    assert logged["tag", "report"] == page and f"`{page}`" in logged["tag", "mlflow.note.content"]
     assert logged["metric", "cost/seconds"] == 150 and logged["tag", "study"] == "dcgan"

@@ -39,6 +39,9 @@ def test_the_model_loads_back_and_draws_the_same(root, folder, monkeypatch):
     (model,) = client().search_logged_models([experiment])
     assert model.name == "generator" and model.status == "READY" and asked == ["ema"]
     assert model.source_run_id == runs()[0].info.run_id
+    (version,) = client().search_model_versions("name = 'digits'")
+    assert (version.run_id, version.description) == (model.source_run_id, "tiny-0")
+    assert client().get_registered_model("digits").aliases == {}, "no run was named the best"
 
     import mlflow.pytorch
 

@@ -249,7 +249,7 @@ def test_a_lost_outbox_is_told_what_a_resumed_training_tells(folder: Path) -> No
     assert told() == resumed
     assert {key for kind, key, *_ in resumed if kind == "metric"} == {
         "images", "loss/d", "loss/g", "curve/fd_mean", "curve/pixel_std_ratio"}  # fmt: skip
-    assert {kind for kind, *_ in resumed} == {"param", "tag", "dataset", "metric", "model", "status"}
+    assert {kind for kind, *_ in resumed} == {"param", "tag", "dataset", "metric", "model", "version", "status"}
 
 
 def test_rollbacks_are_told_again(folder: Path) -> None:

@@ -27,6 +27,7 @@ from pipeline.search.pages.charts import (
     study_charts,
 )
 from pipeline.search.pages.comparison import Entry, comparison_verdict, rank_studies, unequal
+from pipeline.search.study.mlflow_run import group_of
 from pipeline.search.study.results import Finalist, StudyResults, failures_text, gain_text, short
 from pipeline.search.study.trial_stats import (
     distance_of,
@@ -36,21 +37,24 @@ from pipeline.search.study.trial_stats import (
     steps_of,
     wall_seconds_of,
 )
+from pipeline.tracking.addresses import server
 
 OWN_TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What all trials are measured by: the data in words, and the metric's name."""
+    """What all trials are measured by: the data in words, and the metric's name; and MLflow's experiment of them."""
 
     title: str
     metric: str
+    group: str
 
 
 def subject() -> Subject:
     """Read from the prepared data and their reference."""
-    return Subject(data_title(load_description(paths.PREPARED)), read_json(paths.REFERENCE / "floor.json")["metric"])
+    description, floor = load_description(paths.PREPARED), read_json(paths.REFERENCE / "floor.json")
+    return Subject(data_title(description), floor["metric"], group_of(description))
 
 
 @cache
@@ -88,6 +92,7 @@ def render_study(results: StudyResults, about: Subject) -> str:
         "winner_recipe": recipe,
         "changed": changed,
         "differences": [{name: short(held.get(name)) for name in changed} for held in (before, recipe)],
+        "mlflow": f"{server()}/#/experiments" if server() else "",
         "command": f"python -m pipeline.search --model {results.model} --trials {len(results.trials)}",
         "versions": [*provenance().items(), ("data sha256", results.settings["data_sha256"])],
     }

@@ -36,7 +36,12 @@ def study_page(study: str) -> Path:
 
 def page_note(ref: StudyRef) -> str:
     """Where the page of the study is, for the descriptions of runs."""
-    return f"The page of the study: `{(paths.root() / study_page(ref.name)).absolute()}`"
+    return f"The page of the study: `{page_tag(ref)}`"
+
+
+def page_tag(ref: StudyRef) -> str:
+    """Where the page of the study is, for the tag `report` of runs."""
+    return str((paths.root() / study_page(ref.name)).absolute())
 
 
 def study_folder(ref: StudyRef) -> Path:
@@ -54,7 +59,7 @@ def open_study_run(ref: StudyRef, params: Params, description: Mapping[str, Any]
     tracker.params(settings | {f"space.{name}": json.dumps(value) for name, value in space.items()})
     tracker.params({f"recipe.{name}": value for name, value in recipe.items()})
     tracker.tags({"study": ref.name, "model": settings["model"], "data_sha256": settings["data_sha256"]})
-    tracker.tags({"mlflow.note.content": f"Tuning **{settings['model']}**. {page_note(ref)}"})
+    tracker.tags({"report": page_tag(ref), "mlflow.note.content": f"Tuning **{settings['model']}**. {page_note(ref)}"})
     return tracker
 
 

@@ -29,7 +29,7 @@ from pipeline.experiment import Experiment
 from pipeline.metrics import load_extractor, load_reference
 from pipeline.params import Params
 from pipeline.search.study import jobs
-from pipeline.search.study.mlflow_run import group_of, page_note, study_folder
+from pipeline.search.study.mlflow_run import group_of, page_note, page_tag, study_folder
 from pipeline.search.study.outages import PATIENCE
 from pipeline.search.study.pruner import make_pruner
 from pipeline.search.study.space import distributions, suggest_values, with_values
@@ -156,7 +156,8 @@ def _tracker_of(ref: StudyRef, title: str) -> Callable[[Experiment], Tracker]:
         tracker = Tracker(folder, group, f"{ref.name} {title}", enabled, parent=study_folder(ref))
         tracker.params({**experiment.recipe.model_dump(), "seed": experiment.seed})
         note = f"**{experiment.model}**, {title} of the study {ref.name}. {page_note(ref)}"
-        tracker.tags(experiment.tags() | {"study": ref.name, "mlflow.note.content": note})
+        own = {"study": ref.name, "report": page_tag(ref), "mlflow.note.content": note}
+        tracker.tags(experiment.tags() | own)
         return tracker
 
     return open_tracker
