@@ -360,6 +360,7 @@ def test_the_run_of_a_study_holds_its_settings(monkeypatch: pytest.MonkeyPatch) 
     logged = {(entry["kind"], entry["key"]): entry["value"] for entry in spool}
     assert logged["run", "digits-16px-search"]["name"] == "study dcgan" and logged["param", "sampler"] == "tpe"
     assert logged["param", "recipe.lr_g"] == "0.002" and '"log": true' in logged["param", "space.lr_g"]
+    assert logged["metric", "cost/seconds"] == 150 and logged["tag", "study"] == "dcgan"
     assert logged["tag", "report"] == f"{Path.cwd()}/reports/studies/dcgan/study.html"
 
 
@@ -374,4 +375,3 @@ def test_the_run_of_a_trial_names_the_page_of_its_study(monkeypatch: pytest.Monk
     assert logged["run", "digits-16px-search"]["name"] == "a b trial 3", "as the study's page says"
     page = str(Path.cwd() / study_page("a b"))
     assert logged["tag", "report"] == page and f"`{page}`" in logged["tag", "mlflow.note.content"]
-    assert logged["metric", "cost/seconds"] == 150 and logged["tag", "study"] == "dcgan"
