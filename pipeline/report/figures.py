@@ -104,7 +104,7 @@ def _theme() -> "go.layout.Template":
     none = "rgba(0,0,0,0)"
     return go.layout.Template(
         layout={
-            "paper_bgcolor": none, "plot_bgcolor": none, "colorway": [LIGHT[name] for name in HUES],
+            "paper_bgcolor": LIGHT["paper"], "plot_bgcolor": none, "colorway": [LIGHT[name] for name in HUES],
             "font": {"family": "system-ui, sans-serif", "size": 12, "color": LIGHT["soft"]},
             "margin": {"l": 48, "r": 12, "t": 56, "b": 40}, "xaxis": axis, "yaxis": axis,
             "colorscale": {"sequential": "Viridis"},

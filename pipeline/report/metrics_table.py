@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.report.formatting import DASH, decimals, mean_and_std, number
+from pipeline.report.formatting import DASH, decimals, listed, mean_and_std, number
 from pipeline.report.metric_info import MetricInfo, class_prefix, in_order, metric_info
 from pipeline.report.results import ProtocolGroup, Results, RunResult
 from pipeline.report.uncertainty import typical_error
 
 Floor = tuple[dict[str, float], dict[str, float]]  # values and sampling errors by name
+NOT_MEASURED = "not measured"
 DIRECTIONS = {"higher": "↑ higher", "lower": "↓ lower"}
 
 
@@ -22,28 +23,40 @@ class Cell:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """A metric. `reason` says why no model has it and is then shown instead of the cells."""
+    """A metric, or a class."""
 
     title: str
     key: str
     better: str
     cells: tuple[Cell, ...]
     floor: Cell
-    reason: str = ""
 
 
 def metrics_table(results: Results, group: ProtocolGroup) -> list[MetricRow]:
-    """One row for each metric that a model of the group has, or says why it has not; models in order of rank."""
+    """One row for each metric that a model of the group has; models in order of rank."""
     further = _further(results)
     known = metric_info(results.metric, further)
     floor = results.measured_floor(group)
     models = [ranked.runs for ranked in group.ranking]
-    everything = [run for runs in models for run in runs]
-    missing = {name for run in everything for name in run.scores.not_available}
-    shown = {key for run in everything for key in run.scores.metrics}
-    shown |= {key for key, info in known.items() if info.measured_by in missing}
-    shown |= missing - {info.measured_by for info in known.values()}
+    shown = {key for runs in models for run in runs for key in run.scores.metrics}
     return [_row(key, known.get(key), models, floor) for key in in_order(shown, results.metric, further)]
+
+
+def missing(results: Results, group: ProtocolGroup) -> dict[str, list[str]]:
+    """The titles of the metrics that are not available to any model of the group, by the reason."""
+    known = metric_info(results.metric, _further(results))
+    runs = [run for ranked in group.ranking for run in ranked.runs]
+    measured = {key for run in runs for key in run.scores.metrics}
+    found: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for run in runs for name in run.scores.not_available):
+        keys = [key for key, info in known.items() if info.measured_by == name] or [name]
+        models: dict[str, list[str]] = {}
+        for run in runs:
+            models.setdefault(run.scores.not_available.get(name, NOT_MEASURED), []).append(run.name)
+        reason = "; ".join(f"{text} ({listed(names)})" if len(models) > 1 else text for text, names in models.items())
+        titles = [known[key].title if key in known else key for key in keys if key not in measured]
+        found.setdefault(reason, []).extend(titles)
+    return {reason: titles for reason, titles in found.items() if titles}
 
 
 def explained(results: Results) -> dict[str, MetricInfo]:
@@ -83,29 +96,26 @@ def nearest(run: RunResult) -> str:
     held = run.scores.metrics
     missing = run.scores.not_available
     if "nearest_ratio" not in held or "copies" not in held:
-        return f"n/a: {missing['memorisation']}" if "memorisation" in missing else "not measured"
+        return f"n/a: {missing['memorisation']}" if "memorisation" in missing else NOT_MEASURED
     return f"ratio {held['nearest_ratio']:.2f}, copies {held['copies']:.3f}"
 
 
 def _row(key: str, info: MetricInfo | None, models: Sequence[Sequence[RunResult]], floor: Floor) -> MetricRow:
     values = [run.scores.metrics[key] for runs in models for run in runs if key in run.scores.metrics]
     places = decimals(values) if info is None or info.places is None else info.places
-    cells = tuple(_cell(key, info.measured_by if info else key, runs, places) for runs in models)
-    reasons = {cell.small for cell in cells}
     return MetricRow(
         info.title if info else key,
         key,
         DIRECTIONS.get(info.better, info.better) if info else "",
-        cells,
+        tuple(_cell(key, info.measured_by if info else key, runs, places) for runs in models),
         _floor_cell(key, floor, places),
-        reasons.pop() if not values and len(reasons) == 1 else "",
     )
 
 
 def _cell(key: str, measured_by: str, runs: Sequence[RunResult], places: int) -> Cell:
     held = [run for run in runs if key in run.scores.metrics]
     if not held:
-        reasons = dict.fromkeys(run.scores.not_available.get(measured_by, "not measured") for run in runs)
+        reasons = dict.fromkeys(run.scores.not_available.get(measured_by, NOT_MEASURED) for run in runs)
         return Cell("n/a", "; ".join(reasons))
     text = mean_and_std([run.scores.metrics[key] for run in held], places)
     if len(held) < len(runs):

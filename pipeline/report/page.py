@@ -21,7 +21,7 @@ from pipeline.report.conclusions import cautions, conclusions, doubt
 from pipeline.report.curves import distance_figure, loss_figure
 from pipeline.report.figures import DARK, HUES, LIGHT, TEMPLATES, chart, embedded, script_sources, scripts
 from pipeline.report.formatting import data_title, mean_and_std
-from pipeline.report.metrics_table import class_table, explained, metrics_table, nearest
+from pipeline.report.metrics_table import class_table, explained, metrics_table, missing, nearest
 from pipeline.report.ranking import ranking_table
 from pipeline.report.results import Results, RunResult, differing
 from pipeline.sampling.pictures import grid
@@ -67,6 +67,7 @@ def render(results: Results, mlflow: Mapping[str, str] = {}) -> str:
     recipes = [run.info["recipe"] for run in first]
     real_grid, real_strip = real_images(paths.PREPARED / "train.npy")
     frames = training_frames(first)
+    metrics = [(metrics_table(results, group), missing(results, group)) for group in groups]
     context = {
         "results": results,
         "title": data_title(results.dataset),
@@ -76,7 +77,8 @@ def render(results: Results, mlflow: Mapping[str, str] = {}) -> str:
         "cautions": cautions(results),
         "groups": groups,
         "tables": [ranking_table(results, group) for group in groups],
-        "metrics": [metrics_table(results, group) for group in groups],
+        "metrics": metrics,
+        "further": any(rows or reasons for rows, reasons in metrics),
         "metric_info": explained(results),
         "classes": [class_table(results, group) for group in groups],
         "places": results.places,
@@ -84,7 +86,9 @@ def render(results: Results, mlflow: Mapping[str, str] = {}) -> str:
         "several": len(results.runs) > len(first),
         "budgets": {run.info["images_seen"] for run in first},
         "distances": [
-            chart(distance_figure(results, axis), f"Small-sample {results.metric} against {axis}")
+            chart(
+                distance_figure(results, axis), f"Small-sample {results.metric} against {axis}", 310 + 10 * len(models)
+            )
             for axis in ("images", "seconds")
         ],
         "losses": [chart(loss_figure(runs), f"Losses of {model}", 240) for model, runs in models.items()],

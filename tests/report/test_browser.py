@@ -234,6 +234,8 @@ def test_twelve_models_with_three_seeds_are_small_and_quick(visit: Any, folder: 
     assert 0 < timing < 6000, "2 s on a machine that does nothing else"
     box = page.locator(".board li").last.bounding_box()
     assert box["y"] + box["height"] <= 900, "thirteen rows are the first screen"
+    for shown in (page, visit("many", PHONE)):
+        assert shown.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 @pytest.mark.parametrize(("name", "size"), [("many", FIRST), ("study", PHONE)])

@@ -10,7 +10,7 @@ from pipeline.metrics import METRICS
 from pipeline.params import Params
 from pipeline.report import leaderboard, read_results, render
 from pipeline.report.metric_info import METRIC_INFO, in_order, metric_info
-from pipeline.report.metrics_table import Cell, class_table, metrics_table, nearest
+from pipeline.report.metrics_table import Cell, class_table, metrics_table, missing, nearest
 from tests.report.files import (
     METRIC,
     NAN,
@@ -37,23 +37,28 @@ def rows_of(params: Params) -> dict[str, Any]:
 
 def test_further_metrics_are_shown_with_direction_error_floor_and_reason(three: Params) -> None:
     make_experiment("sagan", 0, 200.0, scores=EXTRA)
-    make_experiment("resnet", 0, 300.0, scores={"precision": 0.5, "not_available": {"inception_score": "no head"}})
+    lacking = {"inception_score": "no head", "prdc": "too few"}
+    make_experiment("resnet", 0, 300.0, scores={"precision": 0.5, "not_available": lacking})
+    make_experiment("dcgan", 0, 400.0, scores={"not_available": {"prdc": "too few"}})
     rows = rows_of(three)
     assert list(rows) == [
-        "kd_efficientnet_lite0", "inception_score", "precision", "nearest_ratio", "copies", f"{METRIC}_class_mean",
-        "zeta",
+        "kd_efficientnet_lite0", "precision", "nearest_ratio", "copies", f"{METRIC}_class_mean", "zeta",
     ]  # fmt: skip
     precision = rows["precision"]  # models in the order of the ranking: sagan, resnet, dcgan
-    assert precision.cells == (Cell("0.750", "±0.030"), Cell("0.500"), Cell("n/a", "not measured"))
+    assert precision.cells == (Cell("0.750", "±0.030"), Cell("0.500"), Cell("n/a", "too few"))
     assert (precision.title, precision.better, precision.floor) == ("precision", "↑ higher", Cell("0.900", "±0.020"))
     assert rows["kd_efficientnet_lite0"].better == "↓ lower" and rows["kd_efficientnet_lite0"].floor == Cell("–")
     assert rows["kd_efficientnet_lite0"].cells[0] == Cell("2.50")
     assert (rows["zeta"].title, rows["zeta"].better, rows["zeta"].cells[0].text) == ("zeta", "", "5.00")
-    score = rows["inception_score"]
-    reasons = ["needs Inception's class weights", "no head", "not measured"]
-    assert [cell.small for cell in score.cells] == reasons and score.reason == ""
+    results = read_results(three)
+    prdc = ["recall", "density", "coverage", "precision, k = 3", "recall, k = 3"]
+    score = "needs Inception's class weights (sagan-0); no head (resnet-0); not measured (dcgan-0)"
+    assert missing(results, results.groups[0]) == {
+        score: ["inception score"], "not measured (sagan-0); too few (resnet-0 and dcgan-0)": prdc,
+    }  # fmt: skip
     text = words(page(three))
-    assert "precision ↑ higher 0.750 ±0.030 0.500 n/a not measured 0.900 ±0.020" in text
+    assert "precision ↑ higher 0.750 ±0.030 0.500 n/a too few 0.900 ±0.020" in text
+    assert f"Not measured, and why inception score : {score} recall; density; coverage" in text
     assert (
         "High with low recall: little variety, or images so plain" in text and "Above that of real images" not in text
     )
@@ -66,13 +71,12 @@ def test_a_reason_of_all_models_is_said_once() -> None:
         scores = {"not_available": lacking, "copies": 0.01, "sampling_error": {"copies": 0.003}}
         make_experiment(model, 0, 70.0, scores=scores)
     params = compare(["a", "b"], [0])
-    rows = rows_of(params)
-    copies = rows.pop("copies")  # what both have, and with the same error, is no reason
-    assert copies.reason == "" and copies.cells == (Cell("0.010", "±0.003"),) * 2
-    assert list(rows) == ["precision", "recall", "density", "coverage", "precision_k3", "recall_k3", "new"]
-    assert [row.reason for row in rows.values()] == ["too few"] * 6 + ["not yet"]
-    html = page(params)
-    assert html.count('colspan="2">n/a: too few<') == 6 and html.count('colspan="2">n/a: not yet<') == 1
+    rows, results = rows_of(params), read_results(params)
+    assert list(rows) == ["copies"] and rows["copies"].cells == (Cell("0.010", "±0.003"),) * 2
+    prdc = ["precision", "recall", "density", "coverage", "precision, k = 3", "recall, k = 3"]
+    assert missing(results, results.groups[0]) == {"too few": prdc, "not yet": ["new"]}
+    told = "precision; recall; density; coverage; precision, k = 3; recall, k = 3 : too few new : not yet"
+    assert words(page(params)).count(f"Not measured, and why {told}") == 1
 
 
 def test_metrics_of_several_seeds_are_a_mean_and_a_deviation(seeds: Params) -> None:
@@ -171,9 +175,9 @@ def test_further_extractors_have_rows_of_their_own(tmp_path: Path, monkeypatch: 
     results = read_results(compare(["dcgan"], [0]))
     rows = {row.key: row for row in metrics_table(results, results.groups[0])}
     assert list(rows) == [
-        "precision", "fd_net", "net/ratio_to_floor", "kd_net", "net/precision", "fd_absent"
+        "precision", "fd_net", "net/ratio_to_floor", "kd_net", "net/precision"
     ]  # fmt: skip
     assert (rows["fd_net"].title, rows["net/precision"].title) == ("distance, net", "precision, net")
     assert rows["net/precision"].cells[0].text == "0.750" and rows["net/ratio_to_floor"].cells[0].text == "2.50"
-    assert rows["fd_absent"].reason == "the weights do not exist"
+    assert missing(results, results.groups[0]) == {"the weights do not exist": ["fd_absent"]}
     assert results.groups[0].ranking[0].runs[0].value == 100

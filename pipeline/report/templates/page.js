@@ -56,7 +56,6 @@
     const model = Number(choice.dataset.toggle);
     hidden[choice.checked ? "delete" : "add"](model);
     all(`[data-model="${model}"]`, (part) => (part.hidden = hidden.has(model)));
-    all("td.reason", (cell) => (cell.colSpan = Math.max(1, cell.closest("table").querySelectorAll("thead th[data-model]:not([hidden])").length)));
     redraw();
   }));
 

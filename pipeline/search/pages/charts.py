@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 FEWEST_IMPORTANCES, FEWEST_FIELD = 8, 5  # complete trials, below which importances or a field would be guesses
 BEST_PART = 0.2  # of the trials: importances tell the values of these from those of all
 OTHERS, WINNER, BASELINE = range(3)  # the hues of finalists
+STATES = {"COMPLETE": hue(0), "PRUNED": LIGHT["soft"], "FAIL": hue(1)}  # instead of Optuna's blue, orange and red
+RING = {"color": LIGHT["soft"], "width": 1}  # around dots whose own colour may be near the page's
 TOLD = ("steps", "seconds", "fault", "failure")  # of a trial, beside its values
 
 
@@ -53,7 +55,8 @@ def trial_charts(results: StudyResults, metric: str) -> dict[str, "go.Figure"]:
         made["Learning curves"] = drawn.plot_intermediate_values(study).update_yaxes(type=scale, title_text=metric)
     if len(results.complete) > 1:
         made["Share of trials below a value"] = drawn.plot_edf(study, target_name=metric)
-        made["When trials ran"] = drawn.plot_timeline(study)
+        timeline = drawn.plot_timeline(study)
+        made["When trials ran"] = timeline.for_each_trace(lambda bars: bars.update(marker_color=STATES[bars.name]))
     if results.cost_objective and results.front:
         both = as_study(results, costs=True)
         names = [metric, results.cost_objective]
@@ -69,17 +72,22 @@ def space_charts(results: StudyResults, metric: str) -> dict[str, "go.Figure"]:
     shares = importances(results)
     if shares:
         evaluator = PedAnovaImportanceEvaluator(target_quantile=BEST_PART)
-        made["Parameter importances"] = drawn.plot_param_importances(study, evaluator=evaluator, params=names)
+        made["Parameter importances"] = drawn.plot_param_importances(
+            study, evaluator=evaluator, params=names
+        ).update_layout(margin_r=48)  # a bar's number stands behind its end
         names.sort(key=lambda name: -shares[name])
     if not names:
         return made
     for name in names:
-        made[f"{metric} against {name}"] = drawn.plot_slice(study, params=[name], target_name=metric)
-    made["All parameters together"] = drawn.plot_parallel_coordinate(study, params=names, target_name=metric)
+        slices = drawn.plot_slice(study, params=[name], target_name=metric)
+        made[f"{metric} against {name}"] = slices.update_traces(marker_line=RING)
+    together = drawn.plot_parallel_coordinate(study, params=names, target_name=metric)
+    made["All parameters together"] = together.update_xaxes(range=[-0.45, len(names) + 0.2])  # with the first numbers
     if len(names) > 1 and len(results.complete) >= FEWEST_FIELD:
         two = f"{names[0]} and {names[1]}"
         made[f"{two}, interpolated"] = drawn.plot_contour(study, params=names[:2], target_name=metric)
-        made[f"{two}, by rank"] = drawn.plot_rank(study, params=names[:2], target_name=metric)
+        ranks = drawn.plot_rank(study, params=names[:2], target_name=metric)
+        made[f"{two}, by rank"] = ranks.update_traces(marker_line=RING)
     return made
 
 
