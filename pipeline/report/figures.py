@@ -44,6 +44,11 @@ def hue(index: int) -> str:
     return LIGHT[f"hue{index % len(HUES)}"]
 
 
+def css(index: int) -> str:
+    """The CSS classes of a model's colour."""
+    return f"m{index % len(HUES)}" + (" again" if index >= len(HUES) else "")
+
+
 def figure(data: Sequence[Mapping[str, Any]], x: str, y: str, log: bool = False, **layout: Any) -> "go.Figure":
     """A chart of plotly's traces `data` with the names of its axes; `log`: the y axis is logarithmic."""
     import plotly.graph_objects as go

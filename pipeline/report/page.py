@@ -19,7 +19,7 @@ from pipeline.core.provenance import provenance
 from pipeline.report.board import board
 from pipeline.report.conclusions import cautions, conclusions, doubt
 from pipeline.report.curves import distance_figure, loss_figure
-from pipeline.report.figures import DARK, HUES, LIGHT, TEMPLATES, chart, embedded, script_sources, scripts
+from pipeline.report.figures import DARK, LIGHT, TEMPLATES, chart, css, embedded, script_sources, scripts
 from pipeline.report.formatting import data_title, mean_and_std
 from pipeline.report.metrics_table import class_table, explained, metrics_table, missing, nearest
 from pipeline.report.ranking import ranking_table
@@ -68,6 +68,7 @@ def render(results: Results, mlflow: Mapping[str, str] = {}) -> str:
     real_grid, real_strip = real_images(paths.PREPARED / "train.npy")
     frames = training_frames(first)
     metrics = [(metrics_table(results, group), missing(results, group)) for group in groups]
+    height = 310 + 10 * len(models)  # of a chart whose legend names all
     context = {
         "results": results,
         "title": data_title(results.dataset),
@@ -86,9 +87,7 @@ def render(results: Results, mlflow: Mapping[str, str] = {}) -> str:
         "several": len(results.runs) > len(first),
         "budgets": {run.info["images_seen"] for run in first},
         "distances": [
-            chart(
-                distance_figure(results, axis), f"Small-sample {results.metric} against {axis}", 310 + 10 * len(models)
-            )
+            chart(distance_figure(results, axis), f"Small-sample {results.metric} against {axis}", height)
             for axis in ("images", "seconds")
         ],
         "losses": [chart(loss_figure(runs), f"Losses of {model}", 240) for model, runs in models.items()],
@@ -182,11 +181,6 @@ def _uri(image: Image.Image) -> str:
 def alarming(key: str, runs: Sequence[RunResult]) -> bool:
     """Whether a metric is among those by which a model is said to have collapsed."""
     return any(sign.split(" ")[0] == key for run in runs for sign in run.scores.collapsed)
-
-
-def css(index: int) -> str:
-    """The CSS classes of a model's colour."""
-    return f"m{index % len(HUES)}" + (" again" if index >= len(HUES) else "")
 
 
 def keys(mappings: Sequence[dict[str, Any]]) -> list[str]:

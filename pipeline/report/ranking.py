@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.report.figures import css
 from pipeline.report.formatting import DASH, TIMES, amount, digits, interval, mean_and_std, number
 from pipeline.report.results import ProtocolGroup, Results, RunResult
 from pipeline.report.uncertainty import mean_interval, typical_error
@@ -18,7 +19,6 @@ class Column:
     title: str
     cell: Callable[[Sequence[RunResult]], str]
     floor: str = ""
-    number: bool = True
 
 
 def columns(results: Results, group: ProtocolGroup) -> tuple[Column, ...]:
@@ -42,8 +42,8 @@ def columns(results: Results, group: ProtocolGroup) -> tuple[Column, ...]:
         Column(f"{TIMES} floor", lambda runs: _optional(runs, "ratio", 2), DASH if group.floor is None else "1.00"),
         Column("best checkpoint", lambda runs: mean_and_std([run.scores.best_value for run in runs], places)),
         Column("its step", _best_steps),
-        Column("network", lambda runs: str(runs[0].info["recipe"]["network"]), number=False),
-        Column("loss", lambda runs: str(runs[0].info["recipe"]["loss"]), number=False),
+        Column("network", lambda runs: str(runs[0].info["recipe"]["network"])),
+        Column("loss", lambda runs: str(runs[0].info["recipe"]["loss"])),
         Column("small sample: untrained → final", improvement),
         *evaluations,
         Column("params G", lambda runs: f"{runs[0].info['parameters_g']:,}"),
@@ -63,8 +63,9 @@ def ranking_table(results: Results, group: ProtocolGroup) -> dict[str, Any]:
         runs = ranked.runs
         cells = [column.cell(runs) for column in shown]
         seeds = [(run.seed, _seed_cells(shown, run, cells)) for run in runs if len(runs) > 1]
-        rows.append({"rank": ranked.rank, "run": runs[0], "cells": cells, "seeds": seeds})
-    return {"columns": shown, "rows": rows}
+        row = {"rank": ranked.rank, "name": ranked.model, "css": css(runs[0].index), "model": runs[0].index}
+        rows.append(row | {"cells": cells, "seeds": seeds})
+    return {"columns": [column.title for column in shown], "rows": rows, "floor": [column.floor for column in shown]}
 
 
 def _seed_cells(shown: Sequence[Column], run: RunResult, shared: Sequence[str]) -> list[str]:

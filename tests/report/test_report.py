@@ -69,7 +69,7 @@ def test_a_flow_is_ranked_with_gans_and_its_evaluations_are_told() -> None:
     ]  # fmt: skip
     assert table["protocol"].nunique() == 1 and "loss/d" not in results.models["resnet"][0].curve
     shown = ranking_table(results, results.groups[0])
-    place = [column.title for column in shown["columns"]].index("evaluations an image")
+    place = shown["columns"].index("evaluations an image")
     assert [row["cells"][place] for row in shown["rows"]] == ["20", "100", "1"]
     text = words(page(compare(["dcgan", "resnet", "sagan"], [0])))
     assert "evaluations an image" in text and "protocols, which differ" not in text

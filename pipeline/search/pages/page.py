@@ -1,29 +1,30 @@
 """The pages of studies: StudyResults -> HTML, by the templates beside this file and the look of the report."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 from optuna.trial import FrozenTrial
 
 from pipeline.core import paths
 from pipeline.core.files import read_json
 from pipeline.core.provenance import provenance
 from pipeline.data.prepared import load_description
-from pipeline.report.figures import TEMPLATES, chart
+from pipeline.report.figures import TEMPLATES, chart, css
 from pipeline.report.formatting import DASH, data_title, decimals, digits, interval, number
 from pipeline.report.page import template_environment
 from pipeline.report.results import differing
 from pipeline.search.pages.charts import (
+    BASELINE,
     FEWEST_IMPORTANCES,
+    OTHERS,
+    WINNER,
     comparison_figure,
     finalist_hue,
-    importances,
     study_charts,
 )
 from pipeline.search.pages.comparison import Entry, comparison_verdict, rank_studies, unequal
@@ -79,8 +80,10 @@ def render_study(results: StudyResults, about: Subject) -> str:
         "finals": finals_rows(results, about),
         "selection_bias": selection_bias_table(results),
         "cost": cost_text(results),
-        **{f"{part}_charts": _drawn(made) for part, made in study_charts(results, about.metric).items()},
-        "shares": importances(results),
+        "charts": {
+            part: {title: chart(made, title) for title, made in figures.items()}
+            for part, figures in study_charts(results, about.metric).items()
+        },
         "fewest": FEWEST_IMPORTANCES,
         "unequal_images": " and ".join(n for n in ("n_critic", "batch_size") if n in results.settings["space"]),
         "pictures": grids(results),
@@ -97,10 +100,6 @@ def render_study(results: StudyResults, about: Subject) -> str:
         "versions": [*provenance().items(), ("data sha256", results.settings["data_sha256"])],
     }
     return templates().get_template("study.html").render(context)
-
-
-def _drawn(figures: Mapping[str, Any]) -> dict[str, Markup]:
-    return {title: chart(made, title) for title, made in figures.items()}
 
 
 def render_comparison(studies: Sequence[StudyResults], about: Subject) -> str:
@@ -187,7 +186,7 @@ def finals_rows(results: StudyResults, about: Subject) -> dict[str, Any]:
             cells.append(DASH if finalist.cost is None else digits(finalist.cost))
         cells += [short(finalist.values.get(name, DASH)) for name in varied]
         name = f"{finalist.trial}, the baseline" if finalist is results.baseline else str(finalist.trial)
-        rows.append({"rank": rank, "name": name, "css": f"m{finalist_hue(results, finalist)}", "cells": cells})
+        rows.append({"rank": rank, "name": name, "css": css(finalist_hue(results, finalist)), "cells": cells})
     return {"columns": columns, "rows": rows}
 
 
@@ -221,7 +220,7 @@ def comparison_rows(entries: Sequence[Entry]) -> dict[str, Any]:
         cells += [str(len(results.winner.finals)), str(len(results.trials)), f"{steps_of(results.trials):,}"]
         cells.append(digits(seconds_of(results.trials)))
         rank = DASH if entry.rank_tuned is None else str(entry.rank_tuned)
-        rows.append({"rank": rank, "name": results.model, "css": f"m{entry.index % 8}", "cells": cells})
+        rows.append({"rank": rank, "name": results.model, "css": css(entry.index), "cells": cells})
     columns = ["tuned mean", "95% interval", "untuned mean", "95% interval", "untuned rank", "better by",
                "95% interval", "seeds", "trials", "steps trained", "training s"]  # fmt: skip
     return {"columns": columns, "rows": rows}
@@ -232,15 +231,14 @@ def grids(results: StudyResults) -> list[dict[str, Any]]:
     order = sorted(results.complete, key=lambda trial: (distance_of(trial), trial.number))
     places = decimals(distance_of(trial) or 0.0 for trial in order)
     baseline = results.baseline_trial
-    wanted = [("baseline", "m2", baseline)] if baseline is not None and state_of(baseline) == "complete" else []
-    for place, css, index in (
-        (("best", "m1", 0), ("median", "m0", len(order) // 2), ("worst", "m0", -1)) if order else ()
-    ):
-        wanted.append((f"{place}: trial {order[index].number}", css, order[index]))
+    wanted = [("baseline", BASELINE, baseline)] if baseline is not None and state_of(baseline) == "complete" else []
+    if order:
+        shown = {"best": (WINNER, order[0]), "median": (OTHERS, order[len(order) // 2]), "worst": (OTHERS, order[-1])}
+        wanted += [(f"{place}: trial {trial.number}", hue, trial) for place, (hue, trial) in shown.items()]
     chosen: dict[int, dict[str, Any]] = {}
-    for name, css, trial in wanted:
+    for name, hue, trial in wanted:
         value = number(distance_of(trial) or 0.0, places)
-        chosen.setdefault(trial.number, {"name": name, "css": css, "value": value, "path": _grid(trial)})
+        chosen.setdefault(trial.number, {"name": name, "css": css(hue), "value": value, "path": _grid(trial)})
     return list(chosen.values())
 
 
