@@ -33,7 +33,7 @@ def group_name(params: Params, init_from: str | None, description: Mapping[str, 
 def server() -> str:
     """The address of MLflow's pages, without credentials; empty if a store is named that `make ui` does not show."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or LOCAL
-    found = re.fullmatch(r"(https?://)(?:[^/@]*@)?([^?#]+)[^ ]*", uri)
+    found = re.fullmatch(r"(https?://)(?:.*@)?([^?#]+)[^ ]*", uri)
     return found[1] + found[2].rstrip("/") if found else ""
 
 

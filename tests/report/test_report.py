@@ -196,7 +196,7 @@ def test_page_links_to_the_models_in_mlflow(three: Params, monkeypatch: pytest.M
     assert links(three) == [f"http://127.0.0.1:5000/#/models/{name}" for name in names] and names[0] != names[1]
     text = words(Path("reports/report.html").read_text())
     assert f"The models and runs in MLflow: {names[0]} (while make ui runs on this machine), {names[1]} (while" in text
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", 'https://me:secret@host/at/"?<')
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", 'https://me:se/c@ret@host/at/"?<')
     assert links(three) == [f"https://host/at/&#34;/#/models/{name}" for name in names]
     assert "(while" not in words(Path("reports/report.html").read_text())
     for off in ("runtime.tracking", "runtime.log_model"):
