@@ -111,7 +111,7 @@ def _theme() -> "go.layout.Template":
         layout={
             "paper_bgcolor": LIGHT["paper"], "plot_bgcolor": none, "colorway": [LIGHT[name] for name in HUES],
             "font": {"family": "system-ui, sans-serif", "size": 12, "color": LIGHT["soft"]},
-            "margin": {"l": 48, "r": 12, "t": 56, "b": 40}, "xaxis": axis, "yaxis": axis,
+            "margin": {"l": 48, "r": 36, "t": 56, "b": 40}, "xaxis": axis, "yaxis": axis,
             "colorscale": {"sequential": "Viridis"},
             "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
             "hoverlabel": {"bgcolor": LIGHT["raised"], "bordercolor": LIGHT["line"], "font": {"color": LIGHT["ink"]}},

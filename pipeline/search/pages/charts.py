@@ -72,9 +72,7 @@ def space_charts(results: StudyResults, metric: str) -> dict[str, "go.Figure"]:
     shares = importances(results)
     if shares:
         evaluator = PedAnovaImportanceEvaluator(target_quantile=BEST_PART)
-        made["Parameter importances"] = drawn.plot_param_importances(
-            study, evaluator=evaluator, params=names
-        ).update_layout(margin_r=48)  # a bar's number stands behind its end
+        made["Parameter importances"] = drawn.plot_param_importances(study, evaluator=evaluator, params=names)
         names.sort(key=lambda name: -shares[name])
     if not names:
         return made
