@@ -168,6 +168,9 @@ def test_another_protocol_is_another_mlflow_experiment_and_no_training(folder: P
     assert len(named) == 2
     assert counts["24"] == ["dcgan-0"]
     assert sorted(counts["20"]) == ["dcgan-0", "resnet-0", "sagan-0"]
+    versions = {name: client.search_model_versions(f"name = '{name}'") for name in named}
+    told = sorted(sorted(str(version.description) for version in found) for found in versions.values())
+    assert told == [["dcgan-0"], ["dcgan-0", "resnet-0", "sagan-0"]], "the report links to these registered models"
 
 
 def test_a_changed_recipe_reruns_only_its_own_legs(clone: Path) -> None:

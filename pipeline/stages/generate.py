@@ -41,6 +41,8 @@ def main(arguments: list[str] | None = None) -> None:
     with experiment.open_tracker() as tracker:
         tracker.artifact(out / "grid.png", "final")
         tracker.artifact(out / "progress.gif", "final")
+        if params.runtime.log_model:  # of another protocol than that of the training, this is another run
+            tracker.model(run)
     finish(params, "generate")
 
 
