@@ -27,6 +27,7 @@ from pipeline.report import read_results, render
 from pipeline.report.figures import MARKS, chart, figure, line, scripts
 from pipeline.search.pages.page import Subject, render_study
 from pipeline.search.study.storage import open_storage, redacted
+from pipeline.tracking.addresses import LOCAL, model_pages
 from pipeline.tracking.uploader import Uploader
 from tests.report.files import compare, make_data, make_experiment
 from tests.studies import lively
@@ -68,9 +69,8 @@ def assert_harmless(text: str) -> None:
         assert tag not in ("iframe", "object", "embed", "base", "form") and len(tag) < 20
         assert tag != "script" or attributes["type"] == "application/json"
         assert not any(name.startswith("on") or name == "srcdoc" for name in attributes)
-        assert all(
-            (attributes.get(name) or "data:").startswith(("data:", "#")) for name in ("src", "href", "xlink:href")
-        )
+        targets = [attributes.get(name) or "data:" for name in ("src", "href", "xlink:href")]
+        assert all(target.startswith(("data:", "#", *[f"{LOCAL}/#/"] * (tag == "a"))) for target in targets)
     assert "default-src 'none'" in text
     for held in re.findall(r'<script type="application/json">(.*?)</script>', text):
         assert_plain(json.loads(held))
@@ -102,7 +102,9 @@ def report() -> str:
         path.write_text(path.read_text().replace('"hinge"', json.dumps(EVIL)).replace('"f0"', json.dumps(EVIL)))
     dataset = Path("data/prepared/dataset.json")
     dataset.write_text(dataset.read_text().replace('"digits"', json.dumps(EVIL)))
-    return render(read_results(compare(["dcgan", "sagan"], [0])))
+    params = compare(["dcgan", "sagan"], [0])
+    results = read_results(params)
+    return render(results, model_pages(params, [{"init_from": None}], results.dataset))
 
 
 def test_the_report_shows_foreign_text_as_text() -> None:
@@ -116,7 +118,7 @@ def test_a_study_shows_foreign_text_as_text() -> None:
     results = dataclasses.replace(results, settings=settings)
     for trial in results.trials:
         trial.user_attrs.update({"device": EVIL, "fault": EVIL, names["lr_g"]: EVIL})
-    assert_harmless(render_study(results, Subject(EVIL, EVIL)))
+    assert_harmless(render_study(results, Subject(EVIL, EVIL, EVIL)))
 
 
 def test_a_chart_of_its_own_shows_foreign_text_as_text() -> None:
