@@ -10,7 +10,8 @@ from pipeline.core.errors import PipelineError, exit_cleanly, printable
 from pipeline.params import PARAMS_FILE
 from pipeline.tracking.views import ranked_experiments
 
-HOST, PORT = "127.0.0.1", 5000
+HOST = "127.0.0.1"
+PORT = 5000
 STORE = "sqlite:///mlflow.db"
 MOST_NAMED = 5  # experiments whose addresses are printed
 
