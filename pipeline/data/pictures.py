@@ -157,6 +157,7 @@ def _decoded(
         with contextlib.suppress(Exception):  # an EXIF block that cannot be parsed
             picture.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
             ImageOps.exif_transpose(picture, in_place=True)
+        picture.filename = str(path)  # type: ignore[attr-defined]  # for what `converted` finds
         return picture
 
 

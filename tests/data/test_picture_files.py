@@ -154,6 +154,7 @@ def hostile(path: Path) -> dict[str, bytes]:
         "text.png": b"this is not an image\n",
         "gif.png": whole["GIF"],
         "head.png": whole["PNG"][:20],
+        "colourless.png": png(8, 8, 8, 3, bytes(8 * 9)),  # a palette image without its palette
     }
 
 
@@ -166,6 +167,7 @@ HOSTILE = {
     "text.png": "is not a PNG, JPEG or WebP image",
     "gif.png": "is not a PNG, JPEG or WebP image",
     "head.png": "cannot be decoded",
+    "colourless.png": "cannot be converted",
 }
 
 
@@ -187,11 +189,11 @@ def test_broken_files_are_skipped_and_counted(tmp_path: Path, capsys: pytest.Cap
         (folder / name).write_bytes(content)
     save(folder / "large.png", 0, (2000, 600))
     description, arrays = prepared(folder, bad_images="skip", max_megapixels=1.0)
-    assert description["skipped"] == {"broken": 8, "too_large": 1}
+    assert description["skipped"] == {"broken": 9, "too_large": 1}
     assert sorted(all_images(arrays)[:, 0, 0, 0].tolist()) == list(range(8))
     assert description["train"] + description["test"] == 8 == len(arrays["train_labels"]) + len(arrays["test_labels"])
     warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
-    assert len(warned) == 1 and "skipped 9 bad images" in warned[0] and warned[0].count(str(folder)) == 3
+    assert len(warned) == 1 and "skipped 10 bad images" in warned[0] and warned[0].count(str(folder)) == 3
 
 
 def test_too_large_is_seen_in_the_header(tmp_path: Path) -> None:
