@@ -150,7 +150,12 @@ def _root_problems(data: DataParams) -> Iterator[str]:
     if data.root.startswith("~"):
         yield f"data.root: DVC does not read ~: write the whole path, {root.expanduser()}"
         return
-    here = root.resolve()
+    try:
+        data.root.encode()
+        here = root.resolve()
+    except ValueError:  # not UTF-8, or a NUL
+        yield f"data.root: must be a path in UTF-8, for DVC's sake, got {data.root!r}"
+        return
     for made in (paths.PREPARED, paths.REFERENCE, paths.RUNS, paths.SAMPLES, paths.SCORES, paths.CLOSEST,
                  paths.REPORTS):  # fmt: skip
         if here == made.resolve() or here in made.resolve().parents or made.resolve() in here.parents:
@@ -158,6 +163,21 @@ def _root_problems(data: DataParams) -> Iterator[str]:
             return
     if data.dataset == "folder" and not root.is_dir() and not is_zip(root):
         yield f"data.root: {data.root} is not a folder: set it to the folder of your images"
+    elif data.dataset == "folder" and (name := _name_for_no_lock(root)):
+        yield f"data.root: the name of {name} is not UTF-8, so DVC cannot note it: rename it"
+    elif data.dataset != "folder" and os.path.lexists(root) and not root.is_dir():
+        yield f"data.root: {data.root} is not a folder: set it to one for downloads"
+
+
+def _name_for_no_lock(root: Path) -> str:
+    """The first file or folder below `root` whose name DVC cannot write; "" if it can write all."""
+    for folder, subfolders, files in os.walk(root):
+        for name in (*subfolders, *files):
+            try:
+                name.encode()
+            except UnicodeEncodeError:
+                return printable(os.path.join(folder, name), 1000)
+    return ""
 
 
 def _names(data: DataParams) -> list[str]:

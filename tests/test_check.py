@@ -280,12 +280,25 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("data/../samples", "must not hold samples, which the pipeline writes, nor lie in it, got data/../samples"),
         ("nowhere", "nowhere is not a folder: set it to the folder of your images"),
         ("a.png", "a.png is not a folder: set it to the folder of your images"),
+        ("a\0b", "must be a path in UTF-8, for DVC's sake, got 'a\\x00b'"),
+        ("\udce9", "must be a path in UTF-8, for DVC's sake, got '\\udce9'"),
     ],
 )
 def test_roots_that_dvc_cannot_take(there: Path, root: str, fault: str) -> None:
     (there / "a.png").touch()
     changed = params(data__dataset="folder", data__root=root)
     assert list(check.surroundings(changed)) == [f"data.root: {fault}"]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems hold UTF-8 only")
+def test_a_name_that_dvc_cannot_note_is_told_beforehand(there: Path) -> None:
+    """DVC says: 'utf-8' codec can't encode character '\\udce9' in position 23."""
+    (there / "images/caf\u00e9").mkdir(parents=True)
+    given = params(data__dataset="folder", data__root="images")
+    assert list(check.surroundings(given)) == []
+    (there / "images/caf\u00e9/a\udce9.png").touch()  # in Latin 1
+    fault = "the name of images/caf\u00e9/a\\udce9.png is not UTF-8, so DVC cannot note it: rename it"
+    assert list(check.surroundings(given)) == [f"data.root: {fault}"]
 
 
 def test_a_home_folder_is_written_out(there: Path) -> None:
@@ -296,6 +309,10 @@ def test_a_home_folder_is_written_out(there: Path) -> None:
 def test_a_folder_for_downloads_is_made_and_one_of_images_is_not(there: Path) -> None:
     check.validate_surroundings(params(data__root="data/raw"))
     assert (there / "data/raw").is_dir()
+    for name in ("params.yaml", "nowhere"):  # a file, which is not to be moved away, and a link to nothing
+        (there / name).touch() if name == "params.yaml" else (there / name).symlink_to("missing")
+        with pytest.raises(PipelineError, match=f"data.root: {name} is not a folder: set it to one for downloads"):
+            check.validate_surroundings(params(data__root=name))
     with pytest.raises(PipelineError, match="data/images is not a folder"):
         check.validate_surroundings(params(data__dataset="folder", data__root="data/images"))
     assert not (there / "data/images").exists()
