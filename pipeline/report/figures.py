@@ -125,7 +125,7 @@ def scripts() -> list[Markup]:
     """The scripts of a page: plotly, and what answers to the reader."""
     from plotly.offline import get_plotlyjs
 
-    return [Markup(get_plotlyjs()), Markup((TEMPLATES / "page.js").read_text())]
+    return [Markup(get_plotlyjs()), Markup((TEMPLATES / "page.js").read_text(encoding="utf-8"))]
 
 
 @cache

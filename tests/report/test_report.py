@@ -1,8 +1,11 @@
 """The report: every number in it is compared with one worked out by hand from the files it was read from."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from tests.report.files import (
     write,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 SCORE: dict[str, Any] = {METRIC: 3.0, "protocol": {"floor_images": 2, "real_split": "train"}, "sampling_error": {},
                          "not_available": {}, "collapsed": [], "best": {"step": 1, METRIC: 2.0}}  # fmt: skip
 
@@ -308,3 +312,13 @@ def test_a_floor_of_zero_is_one_sentence_and_no_ratio(three: Params) -> None:
     assert "times the floor" not in text and "floor 50" not in page(three)  # and no line in the charts
     table = leaderboard(read_results(three))
     assert table[["floor", "value_at_floor", "ratio_to_floor"]].isna().all(axis=None)
+
+
+def test_the_script_is_read_as_utf_8_in_any_locale() -> None:
+    """In Latin 1 it would be other letters, and in ASCII none."""
+    shown = "from pipeline.report.figures import scripts; print(ascii(scripts()[1]))"
+    own = {**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": "C", "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", shown], env=own, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout == ascii(scripts()[1]) + "\n"
+    assert not scripts()[1].isascii()
