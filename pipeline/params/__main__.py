@@ -78,7 +78,7 @@ def suggested(params: Params, images: int | None, batch: int | None) -> str:
     """Settings for the images of params.yaml, whose number is `images`, or that of the prepared training images.
 
     Raises:
-        PipelineError: their number is not given, and none are prepared; or a number is below 1.
+        PipelineError: their number is not given, and none are prepared; or a number is out of range.
     """
     if images is None:
         from pipeline.data.prepared import load_description  # here, since the other commands need no numpy
@@ -86,9 +86,10 @@ def suggested(params: Params, images: int | None, batch: int | None) -> str:
         if not (paths.PREPARED / "dataset.json").exists():
             raise PipelineError("how many images there are is not known: say --images N, or run `dvc repro prepare`")
         images = load_description(paths.PREPARED)["train"]
-    for name, value in (("--images", images), ("--batch", batch)):
-        if value is not None and value < 1:
-            raise PipelineError(f"{name} must be at least 1, got {value}")
+    if images < 1:
+        raise PipelineError(f"--images must be at least 1, got {images}")
+    if batch is not None and not 2 <= batch <= 65536:  # see Recipe
+        raise PipelineError(f"--batch must be from 2 to 65536, as batch_size is, got {batch}")
     return report(params.data.image_size, images, batch)
 
 

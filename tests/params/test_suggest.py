@@ -100,4 +100,6 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeyp
     assert code == 2
     assert error == "error: how many images there are is not known: say --images N, or run `dvc repro prepare`\n"
     assert run(capsys, "--images", "0")[2] == "error: --images must be at least 1, got 0\n"
-    assert run(capsys, "--images", "5", "--batch", "-1")[2] == "error: --batch must be at least 1, got -1\n"
+    for batch in ("-1", "1", "65537"):
+        code, _, error = run(capsys, "--images", "5", "--batch", batch)
+        assert (code, error) == (2, f"error: --batch must be from 2 to 65536, as batch_size is, got {batch}\n")
