@@ -35,7 +35,7 @@ def _refuse(faults: Iterable[str]) -> None:
 def require_sound(params: Params) -> None:
     """`validate` and `validate_surroundings`, without importing torch if all is as it was when it was found sound.
 
-    Looked at every time: the folder of the data, a device other than the CPU, and networks that a recipe begins with.
+    Looked at every time: the folder of the data, devices other than one CPU, and networks that a recipe begins with.
     """
     finding = _finding(params)
     known = finding is not None and sound.is_known(finding)
@@ -48,8 +48,9 @@ def require_sound(params: Params) -> None:
 
 def _finding(params: Params) -> str | None:
     """A digest of all that params are judged by; None where it would hang on more than params, code and files."""
-    used = [recipe for name, recipe in params.models.items() if name in params.compare.models]
-    if params.runtime.device not in ("auto", "cpu") or any(recipe.init_from for recipe in used):
+    used, runtime = [params.models[name] for name in params.compare.models if name in params.models], params.runtime
+    there = runtime.device in ("auto", "cpu") and runtime.devices in (1, "auto")  # on every machine
+    if not there or any(recipe.init_from for recipe in used):
         return None
     weights = [Path(params.metrics.weights)] if params.metrics.weights else _usual_weights()
     files = [(path.absolute(), sound.stamp(path)) for path in weights]
@@ -99,7 +100,7 @@ def problems(params: Params, tuned: str | None = None) -> Iterator[str]:
     """
     # Imported here and below, because torch is slow to import, and `validate_all` mostly does without.
     from pipeline.check_recipe import recipe_problems, unknown
-    from pipeline.core.devices import choose_device
+    from pipeline.core.ranks import rank_devices
     from pipeline.metrics import EXTRACTORS
 
     yield from unknown("data.dataset", params.data.dataset, DATASETS)
@@ -122,7 +123,7 @@ def problems(params: Params, tuned: str | None = None) -> Iterator[str]:
         if name in params.compare.models or name == tuned:
             yield from recipe_problems(f"models.{name}", recipe, params)
     try:
-        choose_device(params.runtime.device)
+        rank_devices(params.runtime.device, params.runtime.devices)
     except PipelineError as error:
         yield str(error)
 

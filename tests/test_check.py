@@ -227,6 +227,20 @@ def test_devices_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_devices_that_share_a_training_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for device in ("cpu", "auto"):
+        assert problems(runtime__device=device, runtime__devices=2) == []
+        assert problems(runtime__device=device, runtime__devices=[0, 1]) == [
+            "runtime.devices: a list names GPUs, but runtime.device is the CPU here: give a number of processes"
+        ]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert problems(runtime__device="auto", runtime__devices=[0, 1]) == []
+    assert problems(runtime__device="auto", runtime__devices=[0, 2]) == [
+        "runtime.devices: [0, 2] was asked for, but 2 GPUs are here"
+    ]
+
+
 def test_every_fault_is_told_one_a_line() -> None:
     with pytest.raises(PipelineError) as caught:
         check.validate(
@@ -519,6 +533,8 @@ def test_what_was_found_sound_is_judged_again_only_when_it_has_changed(judged: l
         (params(metrics__weights="mine.pth"), lambda: weights.unlink(), False),
         (params(runtime__device="cuda"), lambda: None, True),
         (params(runtime__device="cuda"), lambda: None, True),
+        (params(runtime__devices=2), lambda: None, True),
+        (params(runtime__devices=2), lambda: None, True),
         (params(models__dcgan__init_from="kept@0123456789abcdef"), lambda: None, True),
         (params(models__dcgan__init_from="kept@0123456789abcdef"), lambda: None, True),
         (params(), lambda: shutil.rmtree(".work"), True),
