@@ -39,13 +39,14 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.tra
     parser.add_argument("--port", type=port_number, default=7860, help="7860 if not given")
     parser.add_argument("--checkpoint", choices=CHECKPOINTS, default="final", help="final if not given")
     options = parser.parse_args(arguments)
-    folders = [trained_run(name) for name in dict.fromkeys(options.runs)]
-    if len(folders) > MOST_PLAYERS:
-        raise PipelineError(f"{len(folders)} generators are too many side by side: name at most {MOST_PLAYERS}")
+    names, checkpoint = list(dict.fromkeys(options.runs)), CHECKPOINTS[options.checkpoint]
+    if len(names) > MOST_PLAYERS:
+        raise PipelineError(f"{len(names)} generators are too many side by side: name at most {MOST_PLAYERS}")
+    folders = [trained_run(name, checkpoint) for name in names]
     require_free(options.port)
     _require_gradio()
     description = load_description(paths.PREPARED)
-    players = load_players(folders, CHECKPOINTS[options.checkpoint], description["class_counts"])
+    players = load_players(folders, checkpoint, description["class_counts"])
     log_line(f"http://{HOST}:{options.port}, Ctrl-C ends it")
     serve(page(players, description["classes"]), options.port)
 

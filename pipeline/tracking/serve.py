@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from pipeline.core import paths
+from pipeline.core.checksums import verify_checksums
 from pipeline.core.errors import PipelineError, exit_cleanly, log_line, printable, suggest
 from pipeline.core.files import read_json, write_json
 from pipeline.data.prepared import load_description
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.tra
     parser.add_argument("--port", type=port_number, default=5001, help="5001 if not given")
     parser.add_argument("--checkpoint", choices=CHECKPOINTS, default="final", help="final if not given")
     options = parser.parse_args(arguments)
-    folder = trained_run(options.run)
+    folder = trained_run(options.run, CHECKPOINTS[options.checkpoint])
     require_free(options.port)
     model = write_model(folder, CHECKPOINTS[options.checkpoint])
     log_line(f"http://{HOST}:{options.port}/invocations answers soon, Ctrl-C ends it; {prog} --help says what to ask")
@@ -48,11 +49,14 @@ def write_model(folder: Path, checkpoint: str) -> Path:
     """A model of MLflow that draws samples of the generator in `folder`; returns its own folder, in .work/.
 
     Raises:
-        PipelineError: there is no such generator.
+        PipelineError: its files are damaged, or it was trained on other data's classes.
     """
     import mlflow.pyfunc
 
-    recipe = read_json(folder / "generator.json")["recipe"]
+    from pipeline.tracking.playground import load_players
+
+    recipe, counts = read_json(folder / "generator.json")["recipe"], load_description(paths.PREPARED)["class_counts"]
+    load_players([folder], checkpoint, counts)  # what the server could not load is told before it starts
     model = paths.work_folder(folder.name, "serve")
     shutil.rmtree(model, ignore_errors=True)
     model.mkdir(parents=True)
@@ -60,7 +64,7 @@ def write_model(folder: Path, checkpoint: str) -> Path:
         "folder": str(folder.absolute()),
         "checkpoint": checkpoint,
         "weights": kept_weights(recipe),
-        "class_counts": load_description(paths.PREPARED)["class_counts"],
+        "class_counts": counts,
     }
     write_json(model / "chosen.json", chosen)
     mlflow.pyfunc.save_model(
@@ -70,16 +74,17 @@ def write_model(folder: Path, checkpoint: str) -> Path:
     return model / "model"
 
 
-def trained_run(name: str) -> Path:
+def trained_run(name: str, checkpoint: str) -> Path:
     """The folder of runs/ with this name, which holds a trained generator.
 
     Raises:
-        PipelineError: there is none.
+        PipelineError: there is none, or a file of it is missing or damaged.
     """
     there = sorted(path.parent.name for path in paths.RUNS.glob("*/generator.json"))
     if name not in there or not re.fullmatch(r"[a-z0-9_]+-\d+", name):
         known = suggest(name, there) if there else "there are none: run `make run`"
         raise PipelineError(f"{printable(name)}: no such trained generator; {known}")
+    verify_checksums(paths.RUNS / name, "generator.json", f"{checkpoint}.safetensors")
     return paths.RUNS / name
 
 

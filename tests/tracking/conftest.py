@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.core.checksums import write_sums
 from pipeline.gan.checkpoint import export_networks, generator_tensors
 from pipeline.gan.step import create_state
 from pipeline.tracking import tracker as tracker_module
@@ -100,4 +101,5 @@ def conditional_run(tmp_path, monkeypatch):
     folder = Path("runs/dcgan-0")
     folder.mkdir(parents=True)
     export_networks(folder, state, {n: t.detach() for n, t in generator_tensors(state).items()}, info)
+    write_sums(folder)
     return folder

@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 
 from pipeline.core import paths
+from pipeline.core.errors import PipelineError
 from pipeline.gan.checkpoint import load_generator
 from pipeline.sampling.images import sample
-from pipeline.tracking import serve
+from pipeline.tracking import play, serve
 
 COUNTS = [8, 8, 8]
 
@@ -48,6 +49,29 @@ def test_it_draws_what_generate_draws(run: Path) -> None:
         with pytest.raises(MlflowException, match=said):
             model.predict([wrong])
     assert not list(paths.work_folder("dcgan-0", "serve").rglob("*.pkl"))
+
+
+@pytest.mark.parametrize("command", [serve.main, play.main])
+@pytest.mark.parametrize("name", ["generator.json", "best.safetensors"])
+def test_a_damaged_generator_is_told_before_a_server_starts(
+    run: Path, name: str, command: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in (serve, play):
+        monkeypatch.setattr(module, "require_free", lambda port: None)
+    content = bytearray((run / name).read_bytes())
+    content[-1] ^= 1
+    (run / name).write_bytes(content)
+    with pytest.raises(SystemExit, match="2"):
+        command(["dcgan-0", "--checkpoint", "best"])
+    assert f"error: runs/dcgan-0/{name} is damaged (its sha256 is not the one in SHA256SUMS): delete" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_generator_of_other_classes_is_not_served(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "load_description", lambda path: {"class_counts": [8] * 4})
+    with pytest.raises(PipelineError, match="runs/dcgan-0 knows 3 classes, the prepared data have 4"):
+        serve.write_model(run, "generator")
 
 
 @pytest.mark.parametrize("name", ["nix-0", "../runs/dcgan-0", "dcgan-0/", "$(touch x)"])
