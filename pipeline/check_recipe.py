@@ -124,6 +124,9 @@ def _batch_problems(place: str, recipe: Recipe, params: Params) -> Iterator[str]
     for field, size in (("pack", recipe.pack), ("minibatch_std", max(recipe.minibatch_std, 1))):
         if recipe.batch_size % size:
             yield f"{place}.{field}: must divide batch_size, {recipe.batch_size}, got {size}"
+    if recipe.pack > 1 and recipe.minibatch_std and recipe.batch_size % recipe.group:
+        rule = f"must be a multiple of {recipe.group}, pack times minibatch_std"
+        yield f"{place}.batch_size: {rule}, got {recipe.batch_size}"
     count = len(devices) if isinstance(devices, tuple) else 1 if devices == "auto" else int(devices)
     if problem := uneven(recipe.batch_size, recipe.group, accumulate, "micro-batches"):
         yield f"train.accumulate: in {place}, {problem}"
@@ -133,6 +136,9 @@ def _batch_problems(place: str, recipe: Recipe, params: Params) -> Iterator[str]
         yield from _accumulation_problems(place, recipe, accumulate)
     if network and network.conditional and recipe.pack > 1:
         yield f"{place}.pack: must be 1 with the network {recipe.network}, which takes a label for each image"
+    if network and network.features_of and recipe.pack > 1:
+        why = "whose D has a frozen network look at each image"
+        yield f"{place}.pack: must be 1 with the network {recipe.network}, {why}"
     if network and recipe.minibatch_std and not network.minibatch_std_d:
         able = ", ".join(name for name, entry in NETWORKS.items() if entry.minibatch_std_d) or "none"
         yield f"{place}.minibatch_std: must be 0 with the network {recipe.network}; networks with it: {able}"

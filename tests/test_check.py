@@ -241,6 +241,24 @@ def test_devices_that_share_a_training_are_counted(monkeypatch: pytest.MonkeyPat
     ]
 
 
+def test_a_spread_is_that_of_whole_packs() -> None:
+    """Batches of 6 in pairs are 3 packs, which no groups of 2 hold; half of 8 images are 2, and 2 groups of 2 packs."""
+    both: dict[str, Any] = {"compare__models": ["dcgan"], "models__dcgan__network": "stylegan2",
+                            "models__dcgan__norm_d": "none", "models__dcgan__pack": 2,
+                            "models__dcgan__minibatch_std": 2}  # fmt: skip
+    assert problems(**both, models__dcgan__batch_size=6) == [
+        "models.dcgan.batch_size: must be a multiple of 4, pack times minibatch_std, got 6"
+    ]
+    assert problems(**both, models__dcgan__batch_size=8, train__accumulate=2) == []
+    assert problems(**both, models__dcgan__batch_size=8, runtime__devices=4) == [
+        "models.dcgan.batch_size: 8 images in groups of 4 cannot be shared evenly by 4 devices, only by 1, 2"
+    ]
+    only = {**both, "models__dcgan__network": "projected", "models__dcgan__minibatch_std": 0}
+    assert problems(**only, metrics__extractor="inception") == [
+        "models.dcgan.pack: must be 1 with the network projected, whose D has a frozen network look at each image"
+    ]
+
+
 def test_every_fault_is_told_one_a_line() -> None:
     with pytest.raises(PipelineError) as caught:
         check.validate(

@@ -165,8 +165,8 @@ class Recipe(Section):
 
     @property
     def group(self) -> int:
-        """How many images D sees together, batch norm apart: packed ones, and those of a minibatch's spread."""
-        return math.lcm(self.pack, max(self.minibatch_std, 1))
+        """How many images D sees together, batch norm apart: packed ones, and the packs of a minibatch's spread."""
+        return self.pack * max(self.minibatch_std, 1)
 
 
 class TrainParams(Section):

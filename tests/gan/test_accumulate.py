@@ -28,6 +28,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "stylegan2": {"network": "stylegan2", "penalty": "r1", "penalty_every": 2, "minibatch_std": 2, "augment": ["ada"]},
     "consistent": {"network": "projection", "regularisers": {"bcr": 1.0, "zcr": 1.0, "zcr_g": 0.5}, **SHOWN},
     "packed": {"network": "cnn", "loss": "least_squares", "pack": 2, "clip": 0.1, "optimiser": "rmsprop"},
+    "spread of packs": {"network": "stylegan2", "pack": 2, "minibatch_std": 2, "batch_size": 16},
     "flow": FLOW,
 }
 
