@@ -136,6 +136,7 @@ def test_ten_make_the_same_study_at_the_same_instant(kind: str, tmp_path: Path) 
         ("{folder}", "{folder} cannot be opened ("),
         ("{folder}/notes.yaml", "{folder}/notes.yaml cannot be opened ("),
         ("{folder}/list.json", "{folder}/list.json cannot be opened ("),
+        ("{folder}/token.txt", "{folder}/token.txt cannot be opened (it is no journal of Optuna's): --storage takes"),
         ("sqlite:///{folder}/notes.yaml", "sqlite:///{folder}/notes.yaml cannot be opened (file is not a database"),
     ],
 )
@@ -146,6 +147,7 @@ def test_what_cannot_be_opened_is_one_sentence(
     notes = "a: 1\nb: 2\nno newline at the end"
     (tmp_path / "notes.yaml").write_text(notes)
     (tmp_path / "list.json").write_text('{"a": 1}\n{"a": 2}\n')
+    (tmp_path / "token.txt").write_text("one line without its newline")
     (tmp_path / "closed").write_text("")  # root may write in any folder, but not below a file
     filled = {"port": free_port(), "folder": tmp_path}
     with pytest.raises(PipelineError) as caught:
@@ -154,6 +156,7 @@ def test_what_cannot_be_opened_is_one_sentence(
     assert message.startswith(sentence.format(**filled)), message
     assert "\n" not in message and "secret" not in message and "cr@t" not in message
     assert (tmp_path / "notes.yaml").read_text() == notes
+    assert (tmp_path / "token.txt").read_text() == "one line without its newline"
 
 
 def test_a_command_says_it_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:

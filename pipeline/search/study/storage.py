@@ -30,6 +30,7 @@ FINALS = " finals"  # in the name of a study's finals
 CONNECT = 10  # seconds within which a server must answer
 VARIABLE = "PIPELINE_STORAGE"  # of the environment, which holds the URL: a command line can be read by all users
 KINDS = "a path (journal file), sqlite:///FILE, postgresql://USER@HOST/DATABASE, mysql://.. or grpc://HOST:PORT"
+BEGIN = b'{"op_code"'  # of each line of a journal
 # Where a URL may hold a password; NO_PORT: nor is it one where the host was forgotten, as in postgresql://me:secret.
 QUERY, USER, NO_PORT = r"(passw(?:or)?d=)", r"^(\w[\w+]*:/*[^:/@]*)", r"(?!\d*(?:/|$))"
 REFUSALS = (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError, LookupError, AssertionError, RuntimeError, OSError,
@@ -99,6 +100,7 @@ def _open(url: str) -> BaseStorage:
         raise ValueError("not a URL, nor the path of a file")
     with locked(url, patience=0):
         if not separator:
+            _require_journal(url)
             lock: Any = _JournalLock(url)  # Optuna's base class of such locks is not public
             storage: BaseStorage = JournalStorage(JournalFileBackend(url, lock))
         elif kind == "grpc":
@@ -201,6 +203,14 @@ class _JournalLock:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _require_journal(path: str) -> None:
+    """Raise ValueError where the last line of another kind of file would be cut off. Zeros are left by a power cut."""
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        begin = file.read(len(BEGIN))
+        if begin.strip(b"\0") and not BEGIN.startswith(begin):
+            raise ValueError("it is no journal of Optuna's")
 
 
 def _cut_torn_line(file: IO[bytes]) -> None:
