@@ -51,12 +51,12 @@ def write_model(folder: Path, checkpoint: str) -> Path:
     Raises:
         PipelineError: its files are damaged, or it was trained on other data's classes.
     """
-    import mlflow.pyfunc
-
     from pipeline.tracking.playground import load_players
 
     recipe, counts = read_json(folder / "generator.json")["recipe"], load_description(paths.PREPARED)["class_counts"]
     load_players([folder], checkpoint, counts)  # what the server could not load is told before it starts
+    import mlflow.pyfunc
+
     model = paths.work_folder(folder.name, "serve")
     shutil.rmtree(model, ignore_errors=True)
     model.mkdir(parents=True)
