@@ -58,7 +58,8 @@ def write_model(folder: Path, checkpoint: str) -> Path:
     import mlflow.pyfunc
 
     model = paths.work_folder(folder.name, "serve")
-    shutil.rmtree(model, ignore_errors=True)
+    if model.exists():
+        shutil.rmtree(model)
     model.mkdir(parents=True)
     chosen = {
         "folder": str(folder.absolute()),
