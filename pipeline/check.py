@@ -164,13 +164,13 @@ def _root_problems(data: DataParams) -> Iterator[str]:
             return
     if data.dataset == "folder" and not root.is_dir() and not is_zip(root):
         yield f"data.root: {data.root} is not a folder: set it to the folder of your images"
-    elif data.dataset == "folder" and (name := _name_for_no_lock(root)):
+    elif data.dataset == "folder" and (name := _name_not_in_utf8(root)):
         yield f"data.root: the name of {name} is not UTF-8, so DVC cannot note it: rename it"
     elif data.dataset != "folder" and os.path.lexists(root) and not root.is_dir():
         yield f"data.root: {data.root} is not a folder: set it to one for downloads"
 
 
-def _name_for_no_lock(root: Path) -> str:
+def _name_not_in_utf8(root: Path) -> str:
     """The first file or folder below `root` whose name DVC cannot write; "" if it can write all."""
     for folder, subfolders, files in os.walk(root):
         for name in (*subfolders, *files):

@@ -15,6 +15,7 @@ from pipeline.params import Params
 from pipeline.tracking.ui import HOST, PORT
 
 LOCAL = f"http://{HOST}:{PORT}"  # where `make ui` serves them
+CREDENTIALS = re.compile(r"([\w+.-]+://)?(.*)@")  # of a URI, after its scheme
 
 
 def group_name(params: Params, init_from: str | None, description: Mapping[str, Any]) -> str:
@@ -30,11 +31,15 @@ def group_name(params: Params, init_from: str | None, description: Mapping[str, 
     return f"{description['name']}-{description['image_shape'][1]}px-{metrics.extractor}-{key}"
 
 
+def without_credentials(uri: str) -> str:
+    """A tracking URI without user, password and query, any of which may hold a secret."""
+    return CREDENTIALS.sub(r"\1", uri).partition("?")[0]
+
+
 def server() -> str:
     """The address of MLflow's pages, without credentials; empty if a store is named that `make ui` does not show."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or LOCAL
-    found = re.fullmatch(r"(https?://)(?:.*@)?([^?#]+)[^ ]*", uri)
-    return found[1] + found[2].rstrip("/") if found else ""
+    address = without_credentials(os.environ.get("MLFLOW_TRACKING_URI") or LOCAL).partition("#")[0].rstrip("/")
+    return address if re.fullmatch("https?://.+", address) else ""
 
 
 def model_pages(params: Params, recipes: Iterable[Mapping[str, Any]], description: Mapping[str, Any]) -> dict[str, str]:

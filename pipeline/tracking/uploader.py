@@ -12,7 +12,6 @@ import hashlib
 import itertools
 import json
 import os
-import re
 import tempfile
 import urllib.parse
 import uuid
@@ -23,6 +22,7 @@ from typing import Any
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import fsync, read_json, write_json
 from pipeline.core.paths import root
+from pipeline.tracking.addresses import CREDENTIALS, without_credentials
 from pipeline.tracking.mlflow_client import RUN_TAG, active_run, has_run, make_store, open_client, relocate, store_uri
 from pipeline.tracking.mlflow_model import export, give_alias, register
 from pipeline.tracking.outbox import BATCH, ends_a_line, lock, read_header, requests
@@ -34,7 +34,6 @@ STREAMS = {
     "sent_files": {"image", "artifact", "model", "version"},
 }
 REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "NOT_FOUND", "ENDPOINT_NOT_FOUND", "RESOURCE_DOES_NOT_EXIST"}
-CREDENTIALS = re.compile(r"([\w+.-]+://)?(.*)@")  # of a URI, after its scheme
 EXPERIMENT_KIND = "custom_model_development"  # makes the UI open on training runs, not on traces of agents
 PARENT_TAG = "mlflow.parentRunId"  # MLflow's UI nests runs by this tag
 THUMBNAIL = (256, 256)  # pixels; what MlflowClient.log_image stores beside an image
@@ -320,7 +319,7 @@ class Uploader:
 
     def warn_unsent(self, reason: str) -> None:
         """Warn once for each server that entries could not be sent, and say how to send them later."""
-        where = CREDENTIALS.sub(r"\1", self.uri).partition("?")[0]
+        where = without_credentials(self.uri)
         warn_once(
             where,
             "unsent",
