@@ -60,7 +60,7 @@ recipe:
 test: $(VENV)/installed-dev  ## all tests, on two processes
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
-quick: $(VENV)/installed-dev  ## the tests without the slow ones: at most two minutes on two cores
+quick: $(VENV)/installed-dev  ## the tests without the slow ones: about three minutes on two cores
 	OMP_NUM_THREADS=1 python -m pytest -n 2 -m "not slow" $(TESTS)
 
 faults: $(VENV)/installed-dev  ## kills, full disks, broken servers, flipped bits, for real: make faults SEED=7 KILLS=200

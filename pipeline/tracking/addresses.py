@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipeline.params import Params
-from pipeline.tracking.ui import HOST, PORT
 
+HOST, PORT = "127.0.0.1", 5000
 LOCAL = f"http://{HOST}:{PORT}"  # where `make ui` serves them
 CREDENTIALS = re.compile(r"([\w+.-]+://)?(.*)@")  # of a URI, after its scheme
 

@@ -17,9 +17,10 @@ from PIL.Image import Image
 from pipeline.core import paths
 from pipeline.core.errors import PipelineError, exit_cleanly, log_line
 from pipeline.data.prepared import load_description
+from pipeline.tracking.addresses import HOST
 from pipeline.tracking.playground import Player, between, figures, load_players, samples, shared_latents, walks
 from pipeline.tracking.serve import CHECKPOINTS, trained_run
-from pipeline.tracking.ui import HOST, port_number, require_free
+from pipeline.tracking.ui import port_number, require_free
 
 GRADIO = "gradio>=6,<7"  # as in pyproject.toml
 MOST_PLAYERS = 8

@@ -19,8 +19,9 @@ from pipeline.core.checksums import verify_checksums
 from pipeline.core.errors import PipelineError, exit_cleanly, log_line, printable, suggest
 from pipeline.core.files import read_json, write_json
 from pipeline.data.prepared import load_description
+from pipeline.tracking.addresses import HOST
 from pipeline.tracking.mlflow_model import kept_weights
-from pipeline.tracking.ui import HOST, port_number, require_free
+from pipeline.tracking.ui import port_number, require_free
 
 CHECKPOINTS = {"final": "generator", "best": "best"}  # as options, and the names of their files
 CODE = Path(__file__).with_name("served.py")  # of the model: MLflow keeps a copy

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from pipeline.core.errors import PipelineError, exit_cleanly, printable
 from pipeline.params import PARAMS_FILE
+from pipeline.tracking.addresses import HOST, PORT
 from pipeline.tracking.views import ranked_experiments
 
-HOST = "127.0.0.1"
-PORT = 5000
 STORE = "sqlite:///mlflow.db"
 MOST_NAMED = 5  # experiments whose addresses are printed
 
