@@ -27,6 +27,7 @@ from pipeline.report import read_results, render
 from pipeline.report.figures import MARKS, chart, figure, line, scripts
 from pipeline.search.pages.page import Subject, render_study
 from pipeline.search.study.storage import open_storage, redacted
+from pipeline.tracking import addresses
 from pipeline.tracking.addresses import LOCAL, model_pages
 from pipeline.tracking.uploader import Uploader
 from tests.report.files import compare, make_data, make_experiment
@@ -254,5 +255,6 @@ def test_servers_are_for_this_machine() -> None:
     files = [ROOT / "Makefile", ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.rglob("pipeline/**/*.py")]
     open_to_all = [(path.name, line) for path in files for line in path.read_text().splitlines() if "0.0.0.0" in line]
     assert [name for name, _ in open_to_all] == ["studies.md"] and "run_grpc_proxy_server" in open_to_all[0][1]
-    ui = (ROOT / "pipeline" / "tracking" / "ui.py").read_text()
-    assert 'HOST = "127.0.0.1"' in ui and '"--host", HOST' in ui
+    assert addresses.HOST == "127.0.0.1"
+    served = {name: (ROOT / "pipeline" / "tracking" / name).read_text() for name in ("ui.py", "serve.py", "play.py")}
+    assert all('"--host", HOST' in served[name] for name in ("ui.py", "serve.py")) and "host=HOST" in served["play.py"]
