@@ -20,7 +20,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.utils import parametrize
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -133,20 +132,10 @@ def plain_loop(recipe: Recipe, images: ImageSet, variant: Variant, gan: GAN | No
 
 
 def _unmerge(network: nn.Module) -> None:
-    """Give a network torch's own layers in place of `UpsampledConv` and `PooledConv`, with the same weights."""
+    """Make a network upsample and pool by operations of their own, as torch's layers do."""
     for module in network.modules():
-        if isinstance(module, UpsampledConv):
-            module.forward = partial(_upsampled, module)  # type: ignore[method-assign]
-        elif isinstance(module, PooledConv):
-            module.forward = partial(_pooled, module)  # type: ignore[method-assign]
-
-
-def _upsampled(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    return nn.Conv2d.forward(layer, functional.interpolate(x, scale_factor=2.0))
-
-
-def _pooled(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    return functional.avg_pool2d(nn.Conv2d.forward(layer, x), 2)
+        if isinstance(module, UpsampledConv | PooledConv):
+            module.forward = module.apart  # type: ignore[method-assign]
 
 
 def _loaded(recipe: Recipe, images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:

@@ -161,7 +161,7 @@ class _Case:
 
 
 def _distance(real: np.ndarray, generated: np.ndarray) -> float:
-    return frechet_distance(*map(Gaussian.from_features, (real, generated)))
+    return frechet_distance(Gaussian.from_features(real), Gaussian.from_features(generated))
 
 
 def _chosen(rows: np.ndarray, count: int) -> np.ndarray:

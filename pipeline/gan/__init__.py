@@ -5,6 +5,7 @@
     terms        what a penalty is, and what it may look at
     penalties    PENALTIES: terms beside the loss, for D or for G; weight clipping
     regularisers those of PENALTIES that are no gradient penalties: LeCam, consistency
+    step_terms   the penalties of one step: their weights, and when they are due
     augment      AUGMENTATIONS of D's inputs, with their strength; instance noise
     ada          the augmentation of StyleGAN2-ADA, whose strength D's certainty sets
     optimisers   OPTIMISERS

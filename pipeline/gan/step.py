@@ -23,10 +23,11 @@ from pipeline.data.batches import ImageSet, batch
 from pipeline.gan.augment import AUGMENTATIONS, augment_for_discriminator
 from pipeline.gan.flow import FlowLoss, update_flow
 from pipeline.gan.losses import AdversarialLoss, smoothed
-from pipeline.gan.penalties import PENALTIES, Penalty, Update, clip_weights
+from pipeline.gan.penalties import Update, clip_weights
 from pipeline.gan.rates import decay_at, set_optimisers, update_ema
 from pipeline.gan.schedules import value_at
 from pipeline.gan.state import Diverged, TrainState, create_state, mean_losses, reported_losses, require_finite
+from pipeline.gan.step_terms import terms_at
 from pipeline.params import Recipe, TrainParams
 
 __all__ = [
@@ -113,24 +114,6 @@ def _update_both(step: "_Step") -> Tensor:
     return step.curves()
 
 
-@dataclass(frozen=True)
-class _Term:
-    """A penalty as this step adds it: its weight, at every how many updates, and the name of its random stream."""
-
-    name: str
-    weight: float
-    every: int
-    stream: tuple[str, ...]
-
-    @property
-    def penalty(self) -> Penalty:
-        return PENALTIES[self.name]
-
-    @property
-    def curve(self) -> str:
-        return f"penalty/{self.name}"
-
-
 class _Step:
     """One training step: what both updates share, and the curves that they write."""
 
@@ -146,11 +129,7 @@ class _Step:
         self.state, self.images, self.loss, self.recipe = state, images, loss, recipe
         self.device, self.budget, self.world = images.images.device, budget, world
         self.noise = recipe.instance_noise * (1 - state.step / budget.steps)
-        weight, every = value_at(recipe.penalty_weight, state.step, budget.steps), recipe.penalty_every
-        self.terms = [_Term(recipe.penalty, weight * every, every, ("penalty",))]
-        for name, value in recipe.regularisers.items():
-            every = PENALTIES[name].every
-            self.terms.append(_Term(name, value * every, every, ("penalty", name)))
+        self.terms = terms_at(recipe, state.step, budget.steps)
         scheduled = value_at(recipe.augment_strength, state.step, budget.steps)
         self.strengths = {
             name: scheduled if AUGMENTATIONS[name].adapt is None else state.own[f"augment/{name}/strength"]
@@ -271,7 +250,7 @@ class _Step:
         for term in self.terms:
             if term.penalty.value is None or term.penalty.of != whose:
                 continue
-            if index % term.every:
+            if not term.due(index):
                 self._note(term.curve, torch.zeros((), device=self.device))
                 continue
             draws = named_draws(self.device, part, self.state.seed, *term.stream, index)
@@ -293,7 +272,7 @@ class _Step:
 
     def _kind(self, whose: str, index: int) -> tuple[object, ...]:
         """What tells updates apart that do different things: whose they are, and which penalties are due."""
-        return whose, *(index % term.every == 0 for term in self.terms if term.penalty.of == whose)
+        return whose, *(term.due(index) for term in self.terms if term.penalty.of == whose)
 
     def curves(self) -> Tensor:
         """The values of `state.names` in this step, float32 (K,), the same on all ranks."""

@@ -108,9 +108,13 @@ class UpsampledConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":
-            return super().forward(F.interpolate(x, scale_factor=2))
+            return self.apart(x)
         kernel = _spread(self.weight).flip(2, 3).transpose(0, 1)
         return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
+
+    def apart(self, x: Tensor) -> Tensor:
+        """The same by two operations."""
+        return super().forward(F.interpolate(x, scale_factor=2))
 
 
 class PooledConv(nn.Conv2d):
@@ -121,8 +125,12 @@ class PooledConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":
-            return F.avg_pool2d(super().forward(x), 2)
+            return self.apart(x)
         return F.conv2d(x, _spread(self.weight) / 4, self.bias, stride=2, padding=1)
+
+    def apart(self, x: Tensor) -> Tensor:
+        """The same by two operations."""
+        return F.avg_pool2d(super().forward(x), 2)
 
 
 def _spread(weight: Tensor) -> Tensor:

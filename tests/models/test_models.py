@@ -512,13 +512,14 @@ def test_a_convolution_merged_with_scaling_equals_the_two(
     torch.manual_seed(0)
     layer, x = kind(5, 7).double(), torch.randn(2, 5, 6, 8, dtype=torch.float64, requires_grad=True)
     found = []
-    for call in (layer, partial(apart, layer)):
+    for call in (layer, partial(apart, layer), layer.apart):
         out = call(x)
         (first,) = torch.autograd.grad((out**2).sum(), x, create_graph=True)
         found.append([out, first, *torch.autograd.grad((first**2).sum(), [x, *layer.parameters()])])
-    for one, other in zip(*found, strict=True):
-        assert one.shape == other.shape
-        assert torch.allclose(one, other, rtol=1e-12, atol=1e-12)
+    for merged, expected, two in zip(*found, strict=True):
+        assert merged.shape == expected.shape
+        assert torch.allclose(merged, expected, rtol=1e-12, atol=1e-12)
+        assert torch.equal(two, expected)
 
 
 @pytest.mark.parametrize(
