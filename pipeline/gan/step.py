@@ -28,6 +28,7 @@ from pipeline.gan.rates import decay_at, set_optimisers, update_ema
 from pipeline.gan.schedules import value_at
 from pipeline.gan.state import Diverged, TrainState, create_state, mean_losses, reported_losses, require_finite
 from pipeline.gan.step_terms import terms_at
+from pipeline.models.layers import mixes_images
 from pipeline.params import Recipe, TrainParams
 
 __all__ = [
@@ -159,8 +160,7 @@ class _Step:
     def _gradients_of_d(self, index: int, *inputs: Tensor) -> dict[str, Tensor]:
         """D's gradients by (real images, real labels, latents, labels); D's logits of the real ones, and curves."""
         self.noted = {}
-        # Real and fake images pass D apart (batch norm must not mix them) but under the same normalised weights.
-        with parametrize.cached():
+        with parametrize.cached():  # all images pass D under the same normalised weights
             real_logits = [self._learn_discriminator(part, index, *map(part.cut, inputs)) for part in self.parts]
         whole = real_logits[0] if len(real_logits) == 1 else torch.stack(real_logits, dim=1).flatten()
         return {REAL_LOGITS: whole, **self._noted_means()}
@@ -177,10 +177,7 @@ class _Step:
             self.fakes, fake_images = (fake_images, latents, labels), fake_images.detach()
         show = self._augmentation(index, part)
         real, fake = show(real_images, "real"), show(fake_images, "fake")
-        with self._autocast():
-            logits = gan.discriminator(real, real_labels), gan.discriminator(fake, labels)
-        real_logits: Tensor = logits[0].float()
-        fake_logits: Tensor = logits[1].float()
+        real_logits, fake_logits = self._logits_of_both(real, real_labels, fake, labels)
         update = functools.partial(
             Update, gan.generator, gan.discriminator, real, real_labels, fake, labels,
             real_images=real_images, fake_images=fake_images, real_logits=real_logits, fake_logits=fake_logits,
@@ -190,6 +187,17 @@ class _Step:
         loss = self.loss.discriminator(self.world.whole(real_logits), self.world.whole(fake_logits))
         self._learn(part, "loss/d", loss, "discriminator", index, update)
         return real_logits.detach()
+
+    def _logits_of_both(self, real: Tensor, real_labels: Tensor, fake: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """D's logits of the real and of the fake images, which pass it together unless it would mix them."""
+        discriminator = self.state.gan.discriminator
+        with self._autocast():
+            if self.recipe.group > 1 or mixes_images(discriminator):
+                logits = [discriminator(real, real_labels), discriminator(fake, labels)]
+            else:
+                logits = discriminator(torch.cat((real, fake)), torch.cat((real_labels, labels))).chunk(2)
+        real_logits, fake_logits = (one.float() for one in logits)
+        return real_logits, fake_logits
 
     def update_generator(self) -> None:
         """The update of G of this step."""

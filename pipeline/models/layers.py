@@ -50,6 +50,11 @@ def one_hot(labels: Tensor, n_classes: int, dtype: torch.dtype) -> Tensor:
     return F.one_hot(labels, n_classes).to(dtype)
 
 
+def mixes_images(network: nn.Module) -> bool:
+    """Whether what a network makes of an image depends on the others of its batch, by batch norm."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+
+
 class LatentToFeatureMap(nn.Module):
     """Latents (N, Z) to the first feature map (N, C, side, side) by one linear layer."""
 

@@ -83,7 +83,8 @@ def test_a_paired_loss_sees_the_logits_of_the_real_images_at_the_same_places(met
     discriminator = state.gan.discriminator
     discriminator.register_forward_hook(lambda _, inputs, logits: seen.append((*inputs, logits.detach())))
     curves = one_step(state, params)
-    (real, real_labels, real_logits), (_, fake_labels, fake_logits), *of_g = seen
+    both, *of_g = seen  # D sees its real and fake images in one batch
+    (real, _), (real_labels, fake_labels), (real_logits, fake_logits) = (part.chunk(2) for part in both)
     expected, labels = batch(image_set(), 0, 4, SEED, flip=False, dequantise=False)
     assert torch.equal(real, expected) and torch.equal(real_labels, labels) and torch.equal(fake_labels, labels)
     assert curves["loss/d"].item() == pytest.approx(softplus(fake_logits - real_logits).mean().item(), abs=1e-6)
@@ -118,7 +119,7 @@ def test_an_augmentation_adapts_its_strength_after_each_update_of_d(methods: Non
     curves = one_step(state, params)
     hook.remove()
     assert state.names[-1] == "augment/mirrored/strength"
-    expected = 0.5 + 0.125 * seen[0].mean().item()
+    expected = 0.5 + 0.125 * seen[0][:4].mean().item()  # of the real images
     assert curves["augment/mirrored/strength"].item() == pytest.approx(expected, abs=1e-6) != 0.5
     assert state.own["augment/mirrored/strength"].item() == pytest.approx(expected, abs=1e-6)
 

@@ -123,7 +123,7 @@ def test_the_penalty_draws_by_name_and_sees_what_d_sees(monkeypatch: pytest.Monk
     calls: list[tuple[Tensor, Tensor]] = []
     state.gan.discriminator.register_forward_hook(lambda _, given, logits: calls.append((given[0], logits.detach())))
     train_step(state, image_set(), LOSSES["bce"], recipe, budget)
-    assert len(seen) == 2 and len(calls) == 5  # real and fake twice, then G's
+    assert len(seen) == 2 and len(calls) == 3  # real and fake in one batch twice, then G's
     noise = 0.4 * (1 - 3 / 4)
     for index, (update, drawn) in zip((6, 7), seen, strict=True):
         plain, labels = batch(image_set(), index, 4, 7, True, True)
@@ -135,9 +135,9 @@ def test_the_penalty_draws_by_name_and_sees_what_d_sees(monkeypatch: pytest.Monk
             shown = augment_for_discriminator(before, {"cutout": 0.5}, noise, 7, stream, index)
             assert torch.equal(after, shown) and torch.equal(update.show(before, stream), shown)
         assert torch.equal(drawn, torch.rand(3, generator=rng("cpu", 7, "penalty", index)))
-        for image, logits in ((update.real, update.real_logits), (update.fake, update.fake_logits)):
-            given, said = calls.pop(0)
-            assert torch.equal(given, image) and torch.equal(said, logits)
+        given, said = calls.pop(0)
+        assert torch.equal(given, torch.cat([update.real, update.fake]))
+        assert torch.equal(said, torch.cat([update.real_logits, update.fake_logits]))
 
 
 def test_d_sees_shown_images_in_its_updates_and_in_gs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +156,37 @@ def test_d_sees_shown_images_in_its_updates_and_in_gs(monkeypatch: pytest.Monkey
     common = ({"colour": 1.0}, 0.3, 7)  # noise: 0.4 * (1 - 1 / 4)
     places = [("real", 2, False), ("fake", 2, False), ("real", 3, False), ("fake", 3, False), ("g", 1, True)]
     assert calls == [(*common, *place) for place in places]
-    assert len(inputs) == 5 and all((image == 0.5).all() for image in inputs)
+    assert [len(images) for images in inputs] == [8, 8, 4] and all((images == 0.5).all() for images in inputs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "together"),
+    [
+        ({"norm_d": "spectral"}, True),
+        ({"norm_d": "none"}, True),
+        ({"norm_d": "batch"}, False),
+        ({"norm_d": "none", "pack": 2}, False),
+        ({"network": "stylegan2", "norm_d": "none", "minibatch_std": 2}, False),
+    ],
+)
+def test_real_and_fake_images_pass_d_together_unless_it_would_mix_them(changes: Any, together: bool) -> None:
+    state, sizes = start(tiny_recipe(**changes)), list[int]()
+    state.gan.discriminator.register_forward_pre_hook(lambda _, arguments: sizes.append(len(arguments[0])))
+    train_step(state, image_set(), LOSSES["bce"], tiny_recipe(**changes), tiny_budget())
+    assert sizes == [8, 4] if together else [4, 4, 4]
+
+
+@pytest.mark.parametrize("loss", ["hinge", "rpgan"])
+def test_together_they_have_the_gradients_that_they_have_apart(monkeypatch: pytest.MonkeyPatch, loss: str) -> None:
+    recipe, gradients = tiny_recipe(loss=loss, norm_d="spectral", penalty="r1"), []
+    for mixes in (False, True):
+        monkeypatch.setattr(training, "mixes_images", lambda _, mixes=mixes: mixes)
+        state = start(recipe)
+        curves = train_step(state, image_set(), LOSSES[loss], recipe, tiny_budget())
+        gradients.append([curves, *(weight.grad for weight in state.gan.discriminator.parameters())])
+    for one, other in zip(*gradients, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)
+        assert one.abs().max() > 0
 
 
 def test_instance_noise_falls_to_zero(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,9 +254,9 @@ def test_the_penalty_is_taken_in_float32_under_the_same_normalised_weights() -> 
     layer = next(m for m in state.gan.discriminator.modules() if isinstance(m, nn.Conv2d))
     layer.register_forward_hook(lambda module, _, out: seen.append((out.dtype, module.weight)))
     train_step(state, image_set(), LOSSES["bce"], recipe, budget)
-    assert [dtype for dtype, _ in seen] == [torch.bfloat16, torch.bfloat16, torch.float32, torch.bfloat16]
-    assert seen[0][1] is seen[1][1] is seen[2][1]  # one power iteration for all of D's update
-    assert seen[3][1] is not seen[0][1]
+    assert [dtype for dtype, _ in seen] == [torch.bfloat16, torch.float32, torch.bfloat16]
+    assert seen[0][1] is seen[1][1]  # one power iteration for all of D's update
+    assert seen[2][1] is not seen[0][1]
 
 
 def test_the_gradient_penalty_holds_the_input_gradient_of_a_wasserstein_critic() -> None:
