@@ -20,27 +20,32 @@ from pipeline.params import Recipe, Schedule
 Inputs = tuple[Tensor, ...]
 Gradients = Callable[..., dict[str, Tensor]]  # (index, *inputs) -> values; sets the gradients of a network
 Found = dict[str, Tensor]
-Capture = Callable[[Callable[[], Found]], tuple[Callable[[], None], Found]]
+Capture = Callable[[Callable[[], None]], Callable[[], None]]
 
 
 class CudaCapture:
-    """Captures work on CUDA; what it captures shares memory for what is in between, so no two may run at once."""
+    """Captures work on CUDA; what it captures shares memory for what is in between, so no two may run at once.
+
+    Where a captured graph keeps a result, one that was captured before it may write: what is needed after another graph
+    has run has to be copied elsewhere.
+    """
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, work: Callable[[], Found]) -> tuple[Callable[[], None], Found]:
-        """Capture `work` without running it: what runs it, and the tensors that will then hold what it returns."""
+    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Capture `work` without running it; returns what runs it."""
         graph = torch.cuda.CUDAGraph()
         # Other threads upload, read images and watch the GPU: their calls are not of this capture.
         with torch.cuda.graph(graph, self._pool, capture_error_mode="thread_local"):
-            found = work()
-        return graph.replay, found
+            work()
+        replay: Callable[[], None] = graph.replay
+        return replay
 
 
 @dataclass
 class _Update:
-    """One kind of update: its random numbers and inputs, in place; once captured its replay and what that writes."""
+    """One kind of update: its random numbers, inputs and values, in place; once captured its replay and gradients."""
 
     inputs: Inputs
     tape: Tape = field(default_factory=Tape)
@@ -73,18 +78,26 @@ class Graphs:
         if update is None:
             update = self._updates[kind] = _Update(inputs)
             with update.tape.record():
-                return work(index, *inputs)
+                found = work(index, *inputs)
+            update.found = {name: torch.empty_like(value) for name, value in found.items()}
+            return found
         for place, value in zip(update.inputs, inputs, strict=True):
             place.copy_(value)
         update.tape.draw_again(index)
         if update.replay is None:
             with update.tape.play():
-                update.replay, update.found = self._capture(lambda: work(index, *update.inputs))
+                update.replay = self._capture(lambda: _write(work(index, *update.inputs), update.found))
             update.gradients = [parameter.grad for parameter in parameters]
         for parameter, gradient in zip(parameters, update.gradients, strict=True):
             parameter.grad = gradient
         update.replay()
         return update.found
+
+
+def _write(values: Found, places: Found) -> None:
+    """Copy values to where no other graph writes: the curves read those of D when that of G has run."""
+    for name, value in values.items():
+        places[name].copy_(value)
 
 
 def not_captured(recipe: Recipe) -> str | None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from pipeline.core.randomness import Tape, named_draws
 from pipeline.core.world import ALONE
 from pipeline.gan.flow import loss_of
-from pipeline.gan.graphs import Found, Graphs, not_captured
+from pipeline.gan.graphs import Graphs, not_captured
 from pipeline.gan.step import TrainState, create_state, train
 from pipeline.params import Recipe, Schedule, load
 from tests.recipes import ROOT, SHAPE, image_set, tiny_budget, tiny_recipe
@@ -37,10 +37,10 @@ class Frozen:
     def __init__(self, state: TrainState) -> None:
         self.state, self.captured = state, 0
 
-    def __call__(self, work: Callable[[], Found]) -> tuple[Callable[[], None], Found]:
+    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
         self.captured += 1
         kept = {name: tensor.clone() for name, tensor in self.state.tensors().items()}
-        found = work()
+        work()
         for name, tensor in self.state.tensors().items():
             tensor.copy_(kept[name])
         tape, networks = Tape.running, (self.state.gan.generator, self.state.gan.discriminator)
@@ -51,16 +51,14 @@ class Frozen:
             for one in gradients:
                 one.grad = None
             with tape.play():
-                values = work()
-            for name, value in values.items():
-                found[name].copy_(value)
+                work()
             for one, place in gradients.items():
                 if one.grad is not None:
                     assert place is not None
                     place.copy_(one.grad)
                 one.grad = place
 
-        return replay, found
+        return replay
 
 
 def same(recipe: Recipe, kinds: int, accumulate: int = 1) -> None:
@@ -83,6 +81,24 @@ def test_replayed_updates_give_the_same_bits(name: str) -> None:
 
 def test_penalties_that_are_due_now_and_then_have_graphs_of_their_own() -> None:
     same(tiny_recipe(penalty="r1", penalty_weight=1.0, penalty_every=2, n_critic=3), kinds=2 + 1)
+
+
+def test_what_an_update_found_outlives_the_graphs_that_were_captured_before_it() -> None:
+    """On CUDA they share memory: that of G, captured first under a lazy penalty, may write where D's losses lie."""
+    shared = torch.zeros(())
+
+    def update_of(value: float) -> Callable[[int], dict[str, Tensor]]:
+        return lambda index: {"loss": shared.fill_(value + index)}
+
+    def capture(work: Callable[[], None]) -> Callable[[], None]:
+        return work
+
+    graphs = Graphs(capture)
+    for index in range(3):
+        found = [graphs.run(name, [], index, update_of(value), ())["loss"] for name, value in (("g", 1.0), ("d", 2.0))]
+    graphs.run("g", [], 3, update_of(1.0), ())
+    assert found[1] == 3.0  # of the update that was captured, number 1
+    assert shared == 2.0
 
 
 def test_every_random_number_of_an_update_is_drawn_anew() -> None:
