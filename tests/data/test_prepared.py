@@ -101,6 +101,14 @@ def test_splits_and_limit_have_each_class_in_proportion(tmp_path: Path) -> None:
     assert np.bincount(limited["test_labels"], minlength=4).tolist() == [12, 6, 0, 2]  # of 18, 9, 0, 3
 
 
+def test_each_class_is_spread_evenly_over_the_order() -> None:
+    """Image r of the n of its class has the place (r + 1/2) / n: of one the middle, of two the quarters."""
+    labels = [0, 0, 0, 0, 0, 1, 1, 2]  # at .1 .3 .5 .7 .9, .25 .75, .5
+    for name in range(5):
+        found = [labels[index] for index in preparation._stratified(labels, name)]
+        assert found in ([0, 1, 0, 0, 2, 0, 1, 0], [0, 1, 0, 2, 0, 0, 1, 0])
+
+
 def test_a_class_without_training_images_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for split, names in (("train", ["ant", "cat"]), ("test", ["ant", "bee", "cat"])):
         for name in names:

@@ -1,5 +1,6 @@
 """ADA by hand: its strength, each transform, differentiated twice; killed and resumed."""
 
+import functools
 import math
 from pathlib import Path
 
@@ -99,6 +100,16 @@ def test_scales_turns_and_stretches() -> None:
         close(turned[..., centre, centre], expected[..., centre, centre])
     moved = warped(7, normal=0.1, x=x)  # an eighth of 0.9 pixels
     close(moved[..., centre, centre], (x - 0.1125)[..., centre, centre])
+
+
+def test_the_warps_act_in_the_published_order() -> None:
+    """Mirror, quarter turns, whole shift, size, first turn, stretch, second turn, part of a shift; each once."""
+    count, side = 3, 16
+    draws = source(2)
+    numbers = draws.rand(8, count), draws.randn(7, count)
+    together = ada._inverse(torch.ones(13, count, dtype=torch.bool), *numbers, side)
+    apart = [ada._inverse(only(place, count), *numbers, side) for place in range(8)]
+    close(together, functools.reduce(torch.matmul, apart))
 
 
 def recoloured(place: int, uniform: float = 0.0, normal: float = 0.0, x: Tensor | None = None) -> Tensor:

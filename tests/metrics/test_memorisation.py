@@ -112,6 +112,12 @@ def test_copies_need_not_be_equal_to_the_last_bit() -> None:
     assert got["copies"].value == 1 and got["held_out_duplicates"].value == 100
 
 
+def test_near_images_are_not_taken_for_equal_ones() -> None:
+    real = np.array([[0.0], [1000.0]], np.float32)
+    held_out = np.array([[0.009], [0.011], [900.0]], np.float32)  # equal: up to 1e-4 of the largest distance, 100
+    assert memorisation(comparison(real, real, held_out))["held_out_duplicates"].value == 1
+
+
 def test_equal_images_are_copies_where_the_quantile_is_small() -> None:
     held_out = np.array([0.0, 0.0, *np.full(98, 5.0)])  # its 1% quantile is 0
     assert copies(np.array([0.0, 0.0, 0.5]), held_out, strata(None, 3)).value == 2 / 3

@@ -193,6 +193,12 @@ def test_statistics_without_features_have_none() -> None:
         prdc(comparison(real, clusters(20, 1)))
 
 
+def test_the_coverage_that_is_expected_by_hand() -> None:
+    """One minus the probability that the k nearest of a real image, of all others, are real ones."""
+    assert expected_coverage(2, 1, k=1) == pytest.approx(1 - 1 / 2, rel=1e-12)
+    assert expected_coverage(3, 2, k=2) == pytest.approx(1 - 2 / 4 * 1 / 3, rel=1e-12)
+
+
 @pytest.mark.parametrize(("real", "generated"), [(40, 40), (60, 12), (30, 90)])
 def test_the_coverage_that_is_expected_of_a_perfect_model(real: int, generated: int) -> None:
     source = np.random.default_rng(0)

@@ -74,6 +74,10 @@ def test_r3gan_starts_as_fixup_wants_it() -> None:
     pair = gan("r3gan", width_g=64, width_d=64)
     assert pair.generator.basis.std().item() == pytest.approx(1, rel=0.05)
     assert all((p == 0).all() for n, p in pair.generator.named_parameters() if n.endswith("bias"))
+    # of 10 classes: gain 1 in G, and in D one over the root of its 64 features
+    both = gan("r3gan_conditional", width_g=64, width_d=64, latent_dim=64)
+    for network, gain in ((both.generator, 1.0), (both.discriminator, 1 / 8)):
+        assert network.embedding.weight.std().item() == pytest.approx(gain / math.sqrt(10), rel=0.1)
 
 
 @pytest.mark.parametrize(("size", "stages"), [(16, 3), (28, 3), (32, 4), (64, 5), (128, 6)])
@@ -164,6 +168,21 @@ def test_scaled_weights_by_hand() -> None:
     assert down(maps).shape == (1, 4, 3, 3)
 
 
+def test_the_mapping_learns_at_a_hundredth_of_the_rate() -> None:
+    mapping = gan("stylegan2", latent_dim=64).generator.mapping
+    assert [layer.rate for layer in mapping] == [0.01, 0.01]
+    assert all(layer.weight.std().item() == pytest.approx(100, rel=0.05) for layer in mapping)
+
+
+def test_the_logit_of_a_label_by_hand() -> None:
+    d, seen = randomise(gan("stylegan2_conditional").discriminator), []
+    d.head.register_forward_hook(lambda _, inputs, features: seen.append(features))
+    labels = torch.tensor([2, 0, 9])
+    logits = d(drawn(3, 3, 32, 32), labels)
+    of_label = d.embedding.weight[:, labels].T / math.sqrt(10) + d.embedding.bias
+    torch.testing.assert_close(logits, (seen[0] * of_label).sum(dim=1) / math.sqrt(8))
+
+
 def test_noise_is_drawn_while_training_and_fixed_after() -> None:
     g = randomise(gan("stylegan2").generator)
     latents, labels = drawn(2, 6), torch.zeros(2, dtype=torch.int64)
@@ -252,6 +271,16 @@ def test_the_pretrained_network_is_frozen_and_stays_outside() -> None:
     d.to("meta")
     assert {p.device.type for p in frozen.parameters()} == {"meta"}
     assert next(projected._pretrained().parameters()).device.type == "cpu"  # that of others is not moved
+
+
+def test_the_random_mixing_keeps_the_variance() -> None:
+    """N(0, 1 / inputs): 1x1 across channels, 3x3 down to the next finer features."""
+    d = gan("projected", (1, 16, 16)).discriminator
+    across = [getattr(d, f"across_{place}").std().item() * math.sqrt(inputs)
+              for place, inputs in enumerate((24, 40, 112, 320))]  # fmt: skip
+    down = [getattr(d, f"down_{place}").std().item() * math.sqrt(9 * inputs)
+            for place, inputs in enumerate((128, 256, 512))]  # fmt: skip
+    assert across + down == pytest.approx([1.0] * 7, rel=0.1)
 
 
 def test_features_are_the_stages_of_the_pretrained_network() -> None:

@@ -68,6 +68,13 @@ def test_a_question_asked_twice_has_one_answer(pruner: str) -> None:
     assert sum(step is not None for step in once) > 5
 
 
+@pytest.mark.parametrize("pruner", ["hyperband", "median"])
+def test_nothing_is_pruned_in_the_first_quarter(pruner: str) -> None:
+    search = study_params(**{"search.pruner": pruner, "search.steps": 400, "search.score_every": 20}).search
+    curves = curves_of(5, 24, list(range(20, 401, 20)))
+    assert min(step for step in stopped_at(study_of(make_pruner(search)), curves) if step) == 100
+
+
 def test_optunas_hyperband_answers_otherwise_the_second_time() -> None:
     """Why it is not used: when this fails, Optuna has changed, and `Hyperband` may no longer be needed."""
     study = study_of(HyperbandPruner(10, 20, reduction_factor=3))

@@ -379,6 +379,14 @@ def test_the_diversity_of_the_last_grid() -> None:
     )
 
 
+def test_the_untrained_generator_is_never_the_best_and_a_tie_changes_nothing() -> None:
+    experiment = experiment_of()
+    monitor, values = monitor_of(experiment), iter([1.0, 5.0, 4.0, 4.0])  # after 0, 3, 6 and 9 steps
+    monitor.reference.distance = lambda features: next(values)  # type: ignore[method-assign]
+    progress = train_experiment(experiment, IMAGES, monitor)[1]
+    assert (progress.best_step, progress.best_distance()) == (6, 4.0)
+
+
 def test_the_ends_of_the_curve() -> None:
     history: list[dict[str, float]] = [{"step": 0, "distance": 9.0}, {"step": 3, "distance": 4.0}, {"step": 4}]
     found = RunHistory(history)
