@@ -7,6 +7,7 @@ progress      a progress bar, or lines in a log
 randomness    random numbers by name: (seed, stream, step)
 paths         what each stage writes and where
 devices       the device, deterministic settings, out of memory
+bfloat16      what train.precision means on a device
 world         ranks: processes that train one model together
 ranks         how they are started, and meet
 processes     their share of the cores, and how one ended
@@ -15,4 +16,5 @@ seconds       how long each stage took, as a table
 tables        tables of plain text
 metric_names  what distances are called, by their extractors
 versions      hashes of programs, without comments and docstrings
+sound         what a check has found sound, so that it need not look again
 """

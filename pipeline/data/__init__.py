@@ -2,6 +2,7 @@
 
 downloads     archives of named data sets, checked by sha256
 folders       a folder of images: files, classes, splits
+zips          a zip of images, read in place
 pictures      one picture file: decoded within bounds, 8 bits, upright, cropped and resized
 raw_files     SVHN, STL-10 and CelebA from their authors' files
 stacked       stacked MNIST, whose 1,000 modes are known

@@ -11,6 +11,7 @@
     optimisers   OPTIMISERS
     schedules    values that change over training: constant, linear, cosine
     rates        learning rates, betas and the average of G at a step
+    graphs       CUDA graphs: gradients captured once and replayed
     state        TrainState: all that a step changes; its curves; divergence
     step         train_step, and train, the loop
     cost         multiply-adds of a step

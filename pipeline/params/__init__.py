@@ -3,7 +3,8 @@
     schema      YAML text, the base class of sections, one sentence for each fault, neutral values
     sections    the sections and their fields: types and ranges
     file        load, override, save, and the presets
-    __main__    the command: `python -m pipeline.params use | set | show`
+    suggest     settings by published rules, from the size and the number of the images
+    __main__    the command: `python -m pipeline.params use | set | show | suggest`
 
 params.yaml is the only place with values. A recipe under `models:` says only what differs from `recipe:`.
 """

@@ -12,6 +12,7 @@ views           the view `ranking` of an experiment
 ui              MLflow's pages in a browser
 serve, served   a trained generator behind MLflow's server: `gan serve`
 play            trained generators side by side in a browser: `gan play`; what it shows is of `playground`
+warn_once       warnings that are said once in a process
 tracker         what the stages and the search call: params, tags, metrics, images, artifacts, the model
 
 A slow, dead or failing server costs one warning; unsent entries stay in the outbox. An entry keeps the time at which it
