@@ -10,6 +10,7 @@ import io
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable
 
 
@@ -33,6 +34,7 @@ class PipelineError(Exception):
 
 # SIGHUP: the terminal is closed. SIGUSR1: Slurm sends it before it takes a machine away.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+AGAIN = 0.05  # seconds until a stop signal that was lost in a `__del__` is sent again
 UNNAMED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # errors of writing to an open file, without its name
 
 
@@ -48,7 +50,8 @@ def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
     """Decorate a command's ``main``: a `PipelineError` becomes ``error: ...`` on stderr and exit status 2.
 
     Errors of the operating system and a lack of memory end the same way. After a stop signal it prints a sentence and
-    exits with 128 plus the signal's number. A signal that arrives after `main` has ended kills the process at once.
+    exits with 128 plus the signal's number, also where the signal came during a `__del__`, in which Python drops every
+    exception. A signal that arrives after `main` has ended kills the process at once.
     """
 
     @functools.wraps(main)
@@ -57,6 +60,8 @@ def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
         atexit.register(gc.freeze)  # Python's last collections would look at all of torch for half a second
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set while importing, see pipeline/__init__.py
             signal.signal(signal.SIGINT, signal.default_int_handler)
+        told = sys.unraisablehook
+        sys.unraisablehook = functools.partial(_stop_later, told)
         try:
             main(*args, **kwargs)
             sys.stdout.flush()  # here, where an error can still be reported
@@ -79,6 +84,7 @@ def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
             sys.exit(_fail("interrupted; run the same command again to continue", 128 + number))
         finally:
             _end_at_once()
+            sys.unraisablehook = told
             try:
                 sys.stderr.flush()
             except OSError:  # Python would turn this into the exit status
@@ -142,6 +148,17 @@ def _complete_streams() -> None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  stays open while this runs
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _stop_later(otherwise: Callable[["sys.UnraisableHookArgs"], object], dropped: "sys.UnraisableHookArgs", /) -> None:
+    """What Python calls with an exception that it drops: a stop signal's is raised again, a moment later."""
+    if not isinstance(dropped.exc_value, KeyboardInterrupt):
+        otherwise(dropped)
+        return
+    number = dropped.exc_value.number if isinstance(dropped.exc_value, Stopped) else signal.SIGINT
+    again = threading.Timer(AGAIN, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
 
 
 def _end_at_once() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import STOP_SIGNALS, exit_cleanly
+from tests.clones import hear_signals
 
 ROOT = Path(__file__).resolve().parents[2]
 ECHO = "from pipeline.core.errors import *; exit_cleanly(lambda: (warn('w'), print('p')))()"
@@ -120,6 +121,41 @@ def test_a_closed_terminal_stops_a_command_but_not_under_nohup() -> None:
         errors = process.communicate(timeout=60)[1]
         assert errors in SENTENCES
         assert process.returncode in {end for one in STOP_SIGNALS for end in (-one, 128 + one)}
+
+
+DROPPED = """if True:
+    import os, signal, sys, time
+    from pipeline.core.errors import exit_cleanly
+    class Last:
+        def __init__(self, act):
+            self.act = act
+        def __del__(self):
+            self.act()
+    @exit_cleanly
+    def main():
+        number = int(sys.argv[1])
+        if number != signal.SIGINT:
+            from pipeline.stages import stop_by_exception
+            stop_by_exception()
+        Last(lambda: 1 / 0)
+        Last(lambda: os.kill(os.getpid(), number))
+        time.sleep(30)
+        print("lost")
+    main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_end_of_an_object_is_not_lost(number: signal.Signals) -> None:
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", DROPPED, str(int(number))],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, preexec_fn=hear_signals,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (128 + number, "") and time.monotonic() - begun < 25
+    said = done.stderr.splitlines()
+    assert said.count("ZeroDivisionError: division by zero") == done.stderr.count("Traceback") == 1  # is told as ever
+    assert said[-1] == "error: interrupted; run the same command again to continue"
 
 
 def test_ctrl_c_while_a_command_imports() -> None:
