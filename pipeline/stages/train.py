@@ -25,14 +25,14 @@ def main(arguments: list[str] | None = None) -> None:
     keep_freed_memory()
     take(paths.PREPARED)
     take(paths.REFERENCE)
-    received = stop_signals()
     experiment = Experiment(params, options.model, options.seed, load_description(paths.PREPARED))
     recipe, runtime = experiment.recipe, params.runtime
     place = find_place(runtime.device, runtime.devices, recipe.batch_size, recipe.group * params.train.accumulate)
     with contextlib.ExitStack() as stack:
         if place.rank == 0:
             # Another leg, or another experiment of DVC, can be the same training: the second then finds it finished.
-            stack.enter_context(exclusive(experiment.work_folder(), experiment.name, waits=lambda: not received))
+            stack.enter_context(exclusive(experiment.work_folder(), experiment.name, waits=lambda: True))
+        received = stop_signals()  # from here on there is work to save; until here one raises, which ends the wait
         alone = place.rank == 0 and not place.given  # other ranks that torchrun has started wait for this one
         floor = read_json(paths.REFERENCE / "floor.json")
         if not alone or not hand_over(experiment, floor, paths.RUNS / experiment.name):
