@@ -1,4 +1,4 @@
-"""What there is to train: the legs of the comparison that DVC would run and no finished checkpoint spares."""
+"""What there is to train: the legs of the comparison that DVC would run and that are not finished already."""
 
 import functools
 import logging
@@ -7,11 +7,14 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.core import paths
+from pipeline.core.checksums import SUMS
 from pipeline.core.errors import PipelineError
 from pipeline.experiment import Experiment
 from pipeline.gan.checkpoint import checkpoints, step_of
 from pipeline.gan.cost import step_cost
 from pipeline.params import Params
+from pipeline.training.finished import FILES, KEPT
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,12 @@ class Leg:
         """That of the newest checkpoint, 0 where there is none."""
         return max(map(step_of, checkpoints(self.experiment.work_folder())), default=0)
 
+    def is_finished(self) -> bool:
+        """Whether runs/ has what this training left; its last checkpoint can be older than its last measurement."""
+        kept, out = self.experiment.work_folder() / KEPT / FILES / SUMS, paths.RUNS / self.name / SUMS
+        both = kept.is_file() and out.is_file() and kept.read_bytes() == out.read_bytes()
+        return both and self.step() >= self.steps
+
     @functools.cached_property
     def work_left(self) -> int:
         """Multiply-adds to the end of the budget."""
@@ -46,7 +55,7 @@ def make_plan(params: Params, description: dict[str, Any]) -> list[Leg]:
     experiments = [Experiment(params, model, seed, description) for model, seed in compared]
     run = legs_that_dvc_would_run([experiment.name for experiment in experiments])
     legs = [Leg(experiment) for experiment in experiments if experiment.name in run]
-    return sorted((leg for leg in legs if leg.step() < leg.steps), key=lambda leg: -leg.work_left)
+    return sorted((leg for leg in legs if not leg.is_finished()), key=lambda leg: -leg.work_left)
 
 
 def legs_that_dvc_would_run(names: list[str]) -> set[str]:

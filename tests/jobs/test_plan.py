@@ -43,6 +43,13 @@ def test_the_longest_first_and_nothing_finished(planned: Any) -> None:
     again = {leg.name: leg.work_left for leg in planned()}
     assert again[longest.name] * 4 == longest.work_left
     (folder / f"step-{4:08d}-{'0' * 16}.safetensors").touch()
+    (last,) = (leg for leg in planned() if leg.name == longest.name)  # a kill can have come before its last measurement
+    assert last.work_left == 0
+    runs = Path("runs") / longest.name
+    for place, content in [(folder / "finished/run", "a"), (runs, "b"), (runs, "a")]:
+        assert longest.name in {leg.name for leg in planned()}
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "SHA256SUMS").write_text(content)
     assert longest.name not in {leg.name for leg in planned()}
 
 
