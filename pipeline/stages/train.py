@@ -15,7 +15,7 @@ from pipeline.experiment import Experiment
 from pipeline.metrics import load_extractor, load_reference
 from pipeline.metrics.shared import follow_features, share_among
 from pipeline.stages import agreed, begin, experiment_options, finish, stop_signals, take
-from pipeline.training.finished import copy_finished, hand_over, keep_finished
+from pipeline.training.finished import complete_checkpoint, copy_finished, hand_over, keep_finished
 from pipeline.training.monitor import TrainingMonitor
 
 
@@ -74,6 +74,7 @@ def _lead(experiment: Experiment, images: ImageSet, world: World) -> None:
         monitor = TrainingMonitor(experiment, extractor, reference, tracker, grids, stopping=world.is_to_stop)
         state, progress = train_experiment(experiment, images, monitor, world=world)
         out, floor = paths.RUNS / experiment.name, reference.floor
+        complete_checkpoint(experiment.work_folder(), state, progress)
         keep_finished(experiment, floor, lambda folder: write_run(experiment, state, progress, monitor, folder))
         copy_finished(experiment, out)
         if params.runtime.log_model:

@@ -14,7 +14,8 @@ from pipeline.core.errors import PipelineError, warn
 from pipeline.core.files import atomic_folder, atomic_path, read_json, write_json
 from pipeline.core.versions import program_of, version
 from pipeline.experiment import PACKAGE, Experiment
-from pipeline.gan.checkpoint import checkpoints, read_history
+from pipeline.gan.checkpoint import RunHistory, checkpoints, read_history, save_checkpoint, step_of
+from pipeline.gan.state import TrainState
 from pipeline.training.monitor import tell_again
 
 KEPT, FILES, MADE_FOR = "finished", "run", "made_for.json"
@@ -22,6 +23,19 @@ WRITERS = (  # the code that shapes the files and is not in the fingerprint
     "core/checksums.py", "core/files.py", "experiment.py", "gan/checkpoint.py", "models/summary.py",
     "training/finished.py",
 )  # fmt: skip
+
+
+def complete_checkpoint(folder: Path, state: TrainState, progress: RunHistory) -> None:
+    """See that the last checkpoint in `folder` has all that was measured of the training that is now finished.
+
+    The checkpoint of one that was stopped during its last measurement lacks it, and no other was written since.
+    """
+    known = read_history(checkpoints(folder)[0])
+    if known is None or len(known.history) < len(progress.history):
+        written = save_checkpoint(folder, state, progress)
+        for path in checkpoints(folder):
+            if path != written and step_of(path) == state.step:
+                path.unlink()
 
 
 def keep_finished(experiment: Experiment, floor: Mapping[str, Any], write: Callable[[Path], None]) -> None:

@@ -13,14 +13,14 @@ import torch
 from pipeline.core.checksums import write_sums
 from pipeline.core.files import read_json, write_json
 from pipeline.experiment import Experiment
-from pipeline.gan.checkpoint import RunHistory, checkpoints, save_checkpoint
+from pipeline.gan.checkpoint import RunHistory, checkpoints, read_history, save_checkpoint, step_of
 from pipeline.gan.step import TrainState, create_state
 from pipeline.metrics import Extractor
 from pipeline.tracking.outbox import read_entries
 from pipeline.training import finished
-from pipeline.training.finished import copy_finished, hand_over, keep_finished
-from pipeline.training.monitor import TrainingMonitor
-from pipeline.training.trainer import train_experiment, write_run
+from pipeline.training.finished import complete_checkpoint, copy_finished, hand_over, keep_finished
+from pipeline.training.monitor import EvaluationInterrupted, TrainingMonitor
+from pipeline.training.trainer import Interrupted, train_experiment, write_run
 from tests.recipes import SHAPE, image_set, tiny_params
 
 OUT = Path("runs/dcgan-4")
@@ -43,6 +43,7 @@ def trained(experiment: Experiment) -> tuple[TrainState, RunHistory]:
     with experiment.open_tracker() as tracker:
         monitor = TrainingMonitor(experiment, extractor, reference, tracker, experiment.work_folder() / "grids")
         state, progress = train_experiment(experiment, image_set(20, classes=1), monitor)
+        complete_checkpoint(experiment.work_folder(), state, progress)
         keep_finished(experiment, FLOOR, lambda folder: write_run(experiment, state, progress, monitor, folder))
         copy_finished(experiment, OUT)
         if experiment.params.runtime.log_model:
@@ -101,6 +102,33 @@ def test_the_same_files_are_handed_over(whole: Path, folder: Path) -> None:
     (OUT / "generator.json").write_text("{}")
     assert hand_over(experiment, FLOOR, OUT) and files(OUT) == files(whole / OUT)
     assert [line for line in outbox.read_bytes().splitlines() if b'"status"' not in line] == known
+
+
+def test_a_training_that_was_stopped_in_its_last_measurement_has_it_in_its_checkpoint(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(monitor: TrainingMonitor, state: TrainState) -> float:
+        if state.step == 4:
+            raise EvaluationInterrupted
+        return measure(monitor, state)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    experiment, measure = experiment_of(), TrainingMonitor.score
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(TrainingMonitor, "score", score)
+        trained(experiment)
+    stopped = read_history(checkpoints(experiment.work_folder())[0])
+    assert stopped is not None and [row["step"] for row in stopped.history] == [0, 2]
+    progress = trained(experiment)[1]
+    (last,) = (path for path in checkpoints(experiment.work_folder()) if step_of(path) == 4)
+    known = read_history(last)
+    assert known is not None and known.history == progress.history and known.history[-1]["step"] == 4
+    assert {name: content for name, content in files(OUT).items() if name != "timing.csv"} == {
+        name: content for name, content in files(whole / OUT).items() if name != "timing.csv"
+    }
+    assert hand_over(experiment, FLOOR, OUT)
 
 
 @pytest.mark.parametrize(
