@@ -14,6 +14,8 @@ from pipeline.core import paths, sound
 from pipeline.core.checksums import SUMS, verify_checksums
 from pipeline.core.errors import PipelineError, warn
 
+WRITING = 0.5  # seconds after which a file that DVC may just be writing is looked at again
+
 
 def require_dvc() -> None:
     """See that DVC can start here: what it lacks, it tells without a remedy, or by a traceback.
@@ -50,45 +52,65 @@ def _is_git(folder: Path) -> bool:
     return (folder / "HEAD").is_file() and (folder / "objects").is_dir() and (folder / "refs").is_dir()
 
 
-def mend_lock(path: Path = Path("dvc.lock")) -> None:
+def mend_records() -> bool:
+    """Mend dvc.lock and rwlock after DVC has failed. Returns whether one was broken: then DVC can be tried again."""
+    return any([mend_lock(), mend_rwlock()])
+
+
+def mend_lock(path: Path = Path("dvc.lock")) -> bool:
     """Move a dvc.lock away that was cut short, as DVC leaves it where it is killed while it writes.
 
-    DVC then finds the results again in its cache, and trains nothing anew.
+    DVC then finds the results again in its cache, and trains nothing anew. Returns whether it was cut short.
     """
+    if _is_whole_lock(path):
+        return False
+    time.sleep(WRITING)
+    if _is_whole_lock(path):
+        return False
+    damaged = path.with_suffix(".damaged")
+    path.rename(damaged)
+    warn(f"{path} was cut short and is now {damaged}; DVC finds its results again without it")
+    return True
+
+
+def _is_whole_lock(path: Path) -> bool:
+    """Whether DVC can read this file, or it is not there; a folder is none."""
     if not path.exists():
-        return
+        return True
     try:
         finding = sound.digest_of(str(path), hashlib.sha256(path.read_bytes()).hexdigest(), sound.installation())
     except OSError:  # a folder instead
         finding = ""
     if sound.is_known(finding):
-        return
+        return True
     # Not public: DVC has no other way to ask whether a lock file is one. Imported here, because DVC is slow to import.
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 
     try:
         COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe", pure=True).load(path.read_bytes()))
     except Exception:  # of the parser, of the schema, or of a folder instead
-        damaged = path.with_suffix(".damaged")
-        path.rename(damaged)
-        warn(f"{path} was cut short and is now {damaged}; DVC finds its results again without it")
-    else:
-        sound.remember(finding)
+        return False
+    sound.remember(finding)
+    return True
 
 
-def mend_rwlock(path: Path = Path(".dvc/tmp/rwlock")) -> None:
-    """Remove DVC's list of what it runs if it was cut short, as a kill can leave it: DVC would not start again."""
+def mend_rwlock(path: Path = Path(".dvc/tmp/rwlock")) -> bool:
+    """Remove DVC's list of what it runs if it was cut short, as a kill can leave it: DVC would not start again.
+
+    Returns whether it was.
+    """
     for last in (False, True):
         try:
             json.loads(path.read_bytes())
         except FileNotFoundError:
-            return
+            return False
         except ValueError:
             if last:
                 path.unlink()
                 warn(f"{path} was cut short and is removed; DVC writes it again")
-            else:
-                time.sleep(0.5)  # a DVC that runs may be writing it
+                return True
+            time.sleep(WRITING)
+    return False
 
 
 def mend_cache() -> None:

@@ -585,6 +585,7 @@ def test_a_lock_file_that_was_cut_short_is_put_aside(
     cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.repository.WRITING", 0.0)
     content = "schema: '2.0'\nstages:\n  prepare:\n    cmd: exec python\n    deps:\n    - path: a\n      size: 1\n"
     mend_lock()
     path = tmp_path / "dvc.lock"
@@ -592,8 +593,8 @@ def test_a_lock_file_that_was_cut_short_is_put_aside(
     mend_lock()
     assert path.read_text() == content and capsys.readouterr().err == ""
     path.write_text(content[:cut])
-    mend_lock()
-    sound = cut == 52  # a command that was cut short: DVC takes it for another one, and runs the stage
+    sound = mend_lock() is False
+    assert sound is (cut == 52)  # a command that was cut short: DVC takes it for another one, and runs the stage
     assert path.exists() is sound and (tmp_path / "dvc.damaged").exists() is not sound
     assert ("dvc.lock was cut short and is now dvc.damaged" in capsys.readouterr().err) is not sound
 
@@ -602,16 +603,16 @@ def test_what_a_kill_left_of_the_list_of_running_commands_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.repository.WRITING", 0.0)
     path = Path(".dvc/tmp/rwlock")
-    mend_rwlock()
+    assert not mend_rwlock()
     path.parent.mkdir(parents=True)
     path.write_text('{"write": {}, "read": {}}')
-    mend_rwlock()
+    assert not mend_rwlock()
     assert path.exists() and capsys.readouterr().err == ""
     for torn in ("", '{"write": {"a": {"pid": 1', "\x00\x00"):
         path.write_text(torn)
-        mend_rwlock()
-        assert not path.exists() and "rwlock was cut short and is removed" in capsys.readouterr().err
+        assert mend_rwlock() and not path.exists() and "rwlock was cut short and is removed" in capsys.readouterr().err
 
 
 def test_the_cache_is_rid_of_damaged_files(

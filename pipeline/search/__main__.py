@@ -28,7 +28,7 @@ from pipeline.core.checksums import verify_checksums
 from pipeline.core.errors import PipelineError, exit_cleanly, log_line
 from pipeline.data.prepared import load_description
 from pipeline.params import PARAMS_FILE, Params, load, save
-from pipeline.repository import require_dvc
+from pipeline.repository import mend_records, require_dvc
 from pipeline.search.pages.outputs import publish, publish_comparison
 from pipeline.search.study.mlflow_run import open_study_run, track_progress
 from pipeline.search.study.results import StudyResults, load_results
@@ -156,7 +156,10 @@ def _prepare(params: Params) -> None:
     if it was made with the present params.
     """
     with locked(str(paths.root() / ".work" / "search" / "prepare")):  # DVC refuses to run twice at once
-        done = subprocess.run([sys.executable, "-m", "dvc", "repro", "reference"], stdout=subprocess.DEVNULL)
+        command = [sys.executable, "-m", "dvc", "repro", "reference"]
+        done = subprocess.run(command, stdout=subprocess.DEVNULL)
+        if done.returncode and mend_records():
+            done = subprocess.run(command, stdout=subprocess.DEVNULL)
     if not done.returncode:
         return
     if not _is_prepared(params):

@@ -1,8 +1,10 @@
 """What is trained ahead: the longest first, nothing that is finished, and what the command refuses."""
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,6 +53,21 @@ def test_the_longest_first_and_nothing_finished(planned: Any) -> None:
         place.mkdir(parents=True, exist_ok=True)
         (place / "SHA256SUMS").write_text(content)
     assert longest.name not in {leg.name for leg in planned()}
+
+
+@pytest.mark.parametrize(("codes", "torn", "fine"), [([0], True, True), ([1, 0], True, True), ([1, 1], True, False),
+                                                     ([1], False, False)])  # fmt: skip
+def test_what_a_kill_left_of_dvcs_records_is_mended_and_dvc_tried_again(
+    codes: list[int], torn: bool, fine: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.repository.WRITING", 0.0)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: SimpleNamespace(wait=lambda: codes.pop(0)))
+    Path("dvc.lock").write_text("schema: '2.0'\nstages:\n  prep" if torn else "schema: '2.0'\nstages: {}\n")
+    failed = len(codes) > 1
+    with contextlib.nullcontext() if fine else pytest.raises(PipelineError, match=r"^data/reference is not up to date"):
+        plan.bring_reference_up_to_date()
+    assert codes == [] and Path("dvc.damaged").exists() is (torn and failed)
 
 
 def test_the_cost_of_a_step_is_that_of_the_estimates() -> None:

@@ -24,7 +24,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     found = load(ROOT / "params.yaml")
     whole = found.model_dump(mode="json")
     stages = {
-        stage: {"params": {"params.yaml": {section: whole[section]}}}
+        stage: {"cmd": "x", "params": {"params.yaml": {section: whole[section]}}}
         for stage, section in (("prepare", "data"), ("reference", "metrics"))
     }
     with open("dvc.lock", "w") as file:
@@ -50,3 +50,15 @@ def test_what_does_not_fit_is_refused(params: Params, fault: str) -> None:
         Path("dvc.lock").unlink()
     with pytest.raises(PipelineError, match="if another `dvc repro` runs, wait for it"):
         command._prepare(params.override(changes))
+
+
+def test_what_a_kill_left_of_dvcs_records_is_mended_and_dvc_tried_again(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes = [255, 0]
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=codes.pop(0)))
+    monkeypatch.setattr("pipeline.repository.WRITING", 0.0)
+    lock = Path("dvc.lock")
+    lock.write_text(lock.read_text()[:21])
+    command._prepare(params)
+    assert (lock.exists(), Path("dvc.damaged").exists(), codes) == (False, True, [])
