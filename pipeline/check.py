@@ -18,6 +18,8 @@ from pipeline.data.zips import is_zip
 from pipeline.params import PARAMS_FILE, DataParams, Params, load
 from pipeline.repository import mend_cache, mend_lock, mend_rwlock, require_dvc, require_outputs_whole
 
+SYSTEM = ("/proc", "/sys", "/dev")  # which DVC would read without end
+SHARED_MEMORY = "/dev/shm"  # an ordinary folder
 SHOWN = 10  # names of classes in a sentence
 
 
@@ -154,8 +156,14 @@ def _root_problems(data: DataParams) -> Iterator[str]:
     try:
         data.root.encode()
         here = root.resolve()
+    except RuntimeError:
+        yield f"data.root: {data.root} is a link to itself: set it to the folder of your images"
+        return
     except ValueError:  # not UTF-8, or a NUL
         yield f"data.root: must be a path in UTF-8, for DVC's sake, got {data.root!r}"
+        return
+    if _is_of_system(here):
+        yield f"data.root: {data.root} is no folder of files but a view of the system: set it to one of your images"
         return
     for made in (paths.PREPARED, paths.REFERENCE, paths.RUNS, paths.SAMPLES, paths.SCORES, paths.CLOSEST,
                  paths.REPORTS):  # fmt: skip
@@ -164,21 +172,46 @@ def _root_problems(data: DataParams) -> Iterator[str]:
             return
     if data.dataset == "folder" and not root.is_dir() and not is_zip(root):
         yield f"data.root: {data.root} is not a folder: set it to the folder of your images"
-    elif data.dataset == "folder" and (name := _name_not_in_utf8(root)):
-        yield f"data.root: the name of {name} is not UTF-8, so DVC cannot note it: rename it"
+    elif data.dataset == "folder" and (fault := _unfit_for_dvc(root)):
+        yield f"data.root: {fault}"
     elif data.dataset != "folder" and os.path.lexists(root) and not root.is_dir():
         yield f"data.root: {data.root} is not a folder: set it to one for downloads"
 
 
-def _name_not_in_utf8(root: Path) -> str:
-    """The first file or folder below `root` whose name DVC cannot write; "" if it can write all."""
-    for folder, subfolders, files in os.walk(root):
-        for name in (*subfolders, *files):
-            try:
-                name.encode()
-            except UnicodeEncodeError:
-                return printable(os.path.join(folder, name), 1000)
+def _unfit_for_dvc(root: Path) -> str:
+    """What is wrong with the first file or folder below `root` that DVC cannot read; "" if it can read all."""
+    folders = [os.fspath(root)]
+    while folders:
+        folder = folders.pop()
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            return f"{printable(folder, 1000)} cannot be read ({error.strerror}): mend or remove it"
+        for entry in entries:
+            if fault := _entry_fault(entry):
+                return fault.format(printable(entry.path, 1000))
+        folders += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
     return ""
+
+
+def _entry_fault(entry: os.DirEntry[str]) -> str:
+    """Why DVC would not read a file, or would wait for ever for its end, with {} for its place; "" if it can."""
+    try:
+        entry.name.encode()
+        if not entry.is_file() and not entry.is_dir():
+            os.stat(entry.path)  # which raises of a link that leads nowhere
+            return "{} is a pipe, a socket or a device, which is no image: remove it"
+        if entry.is_symlink() and _is_of_system(Path(entry.path).resolve()):
+            return "{} is a link to the system's own files: remove it"
+    except UnicodeEncodeError:
+        return "the name of {} is not UTF-8, so DVC cannot note it: rename it"
+    except OSError as error:
+        return f"{{}} cannot be read ({error.strerror}): remove it"
+    return ""
+
+
+def _is_of_system(path: Path) -> bool:
+    return any(path.is_relative_to(place) for place in SYSTEM) and not path.is_relative_to(SHARED_MEMORY)
 
 
 def _names(data: DataParams) -> list[str]:

@@ -2,10 +2,12 @@
 
 import functools
 import hashlib
+import os
 import pwd
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,6 +36,7 @@ from tests.recipes import tiny_params
 
 EVERY_LOSS = [*LOSSES, *FLOW_LOSSES]
 ROOT = Path(__file__).resolve().parent.parent
+SYSTEM = "is no folder of files but a view of the system: set it to one of your images"
 SIZES = "must be 4, 5, 6 or 7 times a power of two (16, 28, 32, 48, 64, ...), got"
 
 
@@ -314,10 +317,18 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("a.png", "a.png is not a folder: set it to the folder of your images"),
         ("a\0b", "must be a path in UTF-8, for DVC's sake, got 'a\\x00b'"),
         ("\udce9", "must be a path in UTF-8, for DVC's sake, got '\\udce9'"),
+        ("/dev/null", f"/dev/null {SYSTEM}"),
+        ("/proc", f"/proc {SYSTEM}"),
+        ("/dev/shm/../fd", f"/dev/shm/../fd {SYSTEM}"),
+        ("/dev/shm/nowhere", "/dev/shm/nowhere is not a folder: set it to the folder of your images"),
+        ("pipe", "pipe is not a folder: set it to the folder of your images"),
+        ("loop", "loop is a link to itself: set it to the folder of your images"),
     ],
 )
 def test_roots_that_dvc_cannot_take(there: Path, root: str, fault: str) -> None:
     (there / "a.png").touch()
+    (there / "loop").symlink_to("loop")
+    os.mkfifo(there / "pipe")
     changed = params(data__dataset="folder", data__root=root)
     assert list(check.surroundings(changed)) == [f"data.root: {fault}"]
 
@@ -331,6 +342,45 @@ def test_a_name_that_dvc_cannot_note_is_told_beforehand(there: Path) -> None:
     (there / "images/caf\u00e9/a\udce9.png").touch()  # in Latin 1
     fault = "the name of images/caf\u00e9/a\\udce9.png is not UTF-8, so DVC cannot note it: rename it"
     assert list(check.surroundings(given)) == [f"data.root: {fault}"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at its /proc")
+@pytest.mark.parametrize(
+    ("make", "fault"),
+    [
+        (os.mkfifo, "is a pipe, a socket or a device, which is no image: remove it"),
+        (lambda path: path.symlink_to("/dev/zero"), "is a pipe, a socket or a device, which is no image: remove it"),
+        (lambda path: path.symlink_to("/proc/version"), "is a link to the system's own files: remove it"),
+        (lambda path: path.symlink_to("/proc/self"), "is a link to the system's own files: remove it"),
+        (lambda path: path.symlink_to("x"), "cannot be read (Too many levels of symbolic links): remove it"),
+        (lambda path: path.symlink_to("nothing"), "cannot be read (No such file or directory): remove it"),
+    ],
+)
+def test_what_dvc_would_wait_for_or_fail_at_is_told_beforehand(
+    there: Path, make: Callable[[Path], None], fault: str
+) -> None:
+    """DVC opens a pipe, and waits for ever."""
+    (there / "images/a").mkdir(parents=True)
+    (there / "images/outside").symlink_to(ROOT / "tests")
+    (there / "images/loop").symlink_to("..")
+    given = params(data__dataset="folder", data__root="images")
+    assert list(check.surroundings(given)) == []
+    make(there / "images/a/x")
+    assert list(check.surroundings(given)) == [f"data.root: images/a/x {fault}"]
+
+
+def test_a_folder_that_cannot_be_read_is_told_beforehand(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (there / "images/a").mkdir(parents=True)
+    scan = os.scandir
+
+    def refusing(path: str) -> Any:  # a mode would not keep root out
+        if str(path).endswith("a"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    told = list(check.surroundings(params(data__dataset="folder", data__root="images")))
+    assert told == ["data.root: images/a cannot be read (Permission denied): mend or remove it"]
 
 
 def test_a_home_folder_is_written_out(there: Path) -> None:
