@@ -17,6 +17,7 @@ from pipeline.core.errors import PipelineError, printable, suggest
 
 LARGEST = 2**18  # bytes of a params file, twenty times a preset; the YAML library reads about so much in 1 s
 MOST_VALUES = 500_000  # in the file once its aliases are followed: ten lines of them can stand for 10**10 values
+TOO_LARGE = 10**4300  # stands for a number of more digits than Python reads, and has more than it prints
 MOST_FAULTS = 20  # told; a file of another kind has one in every line
 
 
@@ -88,6 +89,8 @@ def _sentence(fault: Any, model: type[BaseModel]) -> str:
              "tuple_type": "a list", "model_type": "a section of `key: value` lines",
              "dict_type": "a section of `key: value` lines",
              "mapping_type": "a section of `key: value` lines"}  # fmt: skip
+    if kind == "float_type" and type(fault["input"]) is int:  # which no float can hold
+        kind = "int_parsing_size"
     if kind in bounds:
         return f"{place}: must be {bounds[kind]} {context[limits[kind]]}, got {value}"
     if kind in kinds:
@@ -132,11 +135,23 @@ def _siblings(location: tuple[Any, ...], model: type[BaseModel]) -> Iterable[str
 class _Constructor(SafeConstructor):
     """ruamel's, without merge keys: nested ones copy, so that a few lines take all memory."""
 
+    def construct_yaml_int(self, node: Any) -> Any:
+        """A whole number; one of more digits than Python reads is ± `TOO_LARGE`, which no parameter can be."""
+        try:
+            return super().construct_yaml_int(node)
+        except ValueError:
+            if re.fullmatch(r"[-+]?[0-9_]+", node.value):
+                return -TOO_LARGE if node.value.startswith("-") else TOO_LARGE
+            raise
+
     def flatten_mapping(self, node: Any) -> None:
         for key, _ in node.value:
             if key.tag == "tag:yaml.org,2002:merge":
                 problem = "merge keys (<<) are not read: write the values out"
                 raise ConstructorError(problem=problem, problem_mark=key.start_mark)
+
+
+_Constructor.add_constructor("tag:yaml.org,2002:int", _Constructor.construct_yaml_int)
 
 
 def parse_yaml(text: str, path: Path) -> Any:

@@ -5,7 +5,7 @@ is said beside it in params.yaml. Names that stand in registries (networks, loss
 checked in `pipeline.check`.
 """
 
-import math
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -197,13 +197,17 @@ class GenerateParams(Section):
 
 
 def _number(value: Any) -> Any:
-    if value is None or type(value) is int or (type(value) is float and math.isfinite(value)):
+    if value is None or (type(value) in (int, float) and abs(value) <= sys.float_info.max):
         return value
     raise ValueError("must be a finite number")
 
 
 def _choice(value: Any) -> Any:
-    if value is None or type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value)):
+    if (
+        value is None
+        or type(value) in (bool, str)
+        or (type(value) in (int, float) and abs(value) <= sys.float_info.max)
+    ):
         return value
     raise ValueError("must be a finite number, a text, true, false or null")
 
