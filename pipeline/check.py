@@ -101,7 +101,7 @@ def problems(params: Params, tuned: str | None = None) -> Iterator[str]:
     Of the recipes only those matter that are used: those of compare.models, and the one that a study tunes.
     """
     # Imported here and below, because torch is slow to import, and `validate_all` mostly does without.
-    from pipeline.check_recipe import recipe_problems, unknown
+    from pipeline.check_recipe import recipe_problems, space_problems, unknown
     from pipeline.core.ranks import rank_devices
     from pipeline.metrics import EXTRACTORS
 
@@ -121,6 +121,7 @@ def problems(params: Params, tuned: str | None = None) -> Iterator[str]:
     if isinstance(params.generate.labels, int):
         yield from _one_class_problems(params)
     yield from _search_problems(params)
+    yield from space_problems(params)
     for name, recipe in params.models.items():
         if name in params.compare.models or name == tuned:
             yield from recipe_problems(f"models.{name}", recipe, params)

@@ -1,11 +1,14 @@
-"""What is wrong with a recipe that does parse: unknown names and impossible pairs."""
+"""What is wrong with a recipe that does parse, or with a space of recipes: unknown names and impossible pairs."""
 
 import json
-from collections.abc import Collection, Iterator
+import math
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import torch
+from pydantic import ValidationError
 
-from pipeline.core.errors import PipelineError, suggest
+from pipeline.core.errors import PipelineError, printable, suggest
 from pipeline.core.ranks import uneven
 from pipeline.data.datasets import expected_classes
 from pipeline.gan.augment import AUGMENTATIONS
@@ -17,12 +20,19 @@ from pipeline.gan.step import create_state
 from pipeline.gan.warm_start import warm_start
 from pipeline.models import NETWORKS, build_gan
 from pipeline.models.unet import SOLVERS
-from pipeline.params import Params, Recipe
+from pipeline.params import Dimension, Params, Recipe, Schedule
+from pipeline.params.schema import faults
 
 SMALL = {"width_g": 8, "width_d": 8, "latent_dim": 2}  # a network that is quickly built
 WITHOUT_D = {  # what does nothing where there is no D: of D, of its inputs, or of what G learns from it
     "label_smoothing": 0, "penalty": "none", "penalty_every": 1, "regularisers": {}, "clip": None, "pack": 1,
     "n_critic": 1, "top_k": 1, "reuse_fakes": False, "augment": (), "augment_strength": 1, "instance_noise": 0,
+}  # fmt: skip
+
+NAMING = "write a field of a recipe, or models.<recipe>.<field>"
+FIXED = {"network", "init_from", "augment"}  # another network is another recipe, see --models; augment is a list
+REGISTRIES: dict[str, Mapping[str, object]] = {
+    "loss": {**LOSSES, **FLOW_LOSSES}, "penalty": PENALTIES, "optimiser": OPTIMISERS, "solver": SOLVERS,
 }  # fmt: skip
 
 
@@ -207,3 +217,91 @@ def unknown(place: str, name: str, known: Collection[str]) -> Iterator[str]:
     """A sentence if a name stands in no registry."""
     if name not in known:
         yield f"{place}: unknown name {name!r}; {suggest(name, known)}"
+
+
+def recipe_of(params: Params, name: str) -> Recipe | None:
+    """The recipe whose field a dimension's name is: a model's, or the shared one; None if it is none."""
+    parts = name.split(".")
+    if len(parts) == 1:
+        return params.recipe
+    return params.models.get(parts[1]) if len(parts) == 3 and parts[0] == "models" else None
+
+
+def space_problems(params: Params) -> Iterator[str]:
+    """One sentence for each dimension that no recipe could be tuned over, whichever a study is of."""
+    for name, dimension in params.search.space.items():
+        place, recipe = f"search.space.{printable(name, 200)}", recipe_of(params, name)
+        if recipe is None:
+            yield f"{place}: {NAMING}"
+            continue
+        above, _, field = place.rpartition(".")
+        own = getattr(recipe, field, None)
+        typed = own is not None and not isinstance(own, Schedule)  # else another recipe may have a number
+        fault = dimension_problem(recipe, name.rpartition(".")[2], dimension, typed)
+        if fault:
+            yield f"{above}.{fault}"
+
+
+def dimension_problem(recipe: Recipe, name: str, dimension: Dimension, typed: bool = True) -> str | None:
+    """What is wrong with a dimension of the field `name`, as `field: rule and remedy`, or None.
+
+    typed: its ends must be numbers as the recipe's own value is one.
+    """
+    if name not in Recipe.model_fields:
+        return f"{printable(name)}: unknown field of a recipe; {suggest(name, Recipe.model_fields)}"
+    if name in FIXED:
+        return f"{name}: cannot be varied: write another recipe with it, and compare the two with --models"
+    fault = _shape_problem(dimension, getattr(recipe, name), typed)
+    if fault:
+        return f"{name}: {fault}"
+    ends = dimension.choices if dimension.choices is not None else (dimension.low, dimension.high)
+    return next((fault for value in ends if (fault := _value_problem(recipe, name, value))), None)
+
+
+def _value_problem(recipe: Recipe, name: str, value: Any) -> str | None:
+    """Why no recipe can have this value, or None. Not whether it goes with the recipe's other values: they may vary."""
+    try:
+        Recipe.model_validate({**recipe.model_dump(), name: value})
+    except ValidationError as error:
+        return faults(error, Recipe)[0]
+    known = REGISTRIES.get(name)
+    if known is not None and value not in known:
+        return f"{name}: unknown name {value!r}; {suggest(value, known)}"
+    return None
+
+
+def is_whole_number(distance: float, step: float) -> bool:
+    """Whether the distance is a whole number of steps; one of more than can be counted is not."""
+    try:
+        steps = distance / step
+    except OverflowError:
+        return False
+    return math.isfinite(steps) and math.isclose(steps, round(steps), rel_tol=1e-9, abs_tol=1e-9)
+
+
+def _shape_problem(dimension: Dimension, own: Any, typed: bool) -> str | None:
+    """What is wrong with a dimension by itself, or, if `typed`, for a field whose value is `own`."""
+    low, high, step = dimension.low, dimension.high, dimension.step
+    if dimension.choices is not None:
+        if (low, high, step, dimension.log) != (None, None, None, None):
+            return "has choices, so it takes no low, high, log or step"
+        if len(dimension.choices) < 2 or len(set(dimension.choices)) < len(dimension.choices):
+            return "must have at least two choices, none of them twice"
+        return None
+    if low is None or high is None:
+        return "needs low and high, or choices"
+    if typed and (isinstance(own, bool) or not isinstance(own, int | float)):
+        return f"is not a number, so it needs choices (its value is {own})"
+    if typed and isinstance(own, int) and any(isinstance(value, float) for value in (low, high, step)):
+        return f"takes whole numbers, got low {low}, high {high}, step {step}"
+    if low >= high:
+        return f"low must be below high, got low {low}, high {high}"
+    if dimension.log and low <= 0:
+        return f"low must be above 0 with log: true, got {low}"
+    if dimension.log and step is not None:
+        return "takes log or step, not both"
+    if step is not None and not 0 < step <= high - low:
+        return f"step must be above 0 and at most high - low, got {step}"
+    if step is not None and not is_whole_number(high - low, step):
+        return f"high must be low plus a whole number of steps, got low {low}, high {high}, step {step}"
+    return None

@@ -808,3 +808,34 @@ def test_a_batch_that_devices_cannot_share() -> None:
     found = list(check.problems(tiny_params({"runtime.devices": 3}, dcgan={})))
     assert found == ["models.dcgan.batch_size: 4 images cannot be shared evenly by 3 devices, only by 1, 2, 4"]
     assert not list(check.problems(tiny_params({"runtime.devices": 2}, dcgan={})))
+
+
+@pytest.mark.parametrize(
+    ("name", "dimension", "fault"),
+    [
+        ("lr_g", {"low": 1e-2, "high": 1e-4}, "lr_g: low must be below high, got low 0.01, high 0.0001"),
+        ("lr_g", {"low": 0, "high": 1, "log": True}, "lr_g: low must be above 0 with log: true, got 0"),
+        ("n_critic", {"low": 1, "high": 3, "step": 5}, "n_critic: step must be above 0 and at most high - low, got 5"),
+        ("n_critic", {"low": 1, "high": 2.5}, "n_critic: takes whole numbers, got low 1, high 2.5, step None"),
+        ("beta1", {"choices": []}, "beta1: must have at least two choices, none of them twice"),
+        ("flip", {"choices": [0, 1]}, "flip: must be true or false, got 0"),
+        ("models.sagan.pack", {"low": 0, "high": 2}, "models.sagan.pack: must be >= 1, got 0"),
+        ("models.nono.pack", {"low": 1, "high": 2}, "models.nono.pack: write a field of a recipe, or models."),
+        ("models.sagan.lr", {"low": 1, "high": 2}, "models.sagan.lr: unknown field of a recipe; did you mean 'lr_g'?"),
+        ("group", {"low": 1, "high": 2}, "group: unknown field of a recipe; Choices: augment, "),
+        ("loss", {"choices": ["hinge", "honge"]}, "loss: unknown name 'honge'; did you mean 'hinge'? Choices: "),
+        ("clip", {"low": 1, "high": 1e9}, "clip: must be <= 1000000.0, got 1000000000.0"),
+        ("a\u202eb", {"low": 1, "high": 2}, "a\\u202eb: unknown field of a recipe; Choices: augment, "),
+    ],
+)
+def test_a_dimension_that_no_recipe_can_have(name: str, dimension: dict[str, Any], fault: str) -> None:
+    (told,) = check.problems(params(search__space={name: dimension}))
+    assert told.startswith(f"search.space.{fault}")
+
+
+def test_a_dimension_that_only_some_recipes_can_have() -> None:
+    """`clip` is null and `lr_g` a schedule where nothing is said of them, but not in every model that can be tuned."""
+    space = {"clip": {"low": 0.01, "high": 0.1}, "lr_g": {"low": 1e-4, "high": 1e-2}}
+    schedule = {"start": 2e-3, "end": 1e-4, "shape": "cosine", "until": 0.5}
+    given = params(search__space=space, recipe__lr_g=schedule)
+    assert given.recipe.clip is None and list(check.problems(given)) == []

@@ -3,6 +3,7 @@
 import itertools
 import re
 import reprlib
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +131,11 @@ def _siblings(location: tuple[Any, ...], model: type[BaseModel]) -> Iterable[str
         elif get_origin(section) is Mapping:
             section = get_args(section)[1]
     return section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else ()
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value is a number, no boolean, that a float can hold."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 class _Constructor(SafeConstructor):

@@ -5,7 +5,6 @@ is said beside it in params.yaml. Names that stand in registries (networks, loss
 checked in `pipeline.check`.
 """
 
-import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -23,7 +22,7 @@ from pydantic import (
 )
 
 from pipeline.core.errors import PipelineError, printable, suggest
-from pipeline.params.schema import NUMBER, SCHEDULE, Neutral, Section, faults
+from pipeline.params.schema import NUMBER, SCHEDULE, Neutral, Section, faults, is_finite
 
 Count = Annotated[int, Field(ge=1, le=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -197,17 +196,13 @@ class GenerateParams(Section):
 
 
 def _number(value: Any) -> Any:
-    if value is None or (type(value) in (int, float) and abs(value) <= sys.float_info.max):
+    if value is None or is_finite(value):
         return value
     raise ValueError("must be a finite number")
 
 
 def _choice(value: Any) -> Any:
-    if (
-        value is None
-        or type(value) in (bool, str)
-        or (type(value) in (int, float) and abs(value) <= sys.float_info.max)
-    ):
+    if value is None or type(value) in (bool, str) or is_finite(value):
         return value
     raise ValueError("must be a finite number, a text, true, false or null")
 

@@ -1,6 +1,5 @@
 """What a study varies: `search.space` of params.yaml as Optuna's distributions, and what is wrong with it."""
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,21 +10,10 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.trial import Trial
-from pydantic import ValidationError
 
+from pipeline.check_recipe import NAMING, dimension_problem, is_whole_number, recipe_of
 from pipeline.core.errors import PipelineError, suggest
-from pipeline.gan.flow import FLOW_LOSSES
-from pipeline.gan.losses import LOSSES
-from pipeline.gan.optimisers import OPTIMISERS
-from pipeline.gan.penalties import PENALTIES
-from pipeline.models.unet import SOLVERS
-from pipeline.params import Dimension, Params, Recipe, Schedule
-from pipeline.params.schema import faults
-
-FIXED = {"network", "init_from", "augment"}  # another network is another recipe, see --models; augment is a list
-REGISTRIES: dict[str, Mapping[str, object]] = {
-    "loss": {**LOSSES, **FLOW_LOSSES}, "penalty": PENALTIES, "optimiser": OPTIMISERS, "solver": SOLVERS,
-}  # fmt: skip
+from pipeline.params import Dimension, Params, Schedule
 
 
 def space_of(params: Params, model: str) -> dict[str, Dimension]:
@@ -86,10 +74,7 @@ def problems(params: Params, model: str) -> Iterator[str]:
     if model not in params.models:
         yield f"--model {model}: no such recipe; {suggest(model, params.models)}"
         return
-    for name in params.search.space:
-        parts = name.split(".")
-        if len(parts) > 1 and (parts[0] != "models" or len(parts) != 3 or parts[1] not in params.models):
-            yield f"search.space.{name}: write a field of a recipe, or models.<recipe>.<field>"
+    yield from (f"search.space.{name}: {NAMING}" for name in params.search.space if recipe_of(params, name) is None)
     for name, dimension in space_of(params, model).items():
         fault = _dimension_problem(params, model, name, dimension)
         if fault:
@@ -121,23 +106,13 @@ def _cost_problems(params: Params, model: str) -> Iterator[str]:
 
 def _dimension_problem(params: Params, model: str, name: str, dimension: Dimension) -> str | None:
     """What is wrong with one dimension, as `field: rule and remedy`."""
-    recipe = params.models[model]
-    if name not in Recipe.model_fields:
-        return f"{name}: unknown field of a recipe; {suggest(name, Recipe.model_fields)}"
-    if name in FIXED:
-        return f"{name}: cannot be varied: write another recipe with it, and compare the two with --models"
-    own = getattr(recipe, name)
+    own = getattr(params.models[model], name, None)
     if isinstance(own, Schedule):
         return _scheduled(model, name)
-    fault = _shape_problem(dimension, own)
+    fault = dimension_problem(params.models[model], name, dimension)
     if fault:
-        return f"{name}: {fault}"
-    ends = dimension.choices if dimension.choices is not None else (dimension.low, dimension.high)
-    for value in ends:
-        fault = _value_problem(recipe, name, value)
-        if fault:
-            return fault
-    if name == "ema_decay" and None in ends and params.generate.weights == "ema":
+        return fault
+    if name == "ema_decay" and None in (dimension.choices or ()) and params.generate.weights == "ema":
         return f"{name}: null leaves nothing to sample with generate.weights: ema: leave it out, or set that to raw"
     if not _includes(dimension, own):
         return f"{name}: must include {own}, the value in {model}: the first trial is the recipe as it is"
@@ -151,60 +126,11 @@ def _scheduled(model: str, name: str) -> str:
     )
 
 
-def _value_problem(recipe: Recipe, name: str, value: Any) -> str | None:
-    """Why no recipe can have this value, or None. Not whether it goes with the recipe's other values: they may vary."""
-    try:
-        Recipe.model_validate({**recipe.model_dump(), name: value})
-    except ValidationError as error:
-        return faults(error, Recipe)[0]
-    known = REGISTRIES.get(name)
-    if known is not None and value not in known:
-        return f"{name}: unknown name {value!r}; {suggest(value, known)}"
-    return None
-
-
 def _includes(dimension: Dimension, value: Any) -> bool:
     if dimension.choices is not None:
         return value in dimension.choices
-    fits = dimension.step is None or _is_whole_number(value - dimension.low, dimension.step)
+    fits = dimension.step is None or is_whole_number(value - dimension.low, dimension.step)
     return bool(dimension.low <= value <= dimension.high and fits)
-
-
-def _is_whole_number(distance: float, step: float) -> bool:
-    """Whether the distance is a whole number of steps; one of more than can be counted is not."""
-    try:
-        steps = distance / step
-    except OverflowError:
-        return False
-    return math.isfinite(steps) and math.isclose(steps, round(steps), rel_tol=1e-9, abs_tol=1e-9)
-
-
-def _shape_problem(dimension: Dimension, own: Any) -> str | None:
-    """What is wrong with a dimension by itself, or for a field whose value is `own`."""
-    low, high, step = dimension.low, dimension.high, dimension.step
-    if dimension.choices is not None:
-        if (low, high, step, dimension.log) != (None, None, None, None):
-            return "has choices, so it takes no low, high, log or step"
-        if len(dimension.choices) < 2 or len(set(dimension.choices)) < len(dimension.choices):
-            return "must have at least two choices, none of them twice"
-        return None
-    if low is None or high is None:
-        return "needs low and high, or choices"
-    if isinstance(own, bool) or not isinstance(own, int | float):
-        return f"is not a number, so it needs choices (its value is {own})"
-    if isinstance(own, int) and any(isinstance(value, float) for value in (low, high, step)):
-        return f"takes whole numbers, got low {low}, high {high}, step {step}"
-    if low >= high:
-        return f"low must be below high, got low {low}, high {high}"
-    if dimension.log and low <= 0:
-        return f"low must be above 0 with log: true, got {low}"
-    if dimension.log and step is not None:
-        return "takes log or step, not both"
-    if step is not None and not 0 < step <= high - low:
-        return f"step must be above 0 and at most high - low, got {step}"
-    if step is not None and not _is_whole_number(high - low, step):
-        return f"high must be low plus a whole number of steps, got low {low}, high {high}, step {step}"
-    return None
 
 
 def _distribution(dimension: Dimension, own: Any) -> BaseDistribution:
