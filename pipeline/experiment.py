@@ -12,7 +12,7 @@ import torch
 
 from pipeline.core import bfloat16, paths
 from pipeline.core.devices import choose_device
-from pipeline.core.errors import PipelineError, suggest
+from pipeline.core.errors import PipelineError, suggest, visible
 from pipeline.core.provenance import commit
 from pipeline.core.versions import program_of, program_of_entry, program_of_function, version
 from pipeline.gan.augment import AUGMENTATIONS, augment_for_discriminator
@@ -138,7 +138,7 @@ class Experiment:
         return (
             f"**{self.model}** with seed {self.seed} on {data['train']:,} images of {data['name']}, "
             f"{width} pixels wide: network {self.recipe.network}, loss {self.recipe.loss}, {self.params.train.steps:,} "
-            f"steps. The page of the comparison: `{self.page}`"
+            f"steps. The page of the comparison: `{visible(str(self.page))}`"
         )
 
     def open_tracker(self, quiet: bool = False) -> Tracker:

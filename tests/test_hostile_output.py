@@ -19,7 +19,7 @@ from PIL import Image
 
 from pipeline.core.errors import PipelineError
 from pipeline.data import downloads
-from pipeline.data.datasets import DATASETS
+from pipeline.data.datasets import DATASETS, expected_names
 from pipeline.data.prepared import prepare
 from pipeline.evaluate.images import open_images
 from pipeline.params import DataParams
@@ -131,15 +131,18 @@ def test_a_chart_of_its_own_shows_foreign_text_as_text() -> None:
 
 
 def test_class_folders_of_any_name_are_prepared(workplace: Path) -> None:
-    names = ["<script>alert(1)<", "a\nb\x1b[2J", 'x" onerror="y', "ü", " "]
-    for name in names:
+    shown = {"<script>alert(1)<": "<script>alert(1)<", "a\nb\x1b[2J": r"a\nb\x1b[2J", 'x" onerror="y': 'x" onerror="y',
+             "ü": "ü", " ": " ", "\u202egnp.\u2069": r"\u202egnp.\u2069", "u\u0308\u200b": r"ü\u200b",
+             "\u0645\u06cc\u200c\u062e": "\u0645\u06cc\u200c\u062e"}  # fmt: skip
+    for name in shown:
         (workplace / "images" / name).mkdir(parents=True)
         for index in range(4):
             Image.new("L", (8, 8), index).save(workplace / "images" / name / f"{index}.png")
     settings = DataParams(dataset="folder", root="images", image_size=8, channels=1, test_fraction=0.5, limit=None,
                           bad_images="refuse", max_megapixels=1.0, seed=0)  # fmt: skip
-    assert prepare(settings, Path("out"))["classes"] == sorted(names)
-    assert open_images(Path("images"), 1.0, "refuse", None).classes == tuple(sorted(names))
+    assert prepare(settings, Path("out"))["classes"] == sorted(shown.values())
+    assert open_images(Path("images"), 1.0, "refuse", None).classes == tuple(sorted(shown.values()))
+    assert expected_names(settings) == tuple(sorted(shown.values()))
 
 
 def test_what_a_folder_is_said_to_hold_steers_no_terminal(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import unicodedata
 from collections.abc import Callable, Iterable
 
 
@@ -35,6 +36,8 @@ class PipelineError(Exception):
 # SIGHUP: the terminal is closed. SIGUSR1: Slurm sends it before it takes a machine away.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 AGAIN = 0.05  # seconds until a stop signal that was lost in a `__del__` is sent again
+HIDDEN = {"Cc", "Cf", "Zl", "Zp"}  # Unicode's categories of control and format characters, and of separators of lines
+JOINERS = {"\u200c", "\u200d"}
 UNNAMED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # errors of writing to an open file, without its name
 
 
@@ -123,6 +126,20 @@ def printable(text: str, longest: int = 60) -> str:
     """
     text = text if len(text) <= longest else text[: longest - 3] + "..."
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def visible(text: str) -> str:
+    r"""Foreign text for pages: what is hidden, or shows the text after it backwards, is escaped, as are line ends.
+
+    The two joiners stay, of which words of Persian and pictures of families are made.
+
+    >>> visible("a\u202eb\u200d\nc")
+    'a\\u202eb\u200d\\nc'
+    """
+    if text.isprintable():
+        return text
+    hidden = {letter for letter in text if unicodedata.category(letter) in HIDDEN} - JOINERS
+    return "".join(repr(letter)[1:-1] if letter in hidden else letter for letter in text)
 
 
 def _fail(message: str, code: int) -> int:

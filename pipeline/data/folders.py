@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import PipelineError, printable, warn
+from pipeline.core.errors import PipelineError, printable, visible, warn
 from pipeline.data.zips import ZipFolder, is_zip
 
 Parts = tuple[str, ...]  # of a path below the root
@@ -36,7 +36,8 @@ CHUNK = re.compile(r"0[0-9]{3,}")  # 00000: dataset_tool.py writes a thousand im
 class LabelledFiles:
     """Image files with their labels.
 
-    classes: names in Unicode form NFC and natural order (2 before 10); () = unlabelled, and every label is 0.
+    classes: names in Unicode form NFC, hidden letters escaped, in natural order (2 before 10); () = unlabelled, and
+        every label is 0.
     splits: "train", "val" or "test" for each file; None if the folder has no such subfolders.
     """
 
@@ -118,7 +119,7 @@ def label_files(root: Path, files: list[Parts], mixed: bool = False) -> Labelled
             raise PipelineError(f"{_place(root)}: the name of the subfolder {printable(name)} is not UTF-8: rename it")
     numbers = {name: number for number, name in enumerate(classes)}
     _warn_of_unusual(root, files, inner, classes)
-    return LabelledFiles(files, [numbers[_nfc(rest[0])] for rest in inner], classes, splits)
+    return LabelledFiles(files, [numbers[_class_name(rest[0])] for rest in inner], classes, splits)
 
 
 def name_classes(root: Path, extensions: tuple[str, ...]) -> tuple[str, ...]:
@@ -140,12 +141,17 @@ def name_classes(root: Path, extensions: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def class_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Distinct names in Unicode form NFC and natural order, in which numbers count as numbers.
+    """Distinct names in Unicode form NFC and natural order, in which numbers count as numbers; hidden letters escaped.
 
     >>> class_order(["10", "2", "b", "a"]), class_order(["cafe\\u0301", "caf\\u00e9"])
     (('2', '10', 'a', 'b'), ('café',))
     """
-    return tuple(sorted({_nfc(name) for name in names}, key=_natural_key))
+    return tuple(sorted({_class_name(name) for name in names}, key=_natural_key))
+
+
+def _class_name(folder: str) -> str:
+    """A class by its folder's name, fit for a page, a log and MLflow."""
+    return visible(_nfc(folder))
 
 
 def _nfc(name: str) -> str:

@@ -11,7 +11,7 @@ import difflib
 from pathlib import Path
 
 from pipeline.core import paths
-from pipeline.core.errors import PipelineError, exit_cleanly, printable, suggest
+from pipeline.core.errors import PipelineError, exit_cleanly, printable, suggest, visible
 from pipeline.core.files import write_bytes
 from pipeline.params.file import PARAMS_FILE, changed, load, preset_path, preset_text
 from pipeline.params.schema import parse_yaml
@@ -55,7 +55,7 @@ def set_values(assignments: list[str]) -> None:
     if faults:
         raise PipelineError("\n".join([*faults, f"{PARAMS_FILE} stays as it was"]))
     write_bytes(PARAMS_FILE, text.encode())
-    print(f"wrote {', '.join(assignments)} to {PARAMS_FILE}")
+    print(f"wrote {', '.join(map(visible, assignments))} to {PARAMS_FILE}")
 
 
 def shown(params: Params, model: str) -> str:

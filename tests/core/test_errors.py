@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.errors import STOP_SIGNALS, exit_cleanly
+from pipeline.core.errors import STOP_SIGNALS, exit_cleanly, printable, visible
 from tests.clones import hear_signals
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,7 +93,7 @@ def test_a_fault_that_names_nothing_keeps_its_traceback() -> None:
 
 STOPPED = """if True:
     import os, signal, sys, time
-    from pipeline.core.errors import STOP_SIGNALS, exit_cleanly
+    from pipeline.core.errors import STOP_SIGNALS, exit_cleanly, printable, visible
     from pipeline.stages import stop_by_exception
     @exit_cleanly
     def main():
@@ -189,3 +189,17 @@ def test_too_little_memory_to_import_is_one_sentence(limit: str, value: int) -> 
     last = done.stderr.strip().splitlines()
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-2000:]
     assert last[-1].startswith("error: the system refuses memory or threads (") and "ulimit -v" in last[-1]
+
+
+@pytest.mark.parametrize(
+    "number", [*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200B, 0x200E, 0x2028, 0xFEFF, 0xE0041]
+)
+def test_what_is_hidden_or_turns_the_text_is_seen(number: int) -> None:
+    escaped = f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+    assert visible(f"a{chr(number)}b") == printable(f"a{chr(number)}b") == f"a{escaped}b"
+
+
+def test_what_languages_need_stays() -> None:
+    for text in ("\u0645\u06cc\u200c\u062e", "\U0001f468\u200d\U0001f469", "a\u00a0b", "\u05d0\u05d1", "e\u0301", ""):
+        assert visible(text) == text
+    assert visible("a\nb\tc\u200d") == "a\\nb\\tc\u200d"

@@ -306,7 +306,7 @@ def test_a_study_is_published_and_tracked() -> None:
     assert comparison == Path("reports/studies/comparison.html") and comparison.with_suffix(".csv").exists()
 
 
-def test_a_study_and_its_finals_share_a_run() -> None:
+def test_a_study_and_its_finals_share_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     ref = in_memory("dcgan")
     own = study_folder(ref)
     assert own.parent == Path.cwd() / ".work/search" and own.name.startswith("dcgan-")
@@ -315,6 +315,8 @@ def test_a_study_and_its_finals_share_a_run() -> None:
     note = page_note(ref)
     assert note == f"The page of the study: `{Path.cwd()}/reports/studies/dcgan/study.html`"
     assert page_note(replace(ref, name=f"dcgan{FINALS} 1f")) == note
+    monkeypatch.setenv("DVC_ROOT", "/a/\u202eb")  # which would show the rest of the sentence backwards
+    assert page_note(ref) == "The page of the study: `/a/\\u202eb/reports/studies/dcgan/study.html`"
 
 
 def test_the_run_of_a_study_progresses_while_the_study_runs(

@@ -10,6 +10,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from pipeline.core import paths
+from pipeline.core.errors import visible
 from pipeline.params import Params
 from pipeline.search.study.results import StudyResults, gain_text
 from pipeline.search.study.storage import FINALS, StudyRef
@@ -36,7 +37,7 @@ def study_page(study: str) -> Path:
 
 def page_note(ref: StudyRef) -> str:
     """Where the page of the study is, for the descriptions of runs."""
-    return f"The page of the study: `{page_tag(ref)}`"
+    return f"The page of the study: `{visible(page_tag(ref))}`"
 
 
 def page_tag(ref: StudyRef) -> str:

@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 from pipeline.core import paths
 from pipeline.core.checksums import verify_checksums
 from pipeline.core.devices import choose_device, keep_freed_memory
-from pipeline.core.errors import exit_cleanly
+from pipeline.core.errors import exit_cleanly, visible
 from pipeline.core.files import InUse, exclusive
 from pipeline.data.prepared import load_description, load_images
 from pipeline.experiment import Experiment
@@ -140,7 +140,7 @@ def _record(study: optuna.Study, trial: optuna.trial.Trial, result: TrialResult,
     trial.set_user_attr("seconds", result.seconds)
     if result.failure:
         trial.set_user_attr("failure", result.failure)
-        trial.set_user_attr("fault", result.fault)
+        trial.set_user_attr("fault", visible(result.fault))
     if result.value is None:
         study.tell(trial, None, TrialState.PRUNED, skip_if_finished=True)
     else:
