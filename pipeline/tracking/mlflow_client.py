@@ -47,15 +47,22 @@ def has_run(store: Path, run_id: str) -> bool:
 
 def open_client(uri: str) -> Any:
     """An MlflowClient. The first call imports MLflow, with settings that make it fail early and print little."""
+    _import_mlflow(local=not uri.startswith("http"))
+    from mlflow.tracking.client import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def _import_mlflow(local: bool) -> None:
     for name, value in SETTINGS.items():
         os.environ.setdefault(f"MLFLOW_{name}", value)
     if not os.path.isabs(os.path.expanduser("~")):  # a user without a home, as in containers: MLflow would not start
         os.environ["HOME"] = tempfile.gettempdir()
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it would print the password in the URI
     warnings.filterwarnings("ignore", module=r"(mlflow|sqlalchemy|alembic|torch)\.")
-    from mlflow.tracking.client import MlflowClient
+    import mlflow.tracking.client  # noqa: F401
 
-    if not uri.startswith("http"):
+    if local:
         from mlflow.store.db import utils
 
         # MLflow retries for two minutes to open a database; our next round comes sooner. There is no public setting: a
@@ -63,16 +70,24 @@ def open_client(uri: str) -> Any:
         utils.MAX_RETRY_COUNT = 0
     for name, level in LOG_LEVELS.items():
         logging.getLogger(name).setLevel(level)
-    return MlflowClient(tracking_uri=uri)
 
 
 def make_store(path: Path) -> None:
-    """Create a sqlite store whole or not at all: MLflow cannot repair one in which only some tables exist."""
+    """Create a sqlite store whole or not at all: MLflow cannot repair one in which only some tables exist.
+
+    MLflow writes the folder of its own first experiment into SQL as it stands, and fails at `a'b"c` and at `:a`; so it
+    is told of another folder, which then is replaced.
+    """
     if path.exists():
         return
+    _import_mlflow(local=True)
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "mlflow.db"
-        open_client(f"sqlite:///{store}").search_experiments(max_results=1)
+        SqlAlchemyStore(f"sqlite:///{store}", folder)  # type: ignore[no-untyped-call]
+        with contextlib.closing(sqlite3.connect(store)) as database, database:
+            database.execute("UPDATE experiments SET artifact_location = ?", (str(Path("mlruns/0").absolute()),))
         with atomic_path(path) as temporary:
             shutil.copyfile(store, temporary)
 

@@ -69,6 +69,18 @@ def test_a_path_with_what_ends_a_uri(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert sorted(path.name for path in there.iterdir()) == [".work", "mlflow.db", "mlruns"]
 
 
+@pytest.mark.slow  # a store is made
+def test_a_path_that_is_no_text_of_sql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow says: near "b": syntax error; of the colon: a value is required for bind parameter 'c'."""
+    place = tmp_path / "a'b\"" / ":c"
+    place.mkdir(parents=True)
+    monkeypatch.chdir(place)
+    log(place, "gan-0")
+    assert runs(place) == {"gan-0": ("tiny", PNG)}
+    client = open_client(store_uri(place / "mlflow.db"))
+    assert client.get_experiment("0").artifact_location == f"{place}/mlruns/0"
+
+
 def test_after_an_experiment_was_deleted_a_new_one_is_taken_and_nothing_is_lost(root: Path) -> None:
     log(root, "gan-0")
     client = open_client(store_uri(root / "mlflow.db"))
