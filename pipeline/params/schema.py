@@ -105,6 +105,8 @@ def _sentence(fault: Any, model: type[BaseModel]) -> str:
         return f"{place}: unknown value {value}; " + suggest(value.strip("'"), (a or b for a, b in choices))
     if kind == "string_pattern_mismatch":
         return f"{place}: must match {context['pattern']}, got {value}"
+    if kind == "invalid_key":
+        return f"{place}: a key must be a text, got {value}"
     if kind == "too_short":
         return f"{place}: must not be empty"
     return f"{place}: {fault['msg'].removeprefix('Value error, ')}, got {value}"
@@ -171,6 +173,8 @@ def parse_yaml(text: str, path: Path) -> Any:
         raise PipelineError(
             f"{path}: line {line} is of a merge that git left to you: choose a side and delete the marks"
         )
+    if re.search(r"^\ufeff?%YAML +1\.[01]\b", text, re.MULTILINE):
+        raise PipelineError(f"{path}: YAML 1.2 is read, in which 010 is ten and off is a word: remove the line %YAML")
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Constructor
     try:
@@ -179,7 +183,11 @@ def parse_yaml(text: str, path: Path) -> Any:
     except MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise PipelineError(f"{path}: {place}{_first_line(error.problem)}") from None
+        problem = _first_line(error.problem)
+        problem = f"{_first_line(error.context)}, {problem}" if problem.startswith("but ") else problem
+        raise PipelineError(f"{path}: {place}{problem}") from None
+    except RecursionError:
+        raise PipelineError(f"{path}: nested too deeply: no parameter has more than four levels") from None
     except Exception as error:  # ruamel lets all through: LookupError, ArithmeticError, AttributeError ...
         raise PipelineError(f"{path}: not valid YAML ({_first_line(str(error) or type(error).__name__)})") from None
     if values > MOST_VALUES:
