@@ -185,6 +185,11 @@ def test_no_password_of_mlflow_is_shown(secret: str, told: str) -> None:
     assert secret not in Uploader(Path("none"), uri).reason(ValueError(text))
 
 
+def test_what_a_server_answers_turns_no_text_around() -> None:
+    told = Uploader(Path("none"), "http://\u202ex").reason(ValueError("no http://\u202ex\x1b[2J\nmore"))
+    assert told == r"ValueError: no http://\u202ex\x1b[2J"
+
+
 # --- downloads and servers ---
 
 ARCHIVES = [*downloads.MNIST, *downloads.FASHION_MNIST, *downloads.CIFAR10]

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import PipelineError
+from pipeline.core.errors import PipelineError, visible
 from pipeline.core.files import fsync, read_json, write_json
 from pipeline.core.paths import root
 from pipeline.tracking.addresses import CREDENTIALS, without_credentials
@@ -307,7 +307,7 @@ class Uploader:
         query = self.uri.partition("?")[2]
         for secret in (user + "@" if user else "", query, password, urllib.parse.unquote(password)):
             text = text.replace(secret, "***") if secret else text
-        return text[:300]
+        return visible(text[:300])
 
     @property
     def remedy(self) -> str:
