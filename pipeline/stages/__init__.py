@@ -143,6 +143,11 @@ def experiment_options(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def no_options(about: str | None) -> None:
+    """Answer to --help, and refuse what else stands on the command line of a stage that takes no options."""
+    argparse.ArgumentParser(description=about).parse_args()
+
+
 def _die_with_parent() -> None:
     """Have the kernel send SIGTERM when DVC or the search that started this dies: no kill leaves it behind (Linux).
 

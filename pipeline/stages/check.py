@@ -4,7 +4,7 @@ from pipeline.check import require_sound
 from pipeline.core import paths
 from pipeline.core.errors import exit_cleanly
 from pipeline.core.files import write_bytes
-from pipeline.stages import begin
+from pipeline.stages import begin, no_options
 
 
 @exit_cleanly
@@ -14,4 +14,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    no_options(__doc__)
     main()

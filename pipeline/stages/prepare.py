@@ -3,7 +3,7 @@
 from pipeline.core import paths
 from pipeline.core.errors import exit_cleanly
 from pipeline.data.prepared import prepare
-from pipeline.stages import begin, finish
+from pipeline.stages import begin, finish, no_options
 
 
 @exit_cleanly
@@ -16,4 +16,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    no_options(__doc__)
     main()

@@ -11,7 +11,7 @@ from pipeline.data.prepared import load_description
 from pipeline.metrics import Extractor, measure_reference
 from pipeline.metrics.shared import shared_extractor
 from pipeline.params import Params
-from pipeline.stages import agreed, begin, finish, take
+from pipeline.stages import agreed, begin, finish, no_options, take
 
 
 @exit_cleanly
@@ -38,4 +38,5 @@ def _measure(params: Params, description: dict[str, Any], extractor: Extractor) 
 
 
 if __name__ == "__main__":
+    no_options(__doc__)
     main()

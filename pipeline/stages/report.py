@@ -6,7 +6,7 @@ from pipeline.params import Params
 from pipeline.report import write_report
 from pipeline.report.conclusions import best_run
 from pipeline.report.results import Results
-from pipeline.stages import begin, finish, take
+from pipeline.stages import begin, finish, no_options, take
 from pipeline.tracking.tracker import Tracker, measured_run
 
 SHOWN = ["rank", "model", "seed", "metric", "value", "ratio_to_floor"]
@@ -54,4 +54,5 @@ def _require_inputs(params: Params) -> None:
 
 
 if __name__ == "__main__":
+    no_options(__doc__)
     main()

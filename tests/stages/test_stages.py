@@ -1,5 +1,6 @@
 """What stages share: the end of each, at which nothing that DVC notes then may have been changed meanwhile."""
 
+import runpy
 import shutil
 from pathlib import Path
 
@@ -69,3 +70,15 @@ def test_a_changed_shared_value_counts_where_it_is_declared(begun: params.Params
     for declared in ("recipe", "models.resnet"):
         with pytest.raises(PipelineError, match=rf"^{declared} of params\.yaml was changed while this ran"):
             stages.finish(begun, "train", declared)
+
+
+@pytest.mark.parametrize(("argument", "status"), [("--help", 0), ("--limit=5", 2), ("dcgan", 2)])
+def test_a_stage_without_options_does_nothing_where_some_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], argument: str, status: int
+) -> None:
+    monkeypatch.chdir(tmp_path)  # without params.yaml: had the stage begun, it would end with 2 and say so
+    monkeypatch.setattr("sys.argv", ["check.py", argument])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "pipeline/stages/check.py"), run_name="__main__")
+    said = "".join(capsys.readouterr())
+    assert ended.value.code == status and said.startswith("usage: check.py [-h]") and "params.yaml can" not in said
