@@ -38,8 +38,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "pictures not fsynced": ("pipeline/tracking/tracker.py", 'fsync(self._folder / "outbox.jsonl")', "pass"),
     "stores made in place": (
         "pipeline/tracking/mlflow_client.py",
-        "    if path.exists():\n        return\n    with tempfile",
-        "    if True:\n        return\n    with tempfile",
+        "    if path.exists():\n        return\n    _import_mlflow",
+        "    if True:\n        return\n    _import_mlflow",
     ),
     "refusals of disks raised": ("pipeline/core/files.py", "if error.errno not in full | forbidden:", "if True:"),
     "swapped data unnoticed": ("pipeline/stages/__init__.py", "if not _holds(folder / SUMS, sums)]", "if False]"),
