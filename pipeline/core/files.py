@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -267,14 +267,14 @@ def flock(file: IO[Any], wait: bool = True) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path, what: str, waits: Callable[[], bool] = lambda: False) -> Iterator[None]:
+def exclusive(folder: Path, what: str, waits: bool = False) -> Iterator[None]:
     """Hold the lock of `folder` while the body runs.
 
     Args:
-        waits: asked once a second while another process holds the lock: whether to go on waiting.
+        waits: whether to wait while another process holds the lock; it looks once a second.
 
     Raises:
-        InUse: another process holds the lock; the message has its pid.
+        InUse: another process holds the lock, and it does not wait; the message has its pid.
     """
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -287,7 +287,7 @@ def exclusive(folder: Path, what: str, waits: Callable[[], bool] = lambda: False
                 except BlockingIOError:
                     file.seek(0)
                     holder = file.read().strip() or "unknown"
-                    if not waits():
+                    if not waits:
                         raise InUse(f"{what} is in use by process {holder}: wait for it, or stop it") from None
                 if not said:
                     log_line(f"{what} is in use by process {holder}: waiting for it")

@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     with contextlib.ExitStack() as stack:
         if place.rank == 0:
             # Another leg, or another experiment of DVC, can be the same training: the second then finds it finished.
-            stack.enter_context(exclusive(experiment.work_folder(), experiment.name, waits=lambda: True))
+            stack.enter_context(exclusive(experiment.work_folder(), experiment.name, waits=True))
         received = stop_signals()  # from here on there is work to save; until here one raises, which ends the wait
         alone = place.rank == 0 and not place.given  # other ranks that torchrun has started wait for this one
         floor = read_json(paths.REFERENCE / "floor.json")

@@ -464,9 +464,9 @@ def test_who_waits_says_so_once_and_goes_on_when_it_is_free(
                 first.close()
 
         monkeypatch.setattr(files.time, "sleep", sleep)
-        with files.exclusive(tmp_path, "dcgan-0", waits=lambda: True):
+        with files.exclusive(tmp_path, "dcgan-0", waits=True):
             assert len(asked) == 3
     assert capsys.readouterr().err.count(f"in use by process {os.getpid()}: waiting for it") == 1
     held, refused = files.exclusive(tmp_path, "dcgan-0"), pytest.raises(files.InUse)
-    with held, refused, files.exclusive(tmp_path, "dcgan-0", waits=lambda: False):
+    with held, refused, files.exclusive(tmp_path, "dcgan-0", waits=False):
         raise AssertionError
