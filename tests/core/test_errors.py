@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -183,9 +184,11 @@ def test_the_end_of_a_process_searches_no_garbage() -> None:
 
 
 @pytest.mark.parametrize(("limit", "value"), [("-v", 600_000), ("-v", 2_000_000)])
-def test_too_little_memory_to_import_is_one_sentence(limit: str, value: int) -> None:
+def test_too_little_memory_to_import_is_one_sentence(tmp_path: Path, limit: str, value: int) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path)  # where it was found sound before, nothing is imported
     command = f"ulimit {limit} {value}; exec {sys.executable} -m pipeline.check"
-    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=variables, capture_output=True, text=True)
     last = done.stderr.strip().splitlines()
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-2000:]
     assert last[-1].startswith("error: the system refuses memory or threads (") and "ulimit -v" in last[-1]
