@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -52,9 +54,26 @@ def _is_git(folder: Path) -> bool:
     return (folder / "HEAD").is_file() and (folder / "objects").is_dir() and (folder / "refs").is_dir()
 
 
-def mend_records() -> bool:
-    """Mend dvc.lock and rwlock after DVC has failed. Returns whether one was broken: then DVC can be tried again."""
-    return any([mend_lock(), mend_rwlock()])
+def reproduce_reference() -> int:
+    """Bring the prepared data and their reference up to date by DVC; returns its exit status.
+
+    If it failed and a record of it was broken, that is mended, and it is tried once more.
+    """
+    code = _repro()
+    if code and any([mend_lock(), mend_rwlock()]):
+        code = _repro()
+    return code
+
+
+def _repro() -> int:
+    """The exit status of `dvc repro reference`."""
+    dvc = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "reference"], stdout=subprocess.DEVNULL)
+    try:
+        return dvc.wait()
+    except BaseException:  # a stop signal: DVC ends its stage and its locks
+        dvc.terminate()
+        dvc.wait()
+        raise
 
 
 def mend_lock(path: Path = Path("dvc.lock")) -> bool:

@@ -2,8 +2,6 @@
 
 import functools
 import logging
-import subprocess
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +12,7 @@ from pipeline.experiment import Experiment
 from pipeline.gan.checkpoint import checkpoints, step_of
 from pipeline.gan.cost import step_cost
 from pipeline.params import Params
-from pipeline.repository import mend_records
+from pipeline.repository import reproduce_reference
 from pipeline.training.finished import FILES, KEPT
 
 
@@ -98,19 +96,8 @@ def bring_reference_up_to_date() -> None:
     Raises:
         PipelineError: it failed.
     """
-    if _repro() and (not mend_records() or _repro()):
+    if reproduce_reference():
         raise PipelineError(
             "data/reference is not up to date, and DVC could not make it (see above): mend that, or wait for the other "
             "`dvc repro`, and run the same command again"
         )
-
-
-def _repro() -> int:
-    """The exit status of `dvc repro reference`."""
-    dvc = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "reference"], stdout=subprocess.DEVNULL)
-    try:
-        return dvc.wait()
-    except BaseException:  # a stop signal: DVC ends its stage and its locks
-        dvc.terminate()
-        dvc.wait()
-        raise

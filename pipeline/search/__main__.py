@@ -12,7 +12,6 @@ takes part in the study. --cluster ray://HOST:10001 starts the workers on a Ray 
 import argparse
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +27,7 @@ from pipeline.core.checksums import verify_checksums
 from pipeline.core.errors import PipelineError, exit_cleanly, log_line
 from pipeline.data.prepared import load_description
 from pipeline.params import PARAMS_FILE, Params, load, save
-from pipeline.repository import mend_records, require_dvc
+from pipeline.repository import reproduce_reference, require_dvc
 from pipeline.search.pages.outputs import publish, publish_comparison
 from pipeline.search.study.mlflow_run import open_study_run, track_progress
 from pipeline.search.study.results import StudyResults, load_results
@@ -156,11 +155,8 @@ def _prepare(params: Params) -> None:
     if it was made with the present params.
     """
     with locked(str(paths.root() / ".work" / "search" / "prepare")):  # DVC refuses to run twice at once
-        command = [sys.executable, "-m", "dvc", "repro", "reference"]
-        done = subprocess.run(command, stdout=subprocess.DEVNULL)
-        if done.returncode and mend_records():
-            done = subprocess.run(command, stdout=subprocess.DEVNULL)
-    if not done.returncode:
+        failed = reproduce_reference()
+    if not failed:
         return
     if not _is_prepared(params):
         require_dvc()

@@ -20,7 +20,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """A folder whose dvc.lock says that data and reference were made with the params of the repository; DVC is busy."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=255))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: SimpleNamespace(wait=lambda: 255))
     found = load(ROOT / "params.yaml")
     whole = found.model_dump(mode="json")
     stages = {
@@ -56,7 +56,7 @@ def test_what_a_kill_left_of_dvcs_records_is_mended_and_dvc_tried_again(
     params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codes = [255, 0]
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=codes.pop(0)))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: SimpleNamespace(wait=lambda: codes.pop(0)))
     monkeypatch.setattr("pipeline.repository.WRITING", 0.0)
     lock = Path("dvc.lock")
     lock.write_text(lock.read_text()[:21])
