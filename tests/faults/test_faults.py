@@ -49,7 +49,9 @@ def test_no_fault_loses_or_changes_a_byte() -> None:
 
 @pytest.mark.slow
 def test_a_broken_pipeline_is_found() -> None:
-    again = ("--seed", "2026", "--only", "stages", "--instance", "2409")  # a training, stopped three times late
+    # A power cut of a training after its checkpoint of step 56, and another as it goes on: at acts on files, not at
+    # times, so a busy machine changes nothing.
+    again = ("--seed", "2026", "--only", "stages", "--instance", "2058")
     done = suite(*again, "--mutant", "optimisers not restored")
     assert done.returncode == 1, done.stdout[-3000:] + done.stderr[-3000:]
     assert "files differ at the end" in done.stdout
