@@ -64,6 +64,10 @@ def recipe_problems(place: str, recipe: Recipe, params: Params) -> Iterator[str]
     yield from _batch_problems(place, recipe, params)
     if recipe.ema_decay is not None and recipe.ema_half_life is not None:
         yield f"{place}.ema_decay: must be null with ema_half_life, which gives the decay"
+    if recipe.ema_half_life is None and recipe.ema_ramp_up is not None:
+        yield f"{place}.ema_ramp_up: must be null without ema_half_life, which it limits"
+    if recipe.ema_half_life is not None and recipe.ema_warmup:
+        yield f"{place}.ema_warmup: must be false with ema_half_life, which has ema_ramp_up instead"
     if params.generate.weights == "ema" and not recipe.averaged:
         yield f"{place}.ema_decay: must be a number with generate.weights: ema; or set generate.weights: raw"
     if recipe.network in NETWORKS and recipe.solver in SOLVERS:

@@ -315,6 +315,11 @@ def test_killed_after_any_step_it_ends_bit_for_bit_the_same(name: str, tmp_path:
         ({"pack": 2, "network": "projection"}, "pack: must be 1 with the network projection, which takes a label"),
         ({"minibatch_std": 4}, "minibatch_std: must be 0 with the network dcgan; networks with it: "),
         ({"ema_half_life": 100.0}, "ema_decay: must be null with ema_half_life, which gives the decay"),
+        ({"ema_ramp_up": 0.05}, "ema_ramp_up: must be null without ema_half_life, which it limits"),
+        (
+            {"ema_half_life": 100.0, "ema_decay": None, "ema_warmup": True},
+            "ema_warmup: must be false with ema_half_life, which has ema_ramp_up instead",
+        ),
         ({"norm_d": "batch", "regularisers": {"r2": 1.0}}, "norm_d: must not be batch with penalty r2, which takes"),
     ],
 )
