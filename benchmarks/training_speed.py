@@ -20,7 +20,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrizations, parametrize
 from torch.utils.data import DataLoader, TensorDataset
 
 from pipeline.core.devices import choose_device, keep_freed_memory
@@ -50,6 +50,7 @@ class Variant:
     frozen: bool = False
     channels_last: bool = False
     merged: bool = False
+    own_norm: bool = False
     joined: bool = False
     bf16: bool = False
 
@@ -63,6 +64,7 @@ def variants() -> list[Variant]:
         ("+ D frozen in G's step, weights normalised once a step", {"frozen": True}),
         ("+ channels_last", {"channels_last": True}),
         ("+ convolutions merged with up- and downsampling", {"merged": True}),
+        ("+ spectral norm with our gradient", {"own_norm": True}),
         ("+ real and fake in one batch of D", {"joined": True}),
         ("+ bf16 autocast", {"bf16": True}),
     ]:
@@ -84,9 +86,11 @@ def plain_loop(recipe: Recipe, images: ImageSet, variant: Variant, gan: GAN | No
     """A function that trains for so many steps by the loop of `variant`, by default the recipe's networks."""
     device, loss = images.images.device, LOSSES[recipe.loss]
     gan = gan or build_gan(recipe, shape_of(images), images.n_classes, seed=0)
-    if not variant.merged:
-        for network in (gan.generator, gan.discriminator):
+    for network in (gan.generator, gan.discriminator):
+        if not variant.merged:
             _unmerge(network)
+        if not variant.own_norm:
+            _normalise_by_torch(network)
     layout = torch.channels_last if variant.channels_last else torch.contiguous_format
     networks = [network.to(device).to(memory_format=layout) for network in (gan.generator, gan.discriminator)]
     lr_g, lr_d, *betas = (value_at(one, 0, 1) for one in (recipe.lr_g, recipe.lr_d, recipe.beta1, recipe.beta2))
@@ -136,6 +140,13 @@ def _unmerge(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, UpsampledConv | PooledConv):
             module.forward = module.apart  # type: ignore[method-assign]
+
+
+def _normalise_by_torch(network: nn.Module) -> None:
+    for module in list(network.modules()):
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+            parametrizations.spectral_norm(module)
 
 
 def _loaded(recipe: Recipe, images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:

@@ -32,8 +32,8 @@ PACKAGE = Path(__file__).parent
 SHAPING = (  # the code that shapes every training, registries apart
     "core/bfloat16.py", "core/devices.py", "core/randomness.py", "core/world.py", "data/batches.py", "gan/rates.py",
     "gan/schedules.py", "gan/state.py", "gan/step.py", "gan/step_terms.py", "gan/terms.py", "gan/warm_start.py",
-    "metrics/frechet.py", "models/batch_norm.py", "models/build.py", "models/layers.py", "sampling/images.py",
-    "training/monitor.py", "training/trainer.py",
+    "metrics/frechet.py", "models/batch_norm.py", "models/build.py", "models/layers.py", "models/spectral_norm.py",
+    "sampling/images.py", "training/monitor.py", "training/trainer.py",
 )  # fmt: skip
 
 

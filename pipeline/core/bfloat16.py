@@ -34,3 +34,9 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
     """In its body networks compute in `precision`: fp32, bf16 or auto."""
     half = settled(precision, device) == "bf16"
     return torch.autocast(device.type, torch.bfloat16) if half else contextlib.nullcontext()
+
+
+def whole_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """In its body nothing is computed in bfloat16, whatever `autocast` it stands in."""
+    able = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if able else contextlib.nullcontext()

@@ -1,6 +1,7 @@
 """The networks: NETWORKS names them, `build_gan` makes a pair from a recipe.
 
-    layers    what they share: resolutions, labels, residual blocks, attention, initialisation, spectral norm
+    layers    what they share: resolutions, labels, residual blocks, attention, initialisation
+    spectral_norm of any layer's weight
     mlp       linear layers
     dcgan     strided convolutions; conditional by concatenation
     cnn       SNGAN's plain CNN, also that of WGAN and WGAN-GP
