@@ -190,19 +190,19 @@ def verdict(distance: float, moved: float) -> str:
 
 def table(rows: pd.DataFrame) -> Iterator[str]:
     """The lines of docs/dirac.md's table."""
-    yield "| loss and penalty | known eigenvalue | measured | error of the matrix | distance at the end | it |"
+    yield "| loss and penalty | known eigenvalue | measured | error of the matrix | distance at the end | outcome |"
     yield "|---|---|---|---|---|---|"
     for row in rows.to_dict("records"):
-        known, found = (_told(row[f"{of}_real"], row[f"{of}_imaginary"]) for of in ("known", "step"))
+        known, found = (_complex(row[f"{of}_real"], row[f"{of}_imaginary"]) for of in ("known", "step"))
         smooth = np.isfinite(row["known_real"])
-        told = f"| {known} | {found} | {row['error']:.0e} |" if smooth else "| not smooth at 0 | | |"
-        yield f"| {row['case']} {told} {row['distance']:.2g} | {verdict(row['distance'], row['moved'])} |"
+        values = f"| {known} | {found} | {row['error']:.0e} |" if smooth else "| not smooth at 0 | | |"
+        yield f"| {row['case']} {values} {row['distance']:.2g} | {verdict(row['distance'], row['moved'])} |"
 
 
-def _told(real: float, imaginary: float) -> str:
+def _complex(real: float, imaginary: float) -> str:
     """A complex number with three digits, without a minus before 0.
 
-    >>> _told(-0.0001, 0.5), _told(-0.5, 0.0)
+    >>> _complex(-0.0001, 0.5), _complex(-0.5, 0.0)
     ('0.000 + 0.500 i', '-0.500')
     """
     first = f"{round(real, 3) + 0.0:.3f}"

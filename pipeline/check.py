@@ -100,7 +100,7 @@ def problems(params: Params, tuned: str | None = None) -> Iterator[str]:
 
     Of the recipes only those matter that are used: those of compare.models, and the one that a study tunes.
     """
-    # Imported here and below, because torch is slow to import, and `validate_all` mostly does without.
+    # Imported here and below, because torch is slow to import, and `require_sound` mostly does without it.
     from pipeline.check_recipe import recipe_problems, space_problems, unknown
     from pipeline.core.ranks import rank_devices
     from pipeline.metrics import EXTRACTORS
@@ -243,8 +243,8 @@ def _one_class_problems(params: Params) -> Iterator[str]:
     classes = expected_classes(params.data)
     if classes is not None and params.generate.labels not in range(classes):
         names = ", ".join(f"{number} is {name}" for number, name in enumerate(_names(params.data)) if number < SHOWN)
-        told = f" ({names})" if names else ""
-        yield f"generate.labels: must be data, balanced or a class below {classes}{told}, got {params.generate.labels}"
+        known = f" ({names})" if names else ""
+        yield f"generate.labels: must be data, balanced or a class below {classes}{known}, got {params.generate.labels}"
     for name in params.compare.models:
         network = params.models[name].network if name in params.models else ""
         if network in NETWORKS and not NETWORKS[network].conditional:

@@ -124,8 +124,8 @@ def _flow_problems(place: str, recipe: Recipe) -> Iterator[str]:
         yield f"{place}.solver: must be euler {with_network}, which solves nothing; got {recipe.solver}"
     for field, off in WITHOUT_D.items() if flow else ():
         if getattr(recipe, field) != off:
-            told = recipe.model_dump(mode="json")[field]
-            yield f"{place}.{field}: must be {_yaml(off)} {with_network}, which has no D; got {_yaml(told)}"
+            own = recipe.model_dump(mode="json")[field]
+            yield f"{place}.{field}: must be {_yaml(off)} {with_network}, which has no D; got {_yaml(own)}"
 
 
 def _yaml(value: object) -> str:

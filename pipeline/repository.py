@@ -16,11 +16,13 @@ from pipeline.core import paths, sound
 from pipeline.core.checksums import SUMS, verify_checksums
 from pipeline.core.errors import PipelineError, warn
 
+LOCK = Path("dvc.lock")
+RUNNING = Path(".dvc/tmp/rwlock")  # DVC's list of the commands that it runs
 WRITING = 0.5  # seconds after which a file that DVC may just be writing is looked at again
 
 
 def require_dvc() -> None:
-    """See that DVC can start here: what it lacks, it tells without a remedy, or by a traceback.
+    """Check that DVC can start here. DVC itself reports what it lacks without a remedy, or by a traceback.
 
     Raises:
         PipelineError: this user has no home folder or no name, or this folder has lost its hidden files.
@@ -76,28 +78,28 @@ def _repro() -> int:
         raise
 
 
-def mend_lock(path: Path = Path("dvc.lock")) -> bool:
+def mend_lock() -> bool:
     """Move a dvc.lock away that was cut short, as DVC leaves it where it is killed while it writes.
 
     DVC then finds the results again in its cache, and trains nothing anew. Returns whether it was cut short.
     """
-    if _is_whole_lock(path):
+    if _is_whole_lock():
         return False
     time.sleep(WRITING)
-    if _is_whole_lock(path):
+    if _is_whole_lock():
         return False
-    damaged = path.with_suffix(".damaged")
-    path.rename(damaged)
-    warn(f"{path} was cut short and is now {damaged}; DVC finds its results again without it")
+    damaged = LOCK.with_suffix(".damaged")
+    LOCK.rename(damaged)
+    warn(f"{LOCK} was cut short and is now {damaged}; DVC finds its results again without it")
     return True
 
 
-def _is_whole_lock(path: Path) -> bool:
-    """Whether DVC can read this file, or it is not there; a folder is none."""
-    if not path.exists():
+def _is_whole_lock() -> bool:
+    """Whether DVC can read dvc.lock, or the file is not there; False for a folder of this name."""
+    if not LOCK.exists():
         return True
     try:
-        finding = sound.digest_of(str(path), hashlib.sha256(path.read_bytes()).hexdigest(), sound.installation())
+        finding = sound.digest_of(str(LOCK), hashlib.sha256(LOCK.read_bytes()).hexdigest(), sound.installation())
     except OSError:  # a folder instead
         finding = ""
     if sound.is_known(finding):
@@ -106,36 +108,37 @@ def _is_whole_lock(path: Path) -> bool:
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 
     try:
-        COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe", pure=True).load(path.read_bytes()))
+        COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe", pure=True).load(LOCK.read_bytes()))
     except Exception:  # of the parser, of the schema, or of a folder instead
         return False
     sound.remember(finding)
     return True
 
 
-def mend_rwlock(path: Path = Path(".dvc/tmp/rwlock")) -> bool:
-    """Remove DVC's list of what it runs if it was cut short, as a kill can leave it: DVC would not start again.
+def mend_rwlock() -> bool:
+    """Remove DVC's list of running commands if a kill cut it short: DVC would not start again.
 
     Returns whether it was.
     """
     for last in (False, True):
         try:
-            json.loads(path.read_bytes())
+            json.loads(RUNNING.read_bytes())
         except FileNotFoundError:
             return False
         except ValueError:
             if last:
-                path.unlink()
-                warn(f"{path} was cut short and is removed; DVC writes it again")
+                RUNNING.unlink()
+                warn(f"{RUNNING} was cut short and is removed; DVC writes it again")
                 return True
             time.sleep(WRITING)
     return False
 
 
 def mend_cache() -> None:
-    """Remove what is damaged from DVC's cache: DVC hands it out as it is, but makes anew what is not there.
+    """Remove damaged files from DVC's cache: DVC would hand them out, but it makes missing ones again.
 
-    So is what it has handed out, where no SHA256SUMS beside it tells: DVC takes that for whole.
+    Damaged copies that DVC has handed out already are removed too, unless a SHA256SUMS lies beside them: then
+    `require_outputs_whole` and the stages find the damage.
 
     Raises:
         PipelineError: there is no repository of DVC here.
@@ -161,8 +164,7 @@ def mend_cache() -> None:
 
 def _handed_out(md5: str) -> list[Path]:
     """The outputs of this md5, as dvc.lock has it."""
-    lock = Path("dvc.lock")
-    stages = YAML(typ="safe", pure=True).load(lock.read_bytes())["stages"] if lock.is_file() else {}
+    stages = YAML(typ="safe", pure=True).load(LOCK.read_bytes())["stages"] if LOCK.is_file() else {}
     outs = [out for stage in stages.values() for out in stage.get("outs", ())]
     return [Path(out["path"]) for out in outs if out.get("md5") == md5]
 
@@ -173,7 +175,7 @@ def _md5(path: Path) -> str:
 
 
 def require_outputs_whole() -> None:
-    """See that every output is as its stage wrote it.
+    """Check that every output is as its stage wrote it.
 
     Raises:
         PipelineError: one is not.

@@ -48,8 +48,8 @@ def _train(params: Params, jobs: int, asked: int | None) -> None:
         sys.exit(128 + received[0])
     failed = [one for one in ended if one.state == FAILED]
     if failed:
-        told = "\n".join(f"{one.leg.name}: {one.fault} (all it said: {one.log})" for one in failed)
-        raise PipelineError(f"{len(failed)} of {len(ended)} trainings failed, the others are finished:\n{told}")
+        faults = "\n".join(f"{one.leg.name}: {one.fault} (its whole output: {one.log})" for one in failed)
+        raise PipelineError(f"{len(failed)} of {len(ended)} trainings failed, the others are finished:\n{faults}")
     log_line(f"{len(ended)} trainings are finished" if ended else "there is nothing to train")
 
 

@@ -18,14 +18,14 @@ POLL = 0.5  # seconds between two looks at the processes
 
 @dataclass
 class Training:
-    """One leg and its process. `fault` is how it failed, in one line; "" = it did not."""
+    """One leg and its process. `fault`: how it failed, in one line; "" if it did not."""
 
     leg: Leg
     state: str = WAITING
     fault: str = ""
     process: subprocess.Popen[bytes] | None = None
     slot: int = 0
-    _told: int = 0  # bytes of its log
+    _read: int = 0  # bytes of its log
 
     @property
     def folder(self) -> Path:
@@ -35,33 +35,36 @@ class Training:
     def log(self) -> Path:
         return self.folder / "train.log"
 
+    @property
+    def progress(self) -> Path:
+        """The file to which the process writes how far it is."""
+        return self.folder / "progress.json"
+
     def start(self, command: Sequence[str], variables: dict[str, str], slot: int) -> None:
-        """Start `command`; what it says goes into `log`, its progress into a file beside it."""
+        """Start `command`; its output goes into `log`, its progress into the file beside it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        told = self.folder / "progress.json"
-        told.unlink(missing_ok=True)
+        self.progress.unlink(missing_ok=True)
         with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(
-                command, env={**variables, FILE: str(told.resolve())}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+            env = {**variables, FILE: str(self.progress.resolve())}
+            self.process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self.state, self.slot = STARTING, slot
 
     def new_lines(self) -> list[str]:
-        """What the process has said since the last look, in whole lines."""
+        """The whole lines that the process has written since the last call."""
         with open(self.log, "rb") as log:
-            log.seek(self._told)
-            said = log.read()
-        whole = said[: said.rfind(b"\n") + 1]
-        self._told += len(whole)
+            log.seek(self._read)
+            text = log.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self._read += len(whole)
         return [line for line in whole.decode(errors="replace").splitlines() if line.strip()]
 
     def look(self, stopping: bool) -> list[str]:
-        """Bring `state` up to date; returns what the process has said since the last look."""
+        """Bring `state` up to date; returns the lines that the process has written since the last call."""
         assert self.process is not None
         code = self.process.poll()
         lines = self.new_lines()
         if code is None:
-            self.state = TRAINING if read_progress(self.folder / "progress.json") else STARTING
+            self.state = TRAINING if read_progress(self.progress) else STARTING
             return lines
         if code == 0:
             self.state = FINISHED
@@ -73,7 +76,7 @@ class Training:
 
     def row(self) -> Row:
         """The training as it is now."""
-        found, steps, recipe = read_progress(self.folder / "progress.json"), self.leg.steps, self.leg.experiment.recipe
+        found, steps, recipe = read_progress(self.progress), self.leg.steps, self.leg.experiment.recipe
         if self.process is None or not found:
             step = steps if self.state == FINISHED else self.leg.step()
             return Row(self.leg.name, self.state, step, steps)

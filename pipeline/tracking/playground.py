@@ -108,8 +108,8 @@ def shared_latents(players: Sequence[Player]) -> str:
     sizes = {player.latent_dim for player in players}
     if len(sizes) == 1:
         return "All generators get the same latents." if len(players) > 1 else ""
-    told = ", ".join(f"{player.name} {player.latent_dim}" for player in players)
-    return f"Generators get the same latents if these have the same size: {told}."
+    listed = ", ".join(f"{player.name} {player.latent_dim}" for player in players)
+    return f"Generators with latents of the same size get the same latents: {listed}."
 
 
 def figures(players: Sequence[Player], pictures: Sequence[Image.Image]) -> str:

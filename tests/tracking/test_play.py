@@ -96,7 +96,7 @@ def test_it_says_whose_latents_are_the_same() -> None:
     assert shared_latents([player("a-0")]) == ""
     assert shared_latents([player("a-0"), player("b-0")]) == "All generators get the same latents."
     told = shared_latents([player("a-0"), player("b-0", dim=9)])
-    assert told == "Generators get the same latents if these have the same size: a-0 6, b-0 9."
+    assert told == "Generators with latents of the same size get the same latents: a-0 6, b-0 9."
 
 
 @pytest.fixture

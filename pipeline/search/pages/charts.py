@@ -23,7 +23,7 @@ BEST_PART = 0.2  # of the trials: importances tell the values of these from thos
 OTHERS, WINNER, BASELINE = range(3)  # the hues of finalists
 STATES = {"COMPLETE": hue(0), "PRUNED": LIGHT["soft"], "FAIL": hue(1)}  # instead of Optuna's blue, orange and red
 RING = {"color": LIGHT["soft"], "width": 1}  # around dots whose own colour may be near the page's
-TOLD = ("steps", "seconds", "fault", "failure")  # of a trial, beside its values
+KEPT_ATTRIBUTES = ("steps", "seconds", "fault", "failure")  # of a trial, shown beside its values
 
 
 class IntervalRow(NamedTuple):
@@ -159,7 +159,7 @@ def _copy(trial: FrozenTrial, costs: bool) -> FrozenTrial:
         values=values,
         params=trial.params,
         distributions=trial.distributions,
-        user_attrs={key: trial.user_attrs[key] for key in TOLD if key in trial.user_attrs},
+        user_attrs={key: trial.user_attrs[key] for key in KEPT_ATTRIBUTES if key in trial.user_attrs},
         intermediate_values=None if costs else curve_of(trial),
     )
 

@@ -27,12 +27,6 @@ def distance_of(trial: FrozenTrial) -> float | None:
     return trial.values[0] if trial.state == TrialState.COMPLETE and trial.values else None
 
 
-def last_distance_of(trial: FrozenTrial) -> float | None:
-    """A trial's distance, or of a pruned one the last of its curve; None if it failed or is not over."""
-    points = curve_of(trial)
-    return points[max(points)] if state_of(trial) == "pruned" and points else distance_of(trial)
-
-
 def cost_of(trial: FrozenTrial) -> float | None:
     """What a complete trial of a study of two objectives cost, in `search.against`; None for all others."""
     complete = trial.state == TrialState.COMPLETE and len(trial.values or ()) > 1
