@@ -1,7 +1,7 @@
-"""What is wrong with params that do parse: unknown names and impossible pairs, found before anything runs.
+"""What is wrong with params.yaml: unknown names and impossible combinations, found before anything runs.
 
-python -m pipeline.check           says that params.yaml is sound, or all that is not, and exits with 2; mends dvc.lock
-python -m pipeline.check --files   reads all outputs, too, and DVC's cache, which it rids of damaged files
+python -m pipeline.check           says that params.yaml is sound, or lists its faults and exits with 2; mends dvc.lock
+python -m pipeline.check --files   also reads all outputs and DVC's cache, and removes damaged files from the cache
 """
 
 import argparse
@@ -24,7 +24,7 @@ SHOWN = 10  # names of classes in a sentence
 
 
 def validate(params: Params, tuned: str | None = None) -> None:
-    """Raise one PipelineError that lists all that `problems` finds."""
+    """Raise one PipelineError that lists everything that `problems` finds."""
     _refuse(problems(params, tuned))
 
 
@@ -35,9 +35,9 @@ def _refuse(faults: Iterable[str]) -> None:
 
 
 def require_sound(params: Params) -> None:
-    """`validate` and `validate_surroundings`, without importing torch if all is as it was when it was found sound.
+    """`validate` and `validate_surroundings`; does not import torch if nothing has changed since all was found sound.
 
-    Looked at every time: the folder of the data, devices other than one CPU, and networks that a recipe begins with.
+    Checked every time: the folder of the data, devices other than one CPU, and networks that a recipe begins with.
     """
     finding = _finding(params)
     known = finding is not None and sound.is_known(finding)
@@ -49,7 +49,7 @@ def require_sound(params: Params) -> None:
 
 
 def _finding(params: Params) -> str | None:
-    """A digest of all that params are judged by; None where it would hang on more than params, code and files."""
+    """A digest of everything that the checks depend on; None where that is more than params, code and files."""
     used, runtime = [params.models[name] for name in params.compare.models if name in params.models], params.runtime
     there = runtime.device in ("auto", "cpu") and runtime.devices in (1, "auto")  # on every machine
     if not there or any(recipe.init_from for recipe in used):
@@ -149,7 +149,7 @@ def _extractor_problems(params: Params) -> Iterator[str]:
 
 
 def _root_problems(data: DataParams) -> Iterator[str]:
-    """What keeps DVC from taking `data.root` as it stands: DVC's own words for these name no remedy."""
+    """Why DVC cannot use `data.root` as it is; DVC's own messages for these faults name no remedy."""
     root = Path(data.root)
     if data.root.startswith("~"):
         yield f"data.root: DVC does not read ~: write the whole path, {root.expanduser()}"
@@ -161,15 +161,15 @@ def _root_problems(data: DataParams) -> Iterator[str]:
         yield f"data.root: {data.root} is a link to itself: set it to the folder of your images"
         return
     except ValueError:  # not UTF-8, or a NUL
-        yield f"data.root: must be a path in UTF-8, for DVC's sake, got {data.root!r}"
+        yield f"data.root: must be a path in UTF-8, since DVC reads no other, got {data.root!r}"
         return
     if _is_of_system(here):
-        yield f"data.root: {data.root} is no folder of files but a view of the system: set it to one of your images"
+        yield f"data.root: {data.root} is a folder of the operating system: set it to the folder of your images"
         return
     for made in (paths.PREPARED, paths.REFERENCE, paths.RUNS, paths.SAMPLES, paths.SCORES, paths.CLOSEST,
                  paths.REPORTS):  # fmt: skip
         if here == made.resolve() or here in made.resolve().parents or made.resolve() in here.parents:
-            yield f"data.root: must not hold {made}, which the pipeline writes, nor lie in it, got {data.root}"
+            yield f"data.root: must neither contain {made}, which the pipeline writes, nor lie in it, got {data.root}"
             return
     if data.dataset == "folder" and not root.is_dir() and not is_zip(root):
         yield f"data.root: {data.root} is not a folder: set it to the folder of your images"
@@ -201,11 +201,11 @@ def _entry_fault(entry: os.DirEntry[str]) -> str:
         entry.name.encode()
         if not entry.is_file() and not entry.is_dir():
             os.stat(entry.path)  # which raises of a link that leads nowhere
-            return "{} is a pipe, a socket or a device, which is no image: remove it"
+            return "{} is a pipe, a socket or a device, not an image: remove it"
         if entry.is_symlink() and _is_of_system(Path(entry.path).resolve()):
-            return "{} is a link to the system's own files: remove it"
+            return "{} is a link to files of the operating system: remove it"
     except UnicodeEncodeError:
-        return "the name of {} is not UTF-8, so DVC cannot note it: rename it"
+        return "the name of {} is not UTF-8, so DVC cannot record it: rename it"
     except OSError as error:
         return f"{{}} cannot be read ({error.strerror}): remove it"
     return ""
@@ -224,12 +224,12 @@ def _names(data: DataParams) -> list[str]:
 
 
 def _search_problems(params: Params) -> Iterator[str]:
-    """Seeds that would be used twice, on what is chosen and on what judges it; and a curve without a point."""
+    """Seeds that would both choose and judge a winner, and a curve without a point."""
     search, seeds = params.search, params.search.final_seeds
     if search.seed in params.compare.seeds:
-        yield f"search.seed: must be none of compare.seeds, on which its winner is judged, got {search.seed}"
+        yield f"search.seed: must not be one of compare.seeds, which judge the winner, got {search.seed}"
     if search.seed in seeds:
-        yield f"search.seed: must be none of search.final_seeds, which are to be fresh, got {search.seed}"
+        yield f"search.seed: must not be one of search.final_seeds, which must be fresh, got {search.seed}"
     if len(set(seeds)) < len(seeds):
         yield f"search.final_seeds: must not name anything twice, got {list(seeds)}"
     if search.score_every > search.steps:
@@ -254,7 +254,7 @@ def _one_class_problems(params: Params) -> Iterator[str]:
 @exit_cleanly
 def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.check") -> None:
     parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--files", action="store_true", help="read all outputs, too, and DVC's cache")
+    parser.add_argument("--files", action="store_true", help="also read all outputs and DVC's cache")
     options = parser.parse_args(arguments)
     params = load()
     require_sound(params)
@@ -269,7 +269,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.che
     if isinstance(label, int) and label < len(names):
         print(f"generate.labels: class {label} is {names[label]}")
     elif isinstance(label, int) and expected_classes(params.data) is None:
-        print(f"generate.labels: which class {label} is will be known when {params.data.dataset} is prepared")
+        print(f"generate.labels: the name of class {label} will be known when {params.data.dataset} is prepared")
     print(f"{PARAMS_FILE} is sound{', and so is every file' if options.files else ''}")
 
 

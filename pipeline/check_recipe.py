@@ -56,8 +56,8 @@ def recipe_problems(place: str, recipe: Recipe, params: Params) -> Iterator[str]
     adaptive = [name for name in recipe.augment if name in AUGMENTATIONS and AUGMENTATIONS[name].adapt]
     if adaptive and recipe.loss in LOSSES and LOSSES[recipe.loss].paired:
         yield (
-            f"{place}.augment: must not hold {adaptive[0]} with loss {recipe.loss}, which has only differences of "
-            "logits, whose own signs tell nothing; use ada_fixed with a value or schedule as augment_strength"
+            f"{place}.augment: must not hold {adaptive[0]} with loss {recipe.loss}: it follows the signs of logits, "
+            "but this loss uses only their differences; use ada_fixed with a value or schedule as augment_strength"
         )
     if recipe.loss in LOSSES and {recipe.penalty, *recipe.regularisers} <= set(PENALTIES):
         yield from _impossible_pairs(place, recipe)
@@ -83,13 +83,14 @@ def _network_problems(place: str, recipe: Recipe, params: Params) -> Iterator[st
         must = "must not be" if field == "extractor" else "must not name"
         yield (
             f"metrics.{field}: {must} {network.features_of} with the network {recipe.network} "
-            f"({place}), whose D is built on these features: its samples may only be ranked by others"
+            f"({place}), whose D is built on its features: measure these samples by other extractors"
         )
     if not network.spectral:
         for field, used in (("norm_d", recipe.norm_d == "spectral"), ("spectral_norm_g", recipe.spectral_norm_g)):
             if used:
                 remedy = "none" if field == "norm_d" else "false"
-                yield f"{place}.{field}: must be {remedy} with the network {recipe.network}, which scales itself"
+                with_network = f"with the network {recipe.network}, which takes no spectral norm"
+                yield f"{place}.{field}: must be {remedy} {with_network}"
     for name, refused in _terms(place, recipe):
         if PENALTIES[name].needs_styles and not network.styled:
             able = ", ".join(name for name, entry in NETWORKS.items() if entry.styled)
@@ -114,14 +115,14 @@ def _flow_problems(place: str, recipe: Recipe) -> Iterator[str]:
     with_network = f"with the network {recipe.network}"
     flow, known = NETWORKS[recipe.network].flow, FLOW_LOSSES if NETWORKS[recipe.network].flow else LOSSES
     if recipe.loss in (LOSSES.keys() | FLOW_LOSSES.keys()) - known.keys():
-        why = "which has no D" if flow else "which has no velocity"
+        why = "which has no D" if flow else "which is no flow"
         yield f"{place}.loss: must be one of {', '.join(known)} {with_network}, {why}; got {recipe.loss}"
     if flow != (recipe.sampling_steps > 0):
         must = "at least 1" if flow else "0"
-        why = "on whose way from noise to image they are" if flow else "which makes an image at once"
+        why = "which goes from noise to image in steps" if flow else "which makes an image in one pass"
         yield f"{place}.sampling_steps: must be {must} {with_network}, {why}; got {recipe.sampling_steps}"
     if not flow and recipe.solver != "euler":
-        yield f"{place}.solver: must be euler {with_network}, which solves nothing; got {recipe.solver}"
+        yield f"{place}.solver: must be euler {with_network}, which has no solver; got {recipe.solver}"
     for field, off in WITHOUT_D.items() if flow else ():
         if getattr(recipe, field) != off:
             own = recipe.model_dump(mode="json")[field]
@@ -151,7 +152,7 @@ def _batch_problems(place: str, recipe: Recipe, params: Params) -> Iterator[str]
     if network and network.conditional and recipe.pack > 1:
         yield f"{place}.pack: must be 1 with the network {recipe.network}, which takes a label for each image"
     if network and network.features_of and recipe.pack > 1:
-        why = "whose D has a frozen network look at each image"
+        why = "whose D passes each image through a frozen network"
         yield f"{place}.pack: must be 1 with the network {recipe.network}, {why}"
     if network and recipe.minibatch_std and not network.minibatch_std_d:
         able = ", ".join(name for name, entry in NETWORKS.items() if entry.minibatch_std_d) or "none"
@@ -160,18 +161,18 @@ def _batch_problems(place: str, recipe: Recipe, params: Params) -> Iterator[str]
 
 def _accumulation_problems(place: str, recipe: Recipe, accumulate: int) -> Iterator[str]:
     """What cannot be learnt from a part of the batch at a time."""
-    remedy = "with train.accumulate above 1, or set that to 1"
+    above = "with train.accumulate above 1 (or set that to 1)"
     if recipe.batch_size < 2 * accumulate:
         yield f"train.accumulate: must be at most half of {place}.batch_size, {recipe.batch_size}, got {accumulate}"
     if recipe.loss in LOSSES and LOSSES[recipe.loss].whole_batch:
-        yield f"{place}.loss: must not be {recipe.loss}, which compares each logit with the whole batch, {remedy}"
+        yield f"{place}.loss: must not be {recipe.loss} {above}, since it compares each logit with the whole batch"
     if recipe.top_k != 1:
-        yield f"{place}.top_k: must be 1, since it chooses among the whole batch, {remedy}"
+        yield f"{place}.top_k: must be 1 {above}, since it chooses among the whole batch"
     if recipe.reuse_fakes:
-        yield f"{place}.reuse_fakes: must be false, since it keeps what all fakes need for their gradient, {remedy}"
+        yield f"{place}.reuse_fakes: must be false {above}, since it keeps what all fakes need for their gradient"
     for name, refused in _terms(place, recipe):
         if PENALTIES[name].whole_batch or PENALTIES[name].own():
-            yield f"{refused}, which measures the whole batch, {remedy}"
+            yield f"{refused} {above}, since it measures the whole batch"
 
 
 def _terms(place: str, recipe: Recipe) -> Iterator[tuple[str, str]]:
@@ -204,14 +205,15 @@ def _impossible_pairs(place: str, recipe: Recipe) -> Iterator[str]:
         yield f"{place}.norm_d: {remedy} with loss {recipe.loss}, which needs D's gradient bounded"
     if recipe.label_smoothing and not loss.cross_entropy:
         smooth = ", ".join(name for name, value in LOSSES.items() if value.cross_entropy)
-        yield f"{place}.label_smoothing: must be 0 with loss {recipe.loss}, which has no labels; losses with: {smooth}"
+        others = f"losses with labels: {smooth}"
+        yield f"{place}.label_smoothing: must be 0 with loss {recipe.loss}, which has no labels; {others}"
     if recipe.reuse_fakes and loss.paired:
-        yield f"{place}.reuse_fakes: must be false with loss {recipe.loss}, whose pairs for G's update are drawn anew"
+        yield f"{place}.reuse_fakes: must be false with loss {recipe.loss}, which draws new pairs for G's update"
     mixed = [name for name in terms if PENALTIES[name].needs_independent_logits] if recipe.norm_d == "batch" else []
     for name in mixed:
         yield (
-            f"{place}.norm_d: must not be batch with penalty {name}, which takes the gradient of each logit "
-            "by its own image: batch norm mixes images; use none or spectral"
+            f"{place}.norm_d: must not be batch with penalty {name}, which needs logits that depend on their own "
+            "image alone: batch norm mixes images; use none or spectral"
         )
     if recipe.clip is not None and recipe.norm_d == "spectral":
         yield f"{place}.clip: must be null with norm_d: spectral, which divides weights by their norm, clipped or not"

@@ -36,7 +36,8 @@ from tests.recipes import tiny_params
 
 EVERY_LOSS = [*LOSSES, *FLOW_LOSSES]
 ROOT = Path(__file__).resolve().parent.parent
-SYSTEM = "is no folder of files but a view of the system: set it to one of your images"
+WRITTEN = "which the pipeline writes, nor lie in it"
+SYSTEM = "is a folder of the operating system: set it to the folder of your images"
 SIZES = "must be 4, 5, 6 or 7 times a power of two (16, 28, 32, 48, 64, ...), got"
 
 
@@ -140,8 +141,8 @@ def test_what_loss_norm_penalty_and_clip_ask_of_each_other(
         ]
     if norm == "batch" and penalty in ("gradient", "dragan", "r1", "r2", "r1_r2"):
         expected += [
-            f"models.dcgan.norm_d: must not be batch with penalty {penalty}, which takes the gradient of each logit "
-            "by its own image: batch norm mixes images; use none or spectral"
+            f"models.dcgan.norm_d: must not be batch with penalty {penalty}, which needs logits that depend on their "
+            "own image alone: batch norm mixes images; use none or spectral"
         ]
     if norm == "spectral" and clip is not None:
         expected += [
@@ -152,14 +153,14 @@ def test_what_loss_norm_penalty_and_clip_ask_of_each_other(
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_label_smoothing_needs_labels(loss: str) -> None:
-    rule = f"must be 0 with loss {loss}, which has no labels; losses with: bce, bce_saturating"
+    rule = f"must be 0 with loss {loss}, which has no labels; losses with labels: bce, bce_saturating"
     found = problems(models__dcgan__loss=loss, models__dcgan__label_smoothing=0.1)
     assert found == ([] if loss in ("bce", "bce_saturating") else [f"models.dcgan.label_smoothing: {rule}"])
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_loss_of_pairs_reuses_no_fakes(loss: str) -> None:
-    rule = f"must be false with loss {loss}, whose pairs for G's update are drawn anew"
+    rule = f"must be false with loss {loss}, which draws new pairs for G's update"
     found = problems(models__dcgan__loss=loss, models__dcgan__reuse_fakes=True)
     assert found == ([f"models.dcgan.reuse_fakes: {rule}"] if loss in ("rpgan", "ragan") else [])
 
@@ -258,7 +259,7 @@ def test_a_spread_is_that_of_whole_packs() -> None:
     ]
     only = {**both, "models__dcgan__network": "projected", "models__dcgan__minibatch_std": 0}
     assert problems(**only, metrics__extractor="inception") == [
-        "models.dcgan.pack: must be 1 with the network projected, whose D has a frozen network look at each image"
+        "models.dcgan.pack: must be 1 with the network projected, whose D passes each image through a frozen network"
     ]
 
 
@@ -309,14 +310,14 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("root", "fault"),
     [
-        ("data", "must not hold data/prepared, which the pipeline writes, nor lie in it, got data"),
-        (".", "must not hold data/prepared, which the pipeline writes, nor lie in it, got ."),
-        ("runs/mine", "must not hold runs, which the pipeline writes, nor lie in it, got runs/mine"),
-        ("data/../samples", "must not hold samples, which the pipeline writes, nor lie in it, got data/../samples"),
+        ("data", f"must neither contain data/prepared, {WRITTEN}, got data"),
+        (".", f"must neither contain data/prepared, {WRITTEN}, got ."),
+        ("runs/mine", f"must neither contain runs, {WRITTEN}, got runs/mine"),
+        ("data/../samples", f"must neither contain samples, {WRITTEN}, got data/../samples"),
         ("nowhere", "nowhere is not a folder: set it to the folder of your images"),
         ("a.png", "a.png is not a folder: set it to the folder of your images"),
-        ("a\0b", "must be a path in UTF-8, for DVC's sake, got 'a\\x00b'"),
-        ("\udce9", "must be a path in UTF-8, for DVC's sake, got '\\udce9'"),
+        ("a\0b", "must be a path in UTF-8, since DVC reads no other, got 'a\\x00b'"),
+        ("\udce9", "must be a path in UTF-8, since DVC reads no other, got '\\udce9'"),
         ("/dev/null", f"/dev/null {SYSTEM}"),
         ("/proc", f"/proc {SYSTEM}"),
         ("/dev/shm/../fd", f"/dev/shm/../fd {SYSTEM}"),
@@ -340,7 +341,7 @@ def test_a_name_that_dvc_cannot_note_is_told_beforehand(there: Path) -> None:
     given = params(data__dataset="folder", data__root="images")
     assert list(check.surroundings(given)) == []
     (there / "images/caf\u00e9/a\udce9.png").touch()  # in Latin 1
-    fault = "the name of images/caf\u00e9/a\\udce9.png is not UTF-8, so DVC cannot note it: rename it"
+    fault = "the name of images/caf\u00e9/a\\udce9.png is not UTF-8, so DVC cannot record it: rename it"
     assert list(check.surroundings(given)) == [f"data.root: {fault}"]
 
 
@@ -348,10 +349,10 @@ def test_a_name_that_dvc_cannot_note_is_told_beforehand(there: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "fault"),
     [
-        (os.mkfifo, "is a pipe, a socket or a device, which is no image: remove it"),
-        (lambda path: path.symlink_to("/dev/zero"), "is a pipe, a socket or a device, which is no image: remove it"),
-        (lambda path: path.symlink_to("/proc/version"), "is a link to the system's own files: remove it"),
-        (lambda path: path.symlink_to("/proc/self"), "is a link to the system's own files: remove it"),
+        (os.mkfifo, "is a pipe, a socket or a device, not an image: remove it"),
+        (lambda path: path.symlink_to("/dev/zero"), "is a pipe, a socket or a device, not an image: remove it"),
+        (lambda path: path.symlink_to("/proc/version"), "is a link to files of the operating system: remove it"),
+        (lambda path: path.symlink_to("/proc/self"), "is a link to files of the operating system: remove it"),
         (lambda path: path.symlink_to("x"), "cannot be read (Too many levels of symbolic links): remove it"),
         (lambda path: path.symlink_to("nothing"), "cannot be read (No such file or directory): remove it"),
     ],
@@ -489,7 +490,7 @@ def test_the_classes_of_a_data_set_that_somebody_added_are_not_guessed(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(check, "load", lambda: params(**conditional, generate__labels=12))
     check.main([])
-    said = "generate.labels: which class 12 is will be known when mine is prepared"
+    said = "generate.labels: the name of class 12 will be known when mine is prepared"
     assert capsys.readouterr().out == f"{said}\nparams.yaml is sound\n"
 
 

@@ -3,8 +3,8 @@
     python -m pipeline.jobs --jobs 2     two at once, each on its share of the cores, or on a GPU of its own
     python -m pipeline.jobs --gpus 4     four at once, on the first four GPUs
 
-Without an option runtime.jobs of params.yaml counts; 1 = nothing is trained ahead. The same command continues what was
-stopped. `make run JOBS=2` runs this, and then `dvc repro`.
+Without an option, runtime.jobs of params.yaml is the number; 1 = nothing is trained ahead. If it was stopped, the same
+command continues it. `make run JOBS=2` runs this, and then `dvc repro`.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def _options(arguments: list[str] | None, prog: str) -> argparse.Namespace:
     layout = argparse.RawTextHelpFormatter
     parser = argparse.ArgumentParser(prog=prog, description=first, epilog=rest, formatter_class=layout)
     parser.add_argument("--jobs", type=_count, help="trainings at once (runtime.jobs)")
-    parser.add_argument("--gpus", type=_count, help="GPUs to use, and if --jobs is not given trainings at once (all)")
+    parser.add_argument("--gpus", type=_count, help="GPUs to use (all), and without --jobs the trainings at once")
     return parser.parse_args(arguments)
 
 

@@ -1,12 +1,12 @@
 """Tune a recipe: a study of many short trials, then finals, in which its best ones are trained with fresh seeds.
 
-    python -m pipeline.search --model sagan --trials 24 --workers 2      search: in params.yaml says what is varied
+    python -m pipeline.search --model sagan --trials 24 --workers 2      tune; `search:` in params.yaml is the space
     python -m pipeline.search --model sagan --trials 24 --apply          and write the winner into params.yaml
-    python -m pipeline.search --model sagan --trials 24 --apply-trial 7  or another finalist, by its trial
+    python -m pipeline.search --model sagan --trials 24 --apply-trial 7  or another finalist, by the number of its trial
     python -m pipeline.search --models dcgan,sagan --trials 24           tune each, and compare the winners
 
-The same command continues a study that was stopped, whatever stopped it. On other machines, with --storage URL, it
-takes part in the study. --cluster ray://HOST:10001 starts the workers on a Ray cluster.
+The same command continues a study that was stopped. The same command on other machines, with --storage URL, takes part
+in the study. --cluster ray://HOST:10001 starts the workers on a Ray cluster.
 """
 
 import argparse
@@ -100,7 +100,7 @@ def _options(arguments: list[str] | None, prog: str = "python -m pipeline.search
     layout = argparse.RawTextHelpFormatter
     parser = argparse.ArgumentParser(prog=prog, description=first, epilog=rest, formatter_class=layout)
     parser.add_argument(
-        "--model", "--models", dest="models", required=True, help="a recipe, or several with commas between"
+        "--model", "--models", dest="models", required=True, help="a recipe, or several separated by commas"
     )
     parser.add_argument("--trials", type=_positive, required=True, help="trials of each study")
     parser.add_argument("--workers", type=_positive, default=1, help="processes on this machine (1)")
@@ -112,10 +112,10 @@ def _options(arguments: list[str] | None, prog: str = "python -m pipeline.search
     parser.add_argument("--study", help="the study's name (the recipe's)")
     parser.add_argument("--cluster", help="a Ray cluster's address, such as ray://HOST:10001: the workers run there")
     parser.add_argument("--cpus", type=_share, default=1.0, help="CPUs of each worker on a cluster (1)")
-    parser.add_argument("--gpus", type=_share, default=0.0, help="GPUs likewise; 0.5 puts two workers on one (0)")
+    parser.add_argument("--gpus", type=_share, default=0.0, help="GPUs of each; with 0.5 two workers share one (0)")
     writing = parser.add_mutually_exclusive_group()
     writing.add_argument("--apply", action="store_true", help=f"write the winner into {PARAMS_FILE}")
-    writing.add_argument("--apply-trial", type=_number, metavar="N", help="write instead the finalist of trial N")
+    writing.add_argument("--apply-trial", type=_number, metavar="N", help="write the finalist of trial N instead")
     options = parser.parse_args(arguments)
     if options.study and "," in options.models:
         parser.error("--study names one study: give one --model with it")
@@ -164,7 +164,7 @@ def _prepare(params: Params) -> None:
             "data/reference is not up to date, and DVC could not make it (see above): if another `dvc repro` runs, "
             "wait for it, then run the same command again"
         )
-    log_line("data/reference was made with the params of now and is used as it is, though DVC could not look at it")
+    log_line("data/reference was made with the present params, so it is used, although DVC could not check it")
 
 
 def _is_prepared(params: Params) -> bool:

@@ -37,8 +37,8 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.tra
         prog=prog, description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", metavar="run", help="a folder of runs/, such as sagan-0")
-    parser.add_argument("--port", type=port_number, default=7860, help="7860 if not given")
-    parser.add_argument("--checkpoint", choices=CHECKPOINTS, default="final", help="final if not given")
+    parser.add_argument("--port", type=port_number, default=7860, help="the port to listen on (7860)")
+    parser.add_argument("--checkpoint", choices=CHECKPOINTS, default="final", help="which generators to show (final)")
     options = parser.parse_args(arguments)
     names, checkpoint = list(dict.fromkeys(options.runs)), CHECKPOINTS[options.checkpoint]
     if len(names) > MOST_PLAYERS:

@@ -34,8 +34,8 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.tra
         prog=prog, description=first, epilog="`gan" + rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", help="a folder of runs/, such as sagan-0")
-    parser.add_argument("--port", type=port_number, default=5001, help="5001 if not given")
-    parser.add_argument("--checkpoint", choices=CHECKPOINTS, default="final", help="final if not given")
+    parser.add_argument("--port", type=port_number, default=5001, help="the port to listen on (5001)")
+    parser.add_argument("--checkpoint", choices=CHECKPOINTS, default="final", help="which generator to serve (final)")
     options = parser.parse_args(arguments)
     folder = trained_run(options.run, CHECKPOINTS[options.checkpoint])
     require_free(options.port)

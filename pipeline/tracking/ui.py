@@ -40,7 +40,7 @@ def port_number(text: str) -> int:
 @exit_cleanly
 def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.tracking.ui") -> None:
     parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").split(":")[0])
-    parser.add_argument("--port", type=port_number, default=PORT, help=f"{PORT} if not given")
+    parser.add_argument("--port", type=port_number, default=PORT, help=f"the port to listen on ({PORT})")
     port = parser.parse_args(arguments).port
     if not PARAMS_FILE.exists():  # MLflow would make an empty store wherever it is started
         raise PipelineError(f"{PARAMS_FILE} is not here: run this in the repository's root, where the runs are kept")

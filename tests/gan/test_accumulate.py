@@ -149,24 +149,24 @@ def test_it_is_another_experiment_unless_it_is_1() -> None:
     assert tiny_budget(accumulate=2).effective()["accumulate"] == 2
 
 
-ABOVE = "with train.accumulate above 1, or set that to 1"
+ABOVE = "with train.accumulate above 1 (or set that to 1)"
 
 
 @pytest.mark.parametrize(
     ("changes", "accumulate", "sentence"),
     [
-        ({"loss": "ragan"}, 2, f"loss: must not be ragan, which compares each logit with the whole batch, {ABOVE}"),
-        ({"top_k": 0.5}, 2, f"top_k: must be 1, since it chooses among the whole batch, {ABOVE}"),
+        ({"loss": "ragan"}, 2, f"loss: must not be ragan {ABOVE}, since it compares each logit with the whole batch"),
+        ({"top_k": 0.5}, 2, f"top_k: must be 1 {ABOVE}, since it chooses among the whole batch"),
         (
             {"reuse_fakes": True},
             2,
-            f"reuse_fakes: must be false, since it keeps what all fakes need for their gradient, {ABOVE}",
+            f"reuse_fakes: must be false {ABOVE}, since it keeps what all fakes need for their gradient",
         ),
-        ({"penalty": "dragan"}, 2, f"penalty: must not be dragan, which measures the whole batch, {ABOVE}"),
+        ({"penalty": "dragan"}, 2, f"penalty: must not be dragan {ABOVE}, since it measures the whole batch"),
         (
             {"regularisers": {"bcr": 1.0, "lecam": 0.3}},
             2,
-            f"regularisers: must not hold lecam, which measures the whole batch, {ABOVE}",
+            f"regularisers: must not hold lecam {ABOVE}, since it measures the whole batch",
         ),
         ({}, 3, "train.accumulate: in models.dcgan, 8 images cannot be shared evenly by 3 micro-batches, only by 1, 2, "
          "4, 8"),

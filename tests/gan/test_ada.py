@@ -212,8 +212,8 @@ def test_killed_and_resumed_bit_for_bit(steps: int, tmp_path: Path, monkeypatch:
 
 def test_it_needs_a_loss_whose_logits_have_a_sign() -> None:
     assert list(check.problems(tiny_params(toy={"augment": ["ada"], "loss": "rpgan"}))) == [
-        "models.toy.augment: must not hold ada with loss rpgan, which has only differences of logits, whose own signs "
-        "tell nothing; use ada_fixed with a value or schedule as augment_strength"
+        "models.toy.augment: must not hold ada with loss rpgan: it follows the signs of logits, but this loss "
+        "uses only their differences; use ada_fixed with a value or schedule as augment_strength"
     ]
     assert list(check.problems(tiny_params(toy={"augment": ["ada_fixed"], "loss": "rpgan"}))) == []
     assert [name for name, entry in AUGMENTATIONS.items() if entry.graded] == ["ada", "ada_fixed"]

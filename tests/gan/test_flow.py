@@ -226,10 +226,10 @@ def test_a_flow_is_sound() -> None:
     ("field", "value", "rule"),
     [
         ("loss", "hinge", "must be one of flow_matching, flow_matching_logit_normal WITH, which has no D; got hinge"),
-        ("sampling_steps", 0, "must be at least 1 WITH, on whose way from noise to image they are; got 0"),
+        ("sampling_steps", 0, "must be at least 1 WITH, which goes from noise to image in steps; got 0"),
         ("solver", "rk4", "unknown name 'rk4'; Choices: euler, midpoint"),
-        ("spectral_norm_g", True, "must be false WITH, which scales itself"),
-        ("norm_d", "spectral", "must be none WITH, which scales itself"),
+        ("spectral_norm_g", True, "must be false WITH, which takes no spectral norm"),
+        ("norm_d", "spectral", "must be none WITH, which takes no spectral norm"),
         ("minibatch_std", 2, "must be 0 WITH; networks with it: stylegan2, stylegan2_conditional"),
         *(
             (field, value, f"must be {off} WITH, which has no D; got {told}")
@@ -259,9 +259,9 @@ def test_a_gan_has_no_velocity_and_solves_nothing() -> None:
                                              "models.dcgan.loss": "flow_matching"}, dcgan={})))  # fmt: skip
     losses = "bce, bce_saturating, hinge, wasserstein, least_squares, rpgan, ragan"
     assert found == [
-        f"models.dcgan.loss: must be one of {losses} with the network dcgan, which has no velocity; got flow_matching",
-        "models.dcgan.sampling_steps: must be 0 with the network dcgan, which makes an image at once; got 5",
-        "models.dcgan.solver: must be euler with the network dcgan, which solves nothing; got midpoint",
+        f"models.dcgan.loss: must be one of {losses} with the network dcgan, which is no flow; got flow_matching",
+        "models.dcgan.sampling_steps: must be 0 with the network dcgan, which makes an image in one pass; got 5",
+        "models.dcgan.solver: must be euler with the network dcgan, which has no solver; got midpoint",
     ]
 
 

@@ -303,7 +303,7 @@ def test_its_samples_are_never_ranked_by_the_features_that_taught_them() -> None
     ours = {"metrics.extractor": "efficientnet_lite0"}
     assert list(check.problems(tiny_params(ours, toy=toy))) == [
         "metrics.extractor: must not be efficientnet_lite0 with the network projected (models.toy), whose D is built "
-        "on these features: its samples may only be ranked by others"
+        "on its features: measure these samples by other extractors"
     ]
     assert list(check.problems(tiny_params({"metrics.extractor": "inception"}, toy=toy))) == []
     beside = {"metrics.extractor": "inception", "metrics.further_extractors": ["efficientnet_lite0"]}
@@ -315,7 +315,7 @@ def test_its_samples_are_never_ranked_by_the_features_that_taught_them() -> None
 def test_networks_that_scale_themselves_refuse_spectral_norm(network: str) -> None:
     toy = {"network": network, "norm_d": "spectral", "spectral_norm_g": True}
     assert list(check.problems(tiny_params(toy=toy))) == [
-        f"models.toy.norm_d: must be none with the network {network}, which scales itself",
-        f"models.toy.spectral_norm_g: must be false with the network {network}, which scales itself",
+        f"models.toy.norm_d: must be none with the network {network}, which takes no spectral norm",
+        f"models.toy.spectral_norm_g: must be false with the network {network}, which takes no spectral norm",
     ]
     assert isinstance(gan(network).generator, nn.Module)

@@ -250,7 +250,7 @@ def test_a_study_of_another_number_of_objectives_is_not_taken_over() -> None:
         ),
         (
             {"search.space": {"lr_g": {"low": 1e-4, "high": 1e-2, "log": True, "step": None, "choices": None}}},
-            ["search.against: images needs n_critic or batch_size in dcgan's space: else all trials cost the same"],
+            ["search.against: images needs n_critic or batch_size in dcgan's space, or all trials cost the same"],
         ),
         ({"search.sampler": "cmaes", "search.pruner": "median"}, ["search.pruner: must be", "search.sampler: must be"]),
     ],

@@ -38,7 +38,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
 
 def test_what_fits_is_used(params: Params, capsys: pytest.CaptureFixture[str]) -> None:
     command._prepare(params)
-    assert "was made with the params of now" in capsys.readouterr().err
+    assert "was made with the present params" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("fault", ["data", "metrics", "damaged", "no lock"])

@@ -245,9 +245,9 @@ def test_wrong_arguments(arguments: list[str], sentence: str, capsys: pytest.Cap
     [
         (
             {"search.seed": 7, "compare.seeds": [3, 7]},
-            "search.seed: must be none of compare.seeds, on which its winner",
+            "search.seed: must not be one of compare.seeds, which judge the winner",
         ),
-        ({"search.seed": 101}, "search.seed: must be none of search.final_seeds, which are to be fresh, got 101"),
+        ({"search.seed": 101}, "search.seed: must not be one of search.final_seeds, which must be fresh, got 101"),
         ({"search.final_seeds": [1, 2, 1]}, "search.final_seeds: must not name anything twice, got [1, 2, 1]"),
         ({"search.score_every": 541}, "search.score_every: must be at most search.steps, 540, got 541"),
     ],

@@ -136,7 +136,7 @@ def test_ten_make_the_same_study_at_the_same_instant(kind: str, tmp_path: Path) 
         ("{folder}", "{folder} cannot be opened ("),
         ("{folder}/notes.yaml", "{folder}/notes.yaml cannot be opened ("),
         ("{folder}/list.json", "{folder}/list.json cannot be opened ("),
-        ("{folder}/token.txt", "{folder}/token.txt cannot be opened (it is no journal of Optuna's): --storage takes"),
+        ("{folder}/token.txt", "{folder}/token.txt cannot be opened (it is not an Optuna journal): --storage takes"),
         ("sqlite:///{folder}/notes.yaml", "sqlite:///{folder}/notes.yaml cannot be opened (file is not a database"),
     ],
 )

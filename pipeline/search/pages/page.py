@@ -157,12 +157,12 @@ def selection_bias_table(results: StudyResults) -> list[tuple[str, str]]:
     found = results.selection_bias
     if found is None:
         return [("finalists with a value in the study", "none")]
-    few = f"not said for {found.count} finalists"
+    few = f"not computed for {found.count} finalists"
     best = "the baseline" if found.best is results.baseline else f"trial {found.best.trial}"
     rows = [
         ("finalists with a value in the study", str(found.count)),
         ("Spearman's rank correlation, study to finals", few if found.spearman is None else number(found.spearman, 2)),
-        ("Kendall's", few if found.kendall is None else number(found.kendall, 2)),
+        ("Kendall's rank correlation", few if found.kendall is None else number(found.kendall, 2)),
         ("best in the study", best),
         ("its rank in the finals", f"{found.final_rank} of {len(results.finalists)}"),
     ]

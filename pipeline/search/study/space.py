@@ -99,9 +99,9 @@ def _cost_problems(params: Params, model: str) -> Iterator[str]:
     if search.pruner != "none":
         yield f"search.pruner: must be none {both}, got {search.pruner}: Optuna prunes by one objective"
     if search.sampler == "cmaes":
-        yield f"search.sampler: must be tpe, gp, nsga2, qmc or random {both}: cmaes minimises one thing only"
+        yield f"search.sampler: must be tpe, gp, nsga2, qmc or random {both}: cmaes minimises one objective only"
     if search.against == "images" and not space_of(params, model).keys() & {"n_critic", "batch_size"}:
-        yield f"search.against: images needs n_critic or batch_size in {model}'s space: else all trials cost the same"
+        yield f"search.against: images needs n_critic or batch_size in {model}'s space, or all trials cost the same"
 
 
 def _dimension_problem(params: Params, model: str, name: str, dimension: Dimension) -> str | None:

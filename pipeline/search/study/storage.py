@@ -210,7 +210,7 @@ def _require_journal(path: str) -> None:
     with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
         begin = file.read(len(BEGIN))
         if begin.strip(b"\0") and not BEGIN.startswith(begin):
-            raise ValueError("it is no journal of Optuna's")
+            raise ValueError("it is not an Optuna journal")
 
 
 def _cut_torn_line(file: IO[bytes]) -> None:
