@@ -19,6 +19,7 @@ import pytest
 from pipeline import params
 from pipeline.core.files import exclusive
 from tests.clones import environment, make_clone, run
+from tests.conftest import rebuild_cifar10
 
 pytestmark = pytest.mark.slow
 MODELS = ("dcgan", "sagan", "resnet")
@@ -357,12 +358,8 @@ def test_an_unknown_model_is_one_sentence(clone: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_every_stage_runs_on_real_cifar10(folder: Path) -> None:
-    if "GAN_TEST_DATA" not in os.environ:
-        pytest.skip("GAN_TEST_DATA is not set: the tests on real data need a folder laid out as its README.md says")
-    source = Path(os.environ["GAN_TEST_DATA"])
-    rebuild = [sys.executable, source / "rebuild_cifar10.py", source / "cifar10", folder / "data/raw"]
-    subprocess.run(rebuild, check=True, capture_output=True)
+def test_every_stage_runs_on_real_cifar10(folder: Path, shared_data: Path) -> None:
+    rebuild_cifar10(shared_data, folder / "data/raw")
     run(folder, "pipeline.params", "use", "cifar10")
     small = {name: value for name, value in TINY.items() if name.startswith(("train", "models", "generate", "runtime"))}
     params.save({**small, "data.limit": 200, "metrics.extractor": "efficientnet_lite0"}, folder / "params.yaml")

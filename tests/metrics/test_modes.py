@@ -16,7 +16,6 @@ from pipeline.metrics.class_votes import coarse_pixels
 from pipeline.metrics.modes import StackedDigits, count_modes, modes, pixels_of, read_digits
 from pipeline.metrics.types import Comparison, FeatureSet, NotAvailable
 from pipeline.params import MetricsParams
-from tests.data.conftest import real_root, shared_data  # noqa: F401
 from tests.data.samples import params
 from tests.metrics.comparisons import comparison
 
@@ -153,7 +152,7 @@ def test_the_reference_has_the_modes_of_the_test_split(
 
 
 @pytest.mark.slow
-def test_real_digits(real_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_real_digits(real_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fifth of the steps, on 6,000 triples. All of it: 0.9885 of the test digits, and KL 0.0236 of 26,000 triples."""
     prepare(params(dataset="stacked_mnist", root=str(real_root), image_size=28, limit=6000), tmp_path / "out")
     images, labels = (
