@@ -39,7 +39,7 @@ dvc repro
 @echo "MLflow    make ui, then http://127.0.0.1:$$PORT"
 endef
 
-run: setup  ## the whole comparison that params.yaml describes (by default on digits, offline); JOBS=2: two trainings at once
+run: setup  ## the whole comparison of params.yaml (by default on digits, offline); JOBS=2: two trainings at once
 	$(repro)
 
 compare: named setup  ## the comparison of other recipes: make compare MODELS="dcgan wgan_gp sagan"
@@ -66,7 +66,7 @@ quick: $(VENV)/installed-dev  ## the tests without the slow ones: about three mi
 faults: $(VENV)/installed-dev  ## kills, full disks, broken servers, flipped bits, for real: make faults SEED=7 KILLS=200
 	OMP_NUM_THREADS=1 python -m tests.faults --seed="$$SEED" --kills="$$KILLS"
 
-lint: $(VENV)/installed-dev  ## style and types, of the container and workflow files too
+lint: $(VENV)/installed-dev  ## style and types; also the container and workflow files
 	ruff check .
 	ruff format --check .
 	mypy
@@ -93,12 +93,12 @@ gpu-check:  ## at most ten minutes on a CUDA machine: exact resume, host syncs, 
 	@if test -x "$$VENV/bin/python"; then python -m benchmarks.gpu_check; else "$$PYTHON" -m benchmarks.gpu_check; fi
 
 # pip-audit has a venv of its own, for it needs other packages; --strict: what could not be looked up is not passed.
-audit: setup  ## known vulnerabilities of the installed packages, as pypi.org tells them
+audit: setup  ## known vulnerabilities of the installed packages, as pypi.org lists them
 	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && "$$PYTHON" -m venv "$$tools" && \
 	"$$tools/bin/pip" install --quiet --disable-pip-version-check 'pip-audit>=2.9,<3' && \
 	"$$tools/bin/pip-audit" --strict --progress-spinner off --path "$$VENV"/lib/python3*/site-packages
 
-clean:  ## remove all that the pipeline made, checkpoints and MLflow's runs included
+clean:  ## remove what the pipeline made, also checkpoints and MLflow's runs; scores/ and the leaderboard stay
 	rm -rf .work data/prepared data/reference data/checked runs samples closest reports/report.html reports/studies mlflow.db mlruns dvc_plots
 
 $(VENV)/bin/python:
