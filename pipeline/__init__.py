@@ -7,10 +7,10 @@ metrics/        extractors and metrics: images -> features -> numbers; the real 
 models/         the networks; `python -m pipeline.models`
 gan/            losses, penalties, augmentations, optimisers; the training step, its state and checkpoints; warm start
 sampling/       seeded samples of a generator, and pictures of them
-repository      what DVC needs and keeps, mended where it is broken
-check_recipe    what is wrong with a recipe that does parse
-check           what is wrong with params that do parse; `python -m pipeline.check`
-tracking/       what a run tells MLflow, and never waits for; `python -m pipeline.tracking`
+repository      DVC's own files: what it needs, and repairs after a kill or a fault
+check_recipe    what is wrong with a recipe, beyond types and ranges
+check           what is wrong with params.yaml, beyond types and ranges; `python -m pipeline.check`
+tracking/       logging to MLflow, without waiting for it; `python -m pipeline.tracking`
 report/         leaderboard.csv and report.html
 experiment      one recipe with one seed: what a stage and a search trial share
 evaluate/       the scores of a model's samples; `python -m pipeline.metrics`: any two sets; the doctor
@@ -29,8 +29,8 @@ from types import TracebackType
 LACKING = ("failed to map segment", "cannot allocate memory", "can't start new thread", "resource temporarily unavail")
 
 
-def _tell_what_lacks(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """The last word on an error while a command imports: what the machine lacks is no bug."""
+def _report_import_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """An excepthook for the time while a command imports: what the machine lacks is one sentence, no traceback."""
     if isinstance(error, ModuleNotFoundError) and not f"{error.name}.".startswith("pipeline."):
         print(f"error: {error.name} is not installed: run `make setup`, then `. .venv/bin/activate`", file=sys.stderr)
         sys.exit(2)
@@ -42,8 +42,8 @@ def _tell_what_lacks(kind: type[BaseException], error: BaseException, trace: Tra
     sys.exit(2)
 
 
-# What a command meets while it imports, for seconds, before its own `main` can tell it. Ctrl-C ends it without a word.
+# Imports take seconds, before a command's own `main` can handle errors. Ctrl-C ends it silently meanwhile.
 if sys.argv[:1] == ["-m"] or "".join(sys.argv[:1]).endswith("/gan"):
-    sys.excepthook = _tell_what_lacks
+    sys.excepthook = _report_import_error
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe that does parse, or with a space of recipes: unknown names and impossible pairs."""
+"""What is wrong with a recipe, or a search space, beyond types and ranges: unknown names, impossible combinations."""
 
 import json
 import math
@@ -24,7 +24,7 @@ from pipeline.params import Dimension, Params, Recipe, Schedule
 from pipeline.params.schema import faults
 
 SMALL = {"width_g": 8, "width_d": 8, "latent_dim": 2}  # a network that is quickly built
-WITHOUT_D = {  # what does nothing where there is no D: of D, of its inputs, or of what G learns from it
+WITHOUT_D = {  # fields that do nothing without a D, and their neutral values
     "label_smoothing": 0, "penalty": "none", "penalty_every": 1, "regularisers": {}, "clip": None, "pack": 1,
     "n_critic": 1, "top_k": 1, "reuse_fakes": False, "augment": (), "augment_strength": 1, "instance_noise": 0,
 }  # fmt: skip
@@ -111,7 +111,7 @@ def _network_problems(place: str, recipe: Recipe, params: Params) -> Iterator[st
 
 
 def _flow_problems(place: str, recipe: Recipe) -> Iterator[str]:
-    """What a network without D asks, and what asks for one: the loss, the solver, and that nothing else is set."""
+    """What does not go with a network without D: another loss, no solver, fields of D; and the reverse for a GAN."""
     with_network = f"with the network {recipe.network}"
     flow, known = NETWORKS[recipe.network].flow, FLOW_LOSSES if NETWORKS[recipe.network].flow else LOSSES
     if recipe.loss in (LOSSES.keys() | FLOW_LOSSES.keys()) - known.keys():
@@ -226,7 +226,7 @@ def unknown(place: str, name: str, known: Collection[str]) -> Iterator[str]:
 
 
 def recipe_of(params: Params, name: str) -> Recipe | None:
-    """The recipe whose field a dimension's name is: a model's, or the shared one; None if it is none."""
+    """The recipe to which a dimension's name refers: a model's, or the shared one; None if it refers to no recipe."""
     parts = name.split(".")
     if len(parts) == 1:
         return params.recipe

@@ -1,4 +1,4 @@
-"""What DVC needs and keeps in a repository: said where it is missing, mended where a kill or a fault left it broken."""
+"""What DVC needs in a repository, reported if it is missing; and DVC's own files, repaired after a kill or a fault."""
 
 import getpass
 import hashlib
@@ -59,7 +59,7 @@ def _is_git(folder: Path) -> bool:
 def reproduce_reference() -> int:
     """Bring the prepared data and their reference up to date by DVC; returns its exit status.
 
-    If it failed and a record of it was broken, that is mended, and it is tried once more.
+    If it fails and one of DVC's own files is broken, that file is repaired, and DVC is tried once more.
     """
     code = _repro()
     if code and any([mend_lock(), mend_rwlock()]):

@@ -84,7 +84,7 @@ def _options(arguments: list[str] | None, prog: str) -> argparse.Namespace:
 
 
 def _count(text: str) -> int | None:
-    """A number of things; an empty text, as make gives it, is none."""
+    """A count from 1 to 1024; None for an empty text, which make gives when JOBS or GPUS is not set."""
     if not text:
         return None
     if not text.isdecimal() or not 1 <= int(text) <= 1024:

@@ -1,4 +1,4 @@
-"""What there is to train: the legs of the comparison that DVC would run and that are not finished already."""
+"""What to train: the legs (one model with one seed) that DVC would run and that are not finished already."""
 
 import functools
 import logging
@@ -18,7 +18,7 @@ from pipeline.training.finished import FILES, KEPT
 
 @dataclass(frozen=True)
 class Leg:
-    """One experiment of the comparison, as it is when the plan is made."""
+    """One experiment of the comparison: one model with one seed."""
 
     experiment: Experiment
 
@@ -31,11 +31,11 @@ class Leg:
         return self.experiment.params.train.steps
 
     def step(self) -> int:
-        """That of the newest checkpoint, 0 where there is none."""
+        """The step of the newest checkpoint; 0 if there is none."""
         return max(map(step_of, checkpoints(self.experiment.work_folder())), default=0)
 
     def is_finished(self) -> bool:
-        """Whether runs/ has what this training left; its last checkpoint can be older than its last measurement."""
+        """Whether runs/ has this training's files; a checkpoint of the last step can lack the last measurement."""
         kept, out = self.experiment.work_folder() / KEPT / FILES / SUMS, paths.RUNS / self.name / SUMS
         both = kept.is_file() and out.is_file() and kept.read_bytes() == out.read_bytes()
         return both and self.step() >= self.steps
@@ -60,7 +60,7 @@ def make_plan(params: Params, description: dict[str, Any]) -> list[Leg]:
 def legs_that_dvc_would_run(names: list[str]) -> set[str]:
     """Those of `names` whose stage train has changed and whose results are not in DVC's cache.
 
-    A stage that cannot be looked at counts: it is then trained ahead, which costs time and changes no result.
+    A stage that cannot be checked is included: training it ahead costs time, but changes no result.
 
     Raises:
         PipelineError: there is no repository of DVC here.
@@ -78,7 +78,7 @@ def legs_that_dvc_would_run(names: list[str]) -> set[str]:
                     stage = repo.stage.load_one("dvc.yaml", f"train@{name}")
                     if stage.changed():
                         stage.save_deps()
-                        known = repo.stage_cache._load(stage)  # of a run with the dependencies of now
+                        known = repo.stage_cache._load(stage)  # an earlier run with the present dependencies
                         if not known or not repo.stage_cache._create_stage(known, wdir=stage.wdir).outs_cached():
                             found.add(name)
                 except (DvcException, AttributeError, TypeError):

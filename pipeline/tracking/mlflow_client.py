@@ -75,8 +75,8 @@ def _import_mlflow(local: bool) -> None:
 def make_store(path: Path) -> None:
     """Create a sqlite store whole or not at all: MLflow cannot repair one in which only some tables exist.
 
-    MLflow writes the folder of its own first experiment into SQL as it stands, and fails at `a'b"c` and at `:a`; so it
-    is told of another folder, which then is replaced.
+    MLflow writes the folder of its own first experiment into SQL without quoting, and fails at `a'b"c` and at `:a`. So
+    it is given another folder, which is then replaced in the table.
     """
     if path.exists():
         return

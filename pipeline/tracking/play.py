@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.tra
 
 
 def _require_gradio() -> None:
-    """Import gradio, which then tells nobody that it is used.
+    """Import gradio with its usage reports switched off.
 
     Raises:
         PipelineError: it is not installed.
@@ -106,7 +106,7 @@ def page(players: Sequence[Player], classes: Sequence[str]) -> Any:
 
 
 def _meant(values: Sequence[float | None]) -> list[float | None]:
-    """What fields mean, of which a class is the last: an emptied one is 0, and class -1 is each class."""
+    """The values of fields, the last of which is a class: an empty one counts as 0, and class -1 becomes None, all."""
     import gradio as gr
 
     *numbers, label = (value or 0 for value in values)

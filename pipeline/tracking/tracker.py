@@ -34,7 +34,7 @@ class Tracker:
     Args:
         parent: the folder of another Tracker of the same MLflow experiment, opened earlier. This run becomes a nested
             run of that one.
-        quiet: neither import MLflow nor touch the run unless it lacks something: for telling again what is known.
+        quiet: neither import MLflow nor touch the run unless something is unsent: to log again what is mostly known.
 
     >>> with Tracker(Path(".work/dcgan-0-1f2e"), "mnist", "dcgan-0") as tracker:      # doctest: +SKIP
     ...     tracker.metrics(100, {"loss/d": 0.7})
@@ -117,7 +117,7 @@ class Tracker:
     def best(self) -> None:
         """Give the run's version of the registered model the alias `best`.
 
-        The run that is told so last has the alias: ``mlflow.pytorch.load_model("models:/<experiment>@best")``.
+        If several runs call it, the last one has it: ``mlflow.pytorch.load_model("models:/<experiment>@best")``.
         """
         self._add("version", "best", time.time_ns() // 1_000_000)
 

@@ -311,7 +311,7 @@ class Uploader:
 
     @property
     def remedy(self) -> str:
-        """What may mend a store that takes nothing."""
+        """What to do if the store accepts nothing."""
         if self.uri.startswith("sqlite:///"):
             place = self.uri.removeprefix("sqlite:///").partition("?")[0]
             return f"see that {place}, its folder and mlruns/ can be written"

@@ -171,7 +171,7 @@ def varied(results: StudyResults) -> list[str]:
 
 
 def importances(results: StudyResults) -> dict[str, float] | None:
-    """Each parameter's share of what tells the best trials from all, by PED-ANOVA; None where it cannot be said.
+    """Each parameter's share of what distinguishes the best trials from all, by PED-ANOVA; None if not computable.
 
     Watanabe et al. 2023, https://arxiv.org/abs/2304.10255. Complete trials only: a pruned one has no value.
     """

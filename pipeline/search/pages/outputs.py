@@ -58,8 +58,8 @@ def write_tables(results: StudyResults, folder: Path) -> list[Path]:
 def trials_table(results: StudyResults) -> pd.DataFrame:
     """One row a trial. `value` is that of complete ones only; seconds are of training, wall_seconds of the last worker.
 
-    With a cost beside the distance, `pareto` says which trials are on the front. The parameters' columns bear their
-    names in the recipe, none of which is one of the others'.
+    With a cost beside the distance, `pareto` says which trials are on the front. The parameters' columns have the names
+    of the recipe's fields, which differ from those of all other columns.
     """
     names = list(results.settings["space"])
     best = {trial.number for trial in results.front}

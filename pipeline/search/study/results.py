@@ -33,9 +33,10 @@ FEWEST_RANKED = 3  # the order of two says nothing: it is right in half of all c
 
 @dataclass(frozen=True)
 class Finalist:
-    """One of the settings that were re-evaluated: `proxy` was its value in the study, None where it had none.
+    """The values of a trial that were trained again in the finals.
 
-    costs: of the same seeds as `finals`, in images or seconds; empty where the study minimised the distance alone.
+    proxy: the trial's distance in the study; None if it had none.
+    costs: in images or seconds, for the same seeds as `finals`; empty if the study minimised the distance alone.
     """
 
     trial: int
@@ -77,7 +78,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class SelectionBias:
-    """How well the study's cheap values foretold the finals.
+    """How well the study's cheap values predicted the finals.
 
     spearman, kendall: correlations between the order of the finalists in the study and in the finals; None for less
         than 3.

@@ -67,12 +67,12 @@ class StudyRef:
 
 
 def open_study(url: str, name: str, patience: float = 0.0) -> StudyRef:
-    """Open the storage of a study, which need not exist yet; an outage is waited for so many seconds."""
+    """Open the storage of a study, which need not exist yet. `patience`: seconds to wait for the end of an outage."""
     return StudyRef(url, name, open_storage(url, patience))
 
 
 def open_storage(url: str, patience: float = 0.0) -> BaseStorage:
-    """The storage at `url`, made if it is a file that does not exist; an outage is waited for so many seconds.
+    """The storage at `url`; a file that does not exist is made. `patience`: seconds to wait for the end of an outage.
 
     Raises:
         PipelineError: it is of no known kind, or cannot be reached; a password in the URL is not shown.

@@ -37,13 +37,13 @@ POPULATION = 8  # of NSGA-II: the usual 24 trials are three generations; of Optu
 
 
 def make_study(ref: StudyRef, params: Params, model: str, data_sha256: str, trials: int) -> None:
-    """Make the study with so many trials, or bring one that is there to so many; the first is the baseline.
+    """Make the study with `trials` trials, or bring an existing one to this number. The first trial is the baseline.
 
-    The baseline is the recipe as it is when the study is made.
+    The baseline is the recipe at the time when the study is made.
 
     Raises:
-        PipelineError: there is a study of this name with another space, budget, recipe or data. Of the recipe only the
-            fields count that are not varied: `--apply` changes the others.
+        PipelineError: a study of this name has another space, budget, recipe or data. Fields of the recipe that are
+            varied do not count: `--apply` changes them.
     """
     objectives = 1 if params.search.against is None else 2
     _make(ref, _settings(params, model, data_sha256), [current(params, model)], trials, objectives)

@@ -31,8 +31,8 @@ def run_on_ray(
 
     Args:
         address: ray://HOST:10001, a cluster's address, or "auto" on one of its nodes.
-        environment: variables of theirs beside those of their node.
-        needs: what each task occupies of a node: num_cpus, num_gpus.
+        environment: variables for the tasks, beside those of their node.
+        needs: what each task occupies on its node: num_cpus, num_gpus.
         report_progress: called about once a second.
 
     Raises:
@@ -65,7 +65,7 @@ def run_on_ray(
 
 
 def _connect(ray: Any, address: str) -> None:
-    """Join the cluster; one that answers, but has not started a server for this client in time, is asked again.
+    """Join the cluster; try again if it answers, but is too busy to start a server for this client in time.
 
     Raises:
         PipelineError: no cluster answers.

@@ -24,11 +24,11 @@ def run_here(
     """Keep `count` processes of `command` running until `over` or `should_stop` says so, then end them.
 
     Args:
-        environment: variables of theirs beside this process's own.
+        environment: variables for the processes, beside those of this one.
         report_progress: called every half a second.
 
     Raises:
-        PipelineError: a worker ended with an error of the user's, or workers died again and again.
+        PipelineError: a worker ended because of a user's mistake, or workers died again and again.
     """
     workers: dict[int, subprocess.Popen[bytes]] = {}
     gpus = visible_gpus() if torch.cuda.device_count() > 1 else []
