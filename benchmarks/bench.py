@@ -183,7 +183,7 @@ def _beside(found: dict[str, list[float]], images: int) -> list[str]:
 
 
 def measuring(rounds: int = 2) -> Table:
-    """Each tool's distance of a folder of PNGs from saved statistics, and the parts of it that can be told apart."""
+    """Each tool's distance of a folder of PNGs from saved statistics, and its parts, where they can be separated."""
     few, many = evaluation_speed.commands(FEW), evaluation_speed.commands(IMAGES, rounds)
     ours = many["ours"]
     rows = [["tool", f"{IMAGES} PNGs", "/ ours", "each further 1,000", "/ ours", "peak", "distance / ours - 1"]]
@@ -284,8 +284,8 @@ def machine(load_before: float) -> str:
     where = f"{_processor()}, {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads"
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     load = f"load {load_before:.2f} before the first table"
-    told = "A ratio is the median of the rounds' ratios (smallest to largest)."
-    return f"{today}: {where}; {versions}Python {platform.python_version()}; {load}. {told}"
+    ratios = "A ratio is the median of the rounds' ratios (smallest to largest)."
+    return f"{today}: {where}; {versions}Python {platform.python_version()}; {load}. {ratios}"
 
 
 def _processor() -> str:

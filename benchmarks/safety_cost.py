@@ -50,6 +50,7 @@ from pipeline.training.monitor import TrainingMonitor
 from pipeline.training.trainer import train_experiment
 
 MODEL = "dcgan"
+DELAY = 5.0  # seconds until the slow server answers
 VARIANTS = ("bare", "checkpoints", "tracking", "dead server", "slow server")  # bare beside bare: the noise
 
 
@@ -134,12 +135,12 @@ def pair(variant: str, steps: int, uri: str, cores: tuple[int, int]) -> tuple[fl
 
 
 @contextlib.contextmanager
-def slow_server(delay: float = 5.0) -> Iterator[str]:
-    """The address of a server that answers everything with an empty object, after `delay` seconds."""
+def slow_server() -> Iterator[str]:
+    """The address of a server that answers everything with an empty object, after `DELAY` seconds."""
 
     class Slow(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            time.sleep(delay)
+            time.sleep(DELAY)
             with contextlib.suppress(OSError):
                 self.send_response(200)
                 self.end_headers()

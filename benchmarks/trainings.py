@@ -24,6 +24,7 @@ from pipeline.report.uncertainty import mean_interval
 from pipeline.sampling.images import labels, sample
 
 CPU = torch.device("cpu")
+SAMPLING_SEED = 1000  # of the latents of `samples`
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,10 @@ def trained(
     return state, seconds, None
 
 
-def samples(state: TrainState, counts: Sequence[int], count: int, latent_dim: int, seed: int = 1000) -> np.ndarray:
+def samples(state: TrainState, counts: Sequence[int], count: int, latent_dim: int) -> np.ndarray:
     """`count` images of the average of G, or of G where there is none, uint8 (N, C, S, S), with the data's labels."""
     asked, generator = labels("data", counts, count), state.gan.generator if state.ema is None else state.ema
-    return torch.cat(list(sample(generator, asked, seed, 256, latent_dim))).cpu().numpy()
+    return torch.cat(list(sample(generator, asked, SAMPLING_SEED, 256, latent_dim))).cpu().numpy()
 
 
 def features(extractor: Extractor, images: np.ndarray | Tensor) -> np.ndarray:
