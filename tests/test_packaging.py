@@ -90,6 +90,14 @@ def test_gan_has_every_command_of_the_package() -> None:
     assert set(COMMANDS) == {*MODULES, "doctor"}
 
 
+@pytest.mark.parametrize("name", [*MODULES, "doctor"])
+def test_the_help_of_gan_names_the_command_as_it_was_typed(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    text = capsys.readouterr().out
+    assert f"gan {name}" in text and "python -m pipeline" not in text
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_both_forms_are_one_function_with_the_same_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     module = importlib.import_module(MODULES[name])

@@ -16,16 +16,16 @@ from collections.abc import Callable, Iterable
 
 
 class PipelineError(Exception):
-    """A fault that the user can mend.
+    """A fault that the user can fix.
 
-    The message is one clear sentence that names the thing and the remedy. It is printed as it stands, without a
-    traceback; any other exception is a bug of ours and keeps its traceback.
+    The message is one clear sentence that names the thing and the remedy. It is printed without a traceback; any other
+    exception is a bug of ours and keeps its traceback.
 
     Code that rewords the error, or acts on it, reads these parts, never the message; "" = not given.
 
     field: the parameter at fault, by its dotted name in params.yaml, such as "metrics.weights".
     problem: what is wrong with it, without the field's name and the remedy.
-    remedy: what mends it other than a change of the field, such as "fetch the file from https://...".
+    remedy: what fixes it other than a change of the field, such as "fetch the file from https://...".
     """
 
     def __init__(self, message: str, *, field: str = "", problem: str = "", remedy: str = "") -> None:

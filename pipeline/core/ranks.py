@@ -262,10 +262,10 @@ def _compare(place: Place, store: TCPStore, mine: Mapping[str, str], others: _Ot
 
 
 def _await(store: TCPStore, key: str, rank: int, others: _Others) -> None:
-    """Wait for another rank's word, but no longer than its process lives.
+    """Wait for another rank's answer, but no longer than its process lives.
 
     Raises:
-        PipelineError: it has ended, or there is no word of it.
+        PipelineError: it has ended, or has not answered in time.
     """
     until = time.monotonic() + START
     while not store.check([key]):
@@ -273,7 +273,7 @@ def _await(store: TCPStore, key: str, rank: int, others: _Others) -> None:
             raise PipelineError(fault)
         if time.monotonic() > until:
             raise PipelineError(
-                f"there is no word of rank {rank} after {START} seconds: see what it says, and that it reaches rank 0"
+                f"rank {rank} has not answered for {START} seconds: look at its output, and see that it reaches rank 0"
             )
         time.sleep(0.05)
 
@@ -296,7 +296,7 @@ def _unreachable(place: Place, others: _Others, error: Exception) -> str:
         return fault
     return (
         f"rank {place.rank} does not reach the others at {host}:{port} ({printable(str(error).splitlines()[0], 200)}): "
-        "see that rank 0 runs, and that no firewall stands between"
+        "see that rank 0 runs, and that no firewall blocks the connection"
     )
 
 

@@ -1,7 +1,7 @@
-"""What was found sound before is not judged again: by far the slowest part of a check is to import what it needs.
+"""What was found sound is not checked again: the slowest part of a check is to import what it needs.
 
-A finding is kept as a digest of everything that it hangs on, in .work/sound.json. Whatever changes makes another
-digest, and the check runs in full; what was found wrong is never kept. Without the file everything is judged anew.
+.work/sound.json keeps a digest of everything that such a finding depends on. After any change the digest is another
+one, and the check runs in full. Faults are never kept. Without the file everything is checked again.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from pipeline.core import paths
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import write_json
 
-KEPT = 32  # findings: so many params.yaml can be gone back to
+KEPT = 32  # findings: this many versions of params.yaml are remembered
 
 
 def digest_of(*facts: object) -> str:

@@ -1,8 +1,8 @@
 """Processes that train one model together, each a rank with a device of its own.
 
-Rank 0 leads: it alone decides, writes and logs. Before all that the ranks do together it tells the others what
-(`World.lead`); they wait for it and do the same (`World.follow`). A process by itself is `ALONE`, for which everything
-here is the identity.
+Rank 0 leads: it alone decides, writes and logs. Before each thing that the ranks do together it sends the others the
+name of that thing (`World.lead`); they wait for it and do the same (`World.follow`). A process by itself is `ALONE`,
+for which everything here is the identity.
 
 The batch of a recipe is that of all ranks. Every rank has the same weights and draws the same numbers for the whole
 batch; of both it takes the images `rank`, `rank + size`, `rank + 2 * size`, ... So the mathematics of a run does not
@@ -35,8 +35,8 @@ class World:
     commands: the group in which rank 0 leads; None = alone.
     block: how many images in a row it takes at a time.
     signals: the numbers of the stop signals that this rank has received.
-    told: the numbers of those that other ranks have received, on rank 0.
-    intact: whether the ranks are between two things that they do together: only then can they be told anything.
+    told: on rank 0, the numbers of the stop signals that other ranks have received.
+    intact: whether the ranks are between two things that they do together: only then can rank 0 send them anything.
     """
 
     rank: int = 0

@@ -1,7 +1,7 @@
 """How close are the images B to the images A? Two folders, arrays or statistics files; one JSON on stdout.
 
-python -m pipeline.metrics A B                         A real, B generated: the FID and what goes with it
-python -m pipeline.metrics A --save statistics.npz     the statistics of A, as pytorch-fid reads them too
+python -m pipeline.metrics A B                         A real, B generated: the FID and further metrics
+python -m pipeline.metrics A --save statistics.npz     the statistics of A, which pytorch-fid can read too
 python -m pipeline.metrics doctor                      checks this installation
 """
 
@@ -92,8 +92,9 @@ def _device(text: str) -> str:
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
+    description = (__doc__ or "").replace("python -m pipeline.metrics", prog)
     formatter = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog=prog, description=__doc__, formatter_class=formatter)
+    parser = _Parser(prog=prog, description=description, formatter_class=formatter)
     add = parser.add_argument
     add(
         "a",
@@ -102,16 +103,16 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="the real images: a folder, .zip, .npy or .npz, or their features or statistics",
     )
     add("b", type=Path, metavar="B", nargs="?", help="the generated images: the same")
-    add("--extractor", metavar="NAME", help=f"{', '.join(EXTRACTORS)}; only Inception, the default, gives a FID")
-    add("--further-extractors", type=_extractors, metavar="NAMES", default=(), help="more networks to measure by, too")
+    add("--extractor", metavar="NAME", help=f"{', '.join(EXTRACTORS)} (inception); only inception* give a FID")
+    add("--further-extractors", type=_extractors, metavar="NAMES", default=(), help="also measure by these extractors")
     add("--statistics-protocol", metavar="NAME", help="how files of statistics or features were made: tf, clean-fid ..")
-    add("--weights", metavar="PATH", help="the extractor's weights, if they do not lie where they are looked for")
-    add("--allow-unknown-weights", action="store_true", help="take other weights; the metric is named by their hash")
+    add("--weights", metavar="PATH", help="the file of the extractor's weights, if it is not in its usual place")
+    add("--allow-unknown-weights", action="store_true", help="use other weights; the metric is named after their hash")
     add("--device", type=_device, default="auto", help="auto, cpu, mps, cuda or cuda:N")
     add("--batch-size", type=_number(int, 1, 2**20), default=64)
     add("--workers", type=_number(int, 1, 256), default=2, help="threads that decode")
-    add("--compile", action="store_true", help="compile the network: takes a minute, so for very many images")
-    add("--value-range", type=_range, metavar="LOW,HIGH", help="of float arrays: -1,1 or 0,255; 0,1 if not given")
+    add("--compile", action="store_true", help="compile the network: takes a minute, pays off for very many images")
+    add("--value-range", type=_range, metavar="LOW,HIGH", help="the range of float arrays (0,1), such as -1,1 or 0,255")
     add("--bad-images", choices=("refuse", "skip"), default="refuse", help="what to do with broken or too large files")
     add("--max-megapixels", type=_number(float, 1e-6, 1e5), default=100.0, help="an image with more is too large")
     add("--held-out", type=Path, metavar="PATH", help="real images that are not in A, for the memorisation check")
@@ -121,7 +122,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--out", type=Path, metavar="FILE.json", help="write the JSON there too")
     add("--save", type=Path, metavar="FILE.npz", help="write the statistics of A; without B")
     cache = parser.add_mutually_exclusive_group()
-    cache.add_argument("--cache", type=Path, metavar="DIR", help="where features of A are kept; see the README")
+    cache.add_argument("--cache", type=Path, metavar="DIR", help="where features of A are kept (~/.cache/gan-metrics)")
     cache.add_argument("--no-cache", action="store_true", help="keep nothing")
     return parser
 

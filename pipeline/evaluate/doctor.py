@@ -44,10 +44,11 @@ class _Failed(Exception):
 @exit_cleanly
 def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.metrics doctor") -> None:
     """Print the table; exit status 1 if a check failed."""
+    description = (__doc__ or "").replace("python -m pipeline.metrics doctor", prog)
     formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=formatter)
+    parser = argparse.ArgumentParser(prog=prog, description=description, formatter_class=formatter)
     parser.add_argument("--explain", metavar="PROTOCOL", help=", ".join([*PROTOCOLS, *ALIASES]))
-    parser.add_argument("--experiment", metavar="NAME", help="what is explained, as it is called under scores/")
+    parser.add_argument("--experiment", metavar="NAME", help="an experiment under scores/, such as sagan-0")
     options = parser.parse_args(arguments)
     if bool(options.explain) != bool(options.experiment):
         raise PipelineError("--explain PROTOCOL and --experiment NAME go together: give both")

@@ -171,9 +171,9 @@ def protocol(
 
 
 def sampler_of(info: dict[str, Any]) -> dict[str, Any]:
-    """How a flow's samples were made, by generator.json; nothing of a GAN, which makes an image at once.
+    """How a flow's samples were made, by generator.json; empty for a GAN, which makes an image in one pass.
 
-    These are told beside a rank and keep no two models apart: `pipeline.report` ranks flows and GANs together.
+    The report shows these fields, but ranks flows and GANs together: they do not have to agree.
     """
     recipe = info.get("recipe", {})
     steps = recipe.get("sampling_steps", 0)
@@ -184,7 +184,7 @@ def sampler_of(info: dict[str, Any]) -> dict[str, Any]:
 
 
 def _trained_in(info: dict[str, Any]) -> dict[str, Any]:
-    """The precision of a training that was not float32, by generator.json. It is told, and keeps no models apart."""
+    """The precision of a training that was not float32, by generator.json. It need not agree between ranked models."""
     precision = info.get("train", {}).get("precision", "fp32")
     return {} if precision == "fp32" else {"training_precision": precision}
 

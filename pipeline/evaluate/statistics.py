@@ -99,8 +99,9 @@ def _numbers(path: Path, key: str, array: np.ndarray) -> np.ndarray:
 
 
 def unknown_protocol(path: Path) -> str:
-    """A warning of features of which nobody says how they were made."""
-    return f"{path} does not say by which weights and resizing it was made: only if by these is a number right"
+    """A warning about features or statistics that do not say how they were made."""
+    fault = "does not say by which weights and resizing it was made, so its protocol is assumed"
+    return f"{path} {fault}: state it with --statistics-protocol"
 
 
 def _check_protocol(path: Path, saved: dict[str, np.ndarray], protocol: dict[str, Any], stated: bool) -> list[str]:
@@ -115,10 +116,10 @@ def _check_protocol(path: Path, saved: dict[str, np.ndarray], protocol: dict[str
     ours = json.loads(json.dumps(protocol))
     differing = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
     if differing:
-        told = printable(
+        shown = printable(
             "; ".join(f"{key}: {theirs.get(key)!s:.100} there, {ours.get(key)} here" for key in differing), 1000
         )
-        raise PipelineError(f"{path} was made by another protocol ({told}): make the statistics again by this one")
+        raise PipelineError(f"{path} was made by another protocol ({shown}): make the statistics again by this one")
     return []
 
 

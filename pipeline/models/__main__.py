@@ -3,8 +3,8 @@
 python -m pipeline.models            lists the recipes: network, loss, parameters of G and D
 python -m pipeline.models dcgan      the layers of one recipe: output shapes, parameters, multiply-adds
 
-Images are of params.yaml's size and channels. Conditional networks are built for the classes of the prepared data, or
-before there is any, for 10.
+Images have the size and channels of params.yaml. Conditional networks are built for the classes of the prepared data;
+before data are prepared, for 10 classes.
 """
 
 import argparse
@@ -55,8 +55,9 @@ def _summary(recipe: Recipe, data: DataParams, n_classes: int) -> str:
 
 @exit_cleanly
 def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.models") -> None:
+    description = (__doc__ or "").replace("python -m pipeline.models", prog)
     formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=formatter)
+    parser = argparse.ArgumentParser(prog=prog, description=description, formatter_class=formatter)
     parser.add_argument("recipe", nargs="?", help="an entry under models:")
     parser.add_argument("--params", type=Path, default=PARAMS_FILE, help="another params file, such as a preset")
     options = parser.parse_args(arguments)

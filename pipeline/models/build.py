@@ -28,13 +28,15 @@ class GAN:
 class Network:
     """How an architecture is built: `generator(image_shape, width, latent_dim)`, `discriminator(image_shape, width)`.
 
-    `batch_norm_d` says that the discriminator also takes `batch_norm`, and thus that a recipe may ask for it;
-    `conditional` that both also take `n_classes`, and heed the labels; `minibatch_std_d` that the discriminator takes
-    `minibatch_std`, the number of images whose spread it sees together, 0 for none; `bounded` that G's images are in
-    [-1, 1]; `features_of` the extractor, if any, on whose features D is built, and by which its samples must not be
-    ranked; `spectral` that spectral normalisation goes with its initialisation; `flow` that the generator has a
-    `velocity` to be trained by flow matching and also takes `steps` and `solver`, and that there is no discriminator;
-    `styled` that the generator is `synthesise(styles(latents, labels))`.
+    batch_norm_d: the discriminator also takes `batch_norm`, so a recipe may ask for it.
+    conditional: both also take `n_classes`, and use the labels.
+    minibatch_std_d: the discriminator takes `minibatch_std`, the number of images whose spread it sees, 0 for none.
+    bounded: G's images are in [-1, 1].
+    features_of: the extractor, if any, on whose features D is built; samples must not be ranked by it.
+    spectral: spectral normalisation goes with the network's initialisation.
+    flow: there is no discriminator; the generator has a `velocity`, which flow matching trains, and also takes `steps`
+        and `solver`.
+    styled: the generator is `synthesise(styles(latents, labels))`.
     """
 
     generator: Callable[..., nn.Module]

@@ -84,7 +84,7 @@ def suggested(params: Params, images: int | None, batch: int | None) -> str:
         from pipeline.data.prepared import load_description  # here, since the other commands need no numpy
 
         if not (paths.PREPARED / "dataset.json").exists():
-            raise PipelineError("how many images there are is not known: say --images N, or run `dvc repro prepare`")
+            raise PipelineError("the number of images is not known: give --images N, or run `dvc repro prepare`")
         images = load_description(paths.PREPARED)["train"]
     if images < 1:
         raise PipelineError(f"--images must be at least 1, got {images}")
@@ -114,7 +114,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.par
     setter = commands.add_parser("set", help="change single values in params.yaml")
     setter.add_argument("assignments", nargs="+", metavar="name=value")
     commands.add_parser("show", help="print a recipe with all its fields").add_argument("model")
-    rules = commands.add_parser("suggest", help="settings by published rules for the size and number of images")
+    rules = commands.add_parser("suggest", help="print settings by published rules, for the size and number of images")
     rules.add_argument("--images", type=int, metavar="N", help="training images; default: those prepared")
     rules.add_argument("--batch", type=int, metavar="N", help="batch size; default: by the rule")
     options = parser.parse_args(arguments)

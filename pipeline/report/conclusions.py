@@ -127,7 +127,7 @@ def _other_order(results: Results, group: ProtocolGroup) -> list[str]:
     places = decimals(means)
     order = sorted(zip(means, (ranked.model for ranked in measured), strict=True))
     shown = listed([f"{model} ({number(mean, places)})" for mean, model in order])
-    return [f"By {name}, which the number of images does not bias, the order is another: {shown}."]
+    return [f"By {name}, which has no bias from the number of images, the order is different: {shown}."]
 
 
 def _no_floor(group: ProtocolGroup) -> list[str]:

@@ -44,14 +44,14 @@ METRIC_INFO: dict[str, MetricInfo] = {
     "{cmmd}": MetricInfo(
         "CMMD", "lower", "cmmd",
         "The squared maximum mean discrepancy of CLIP's embeddings, times 1,000.",
-        "It was validated for images of 256 pixels and more: of smaller ones it may see other things than people do.",
+        "It was validated for images of 256 pixels and more: on smaller ones it may disagree with what people see.",
         places=None,
     ),
     "{monge}": MetricInfo(
         "Monge distance (MIND)", "lower", "mind",
-        "The mean squared gap of the two sets along random directions, value against value in order. It takes neither "
-        "set for a Gaussian, as the ranked distance does.",
-        "It orders models differently: what the ranked distance cannot see, beyond means and covariances, differs.",
+        "The mean squared gap between the sorted values of the two sets along random directions. Unlike the ranked "
+        "distance it does not assume that the sets are Gaussian.",
+        "It orders models differently: they differ in more than means and covariances.",
         places=None,
     ),
     "inception_score": MetricInfo(
@@ -116,7 +116,7 @@ METRIC_INFO: dict[str, MetricInfo] = {
     "copies": MetricInfo(
         "copies", "about 0.01", "memorisation",
         "The share of samples that equal a training image or are closer to one than 99% of held-out test images are. "
-        "It sees exact copies; most of those that are shifted or compressed it does not.",
+        "It finds exact copies, but misses most that are shifted or compressed.",
         "Far above 0.01: training images are reproduced. Samples far from all real images give a low value too.",
     ),
     "auth_pct": MetricInfo(
@@ -129,7 +129,7 @@ METRIC_INFO: dict[str, MetricInfo] = {
     "held_out_duplicates": MetricInfo(
         "held-out duplicates", "", "memorisation",
         "How many held-out test images equal a training image. They are left out of the two rows above.",
-        "Many: the splits are not apart, so that the distance of real test images is too low as well.",
+        "Many: the splits overlap, so the distance of real test images is too low as well.",
         places=0,
     ),
     "class_balance": MetricInfo(
@@ -155,25 +155,25 @@ METRIC_INFO: dict[str, MetricInfo] = {
     ),
     "modes": MetricInfo(
         "modes, of 1,000", "higher", "modes",
-        "How many triples of digits come among 26,000 samples (or all, if fewer), as a classifier reads them.",
+        "How many different triples of digits a classifier reads in 26,000 samples (or all, if fewer).",
         "Well below that of as many real triples: the generator leaves modes out.",
         places=0,
     ),
     "modes_kl": MetricInfo(
         "KL of the modes", "lower", "modes",
-        "How unevenly the triples come: the divergence of their shares from equal ones.",
-        "Well above that of as many real triples: some modes come far too often.",
+        "How unevenly the triples are distributed: the KL divergence of their shares from equal shares.",
+        "Well above that of as many real triples: some modes are far too frequent.",
         places=4,
     ),
     "modes_real": MetricInfo(
         "modes of real triples", "", "modes",
-        "The same of as many triples of real digits: the most that can be asked for.",
-        "Below 1,000: too few images for all modes to come.",
+        "The number of modes among as many triples of real digits: the highest that can be expected.",
+        "Below 1,000: too few images to show all modes.",
         places=0,
     ),
     "modes_kl_real": MetricInfo(
         "KL of real triples", "", "modes",
-        "The same of as many triples of real digits: the floor, since finitely many never come equally often.",
+        "The same for as many triples of real digits. It is the floor: in a finite sample shares are never equal.",
         "Far above 500 / the number of images: the classifier errs, or the data are uneven.",
         places=4,
     ),
@@ -196,7 +196,7 @@ DISTANCE = MetricInfo(
     "distance",
     "lower",
     "",
-    "The Fréchet distance between features of another network than the one that ranks.",
+    "The Fréchet distance between features of another network than the one used for the ranking.",
     "It orders models differently: what the ranking network sees may not be all that matters.",
     places=None,
 )

@@ -98,7 +98,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeyp
     assert "few images" not in run(capsys, "--images", "60000")[1]
     code, _, error = run(capsys)
     assert code == 2
-    assert error == "error: how many images there are is not known: say --images N, or run `dvc repro prepare`\n"
+    assert error == "error: the number of images is not known: give --images N, or run `dvc repro prepare`\n"
     assert run(capsys, "--images", "0")[2] == "error: --images must be at least 1, got 0\n"
     for batch in ("-1", "1", "65537"):
         code, _, error = run(capsys, "--images", "5", "--batch", batch)

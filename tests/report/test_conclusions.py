@@ -186,7 +186,7 @@ def test_each_ranking_has_a_view_in_mlflow_and_the_best_model_the_alias(
 
 def test_another_order_by_the_kernel_distance_is_said() -> None:
     make_data()
-    told = "By kd_efficientnet_lite0, which the number of images does not bias, the order is another: "
+    told = "By kd_efficientnet_lite0, which has no bias from the number of images, the order is different: "
     for kernels, sentences in [
         ((0.1, 0.2, 0.3), []),
         ((0.1, 0.2, 0.2), []),
