@@ -23,7 +23,7 @@ from pipeline.evaluate.compare import ImageSetResult, compare, dimensions_of, me
 from pipeline.evaluate.features import ReadOptions
 from pipeline.evaluate.images import ImageSource
 from pipeline.evaluate.stated import stated_extractor, without_network
-from pipeline.evaluate.statistics import write_statistics
+from pipeline.evaluate.statistics import holds_images, is_statistics, write_statistics
 from pipeline.metrics import EXTRACTORS, METRICS, Extractor, load_extractor
 from pipeline.metrics.further import further_extractors, further_metrics, named
 from pipeline.metrics.protocol import protocol_of
@@ -53,10 +53,16 @@ def _number(kind: Callable[[str], float], low: float, high: float) -> Callable[[
             value = float("nan")
         if not low <= value <= high:
             what = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"must be {what} from {low:g} to {high:g}, got {text!r}")
+            raise argparse.ArgumentTypeError(f"must be {what} from {low:,.7g} to {high:,.7g}, got {text!r}")
         return value
 
     return convert
+
+
+def _path(text: str) -> Path:
+    if not text:  # an unset variable of a script: Path would take it for the current folder
+        raise argparse.ArgumentTypeError("must be a path, got ''")
+    return Path(text)
 
 
 def _range(text: str) -> tuple[float, float]:
@@ -98,11 +104,11 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "a",
-        type=Path,
+        type=_path,
         metavar="A",
         help="the real images: a folder, .zip, .npy or .npz, or their features or statistics",
     )
-    add("b", type=Path, metavar="B", nargs="?", help="the generated images: the same")
+    add("b", type=_path, metavar="B", nargs="?", help="the generated images: the same")
     add("--extractor", metavar="NAME", help=f"{', '.join(EXTRACTORS)} (inception); only inception* give a FID")
     add("--further-extractors", type=_extractors, metavar="NAMES", default=(), help="also measure by these extractors")
     add("--statistics-protocol", metavar="NAME", help="how files of statistics or features were made: tf, clean-fid ..")
@@ -115,14 +121,14 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--value-range", type=_range, metavar="LOW,HIGH", help="the range of float arrays (0,1), such as -1,1 or 0,255")
     add("--bad-images", choices=("refuse", "skip"), default="refuse", help="what to do with broken or too large files")
     add("--max-megapixels", type=_number(float, 1e-6, 1e5), default=100.0, help="an image with more is too large")
-    add("--held-out", type=Path, metavar="PATH", help="real images that are not in A, for the memorisation check")
+    add("--held-out", type=_path, metavar="PATH", help="real images that are not in A, for the memorisation check")
     add("--metrics", type=_metrics, metavar="NAMES", help=f"all, or of {','.join(METRICS)}")
     add("--bootstrap", type=_number(int, 0, 10_000), default=20, help="resamples for the distance's sampling error")
     add("--infinity", action="store_true", help="extrapolate the distance to infinitely many generated images")
-    add("--out", type=Path, metavar="FILE.json", help="write the JSON there too")
-    add("--save", type=Path, metavar="FILE.npz", help="write the statistics of A; without B")
+    add("--out", type=_path, metavar="FILE.json", help="write the JSON there too")
+    add("--save", type=_path, metavar="FILE.npz", help="write the statistics of A; without B")
     cache = parser.add_mutually_exclusive_group()
-    cache.add_argument("--cache", type=Path, metavar="DIR", help="where features of A are kept (~/.cache/gan-metrics)")
+    cache.add_argument("--cache", type=_path, metavar="DIR", help="where features of A are kept (~/.cache/gan-metrics)")
     cache.add_argument("--no-cache", action="store_true", help="keep nothing")
     return parser
 
@@ -196,12 +202,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     )
     paths = [path for path in (options.a, options.held_out, options.b) if path]
     sources = {path: open_image_set(path, read) for path in paths}
-    for name, path in {"--save": options.save and options.a, "--held-out": options.held_out}.items():
-        if path and sources[path] is None:
-            raise PipelineError(f"{path} holds statistics, and {name} needs images: name the images")
-    for path, source in sources.items():
-        if options.further_extractors and source is None:
-            raise PipelineError(f"{path} holds statistics, and --further-extractors needs images: name the images")
+    _require_images(options, sources)
     extractor, stated = _extractor_for(options, sources)
     cache = None if options.no_cache else options.cache or _default_cache()
     others = list(_further(options))
@@ -229,6 +230,18 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     for side in sides[1:]:
         _add(result, side, options)
     return result
+
+
+def _require_images(options: argparse.Namespace, sources: dict[Path, ImageSource | None]) -> None:
+    """Refuse files of features or statistics where they are not enough."""
+    need = {options.a: "--save"} if options.save else {}
+    if options.further_extractors:
+        need |= dict.fromkeys(sources, "--further-extractors")
+    for path, name in need.items():
+        if sources[path] is None:
+            raise PipelineError(f"{path} holds no images, and {name} needs them: name the images")
+    if options.held_out and is_statistics(options.held_out) and not holds_images(options.held_out):
+        raise PipelineError(f"{options.held_out} holds statistics, and --held-out needs images: name the images")
 
 
 def _further(options: argparse.Namespace) -> Iterator[tuple[str, Extractor | str]]:

@@ -42,11 +42,13 @@ def dimensions(path: Path) -> int:
     """The dimensions D of a statistics file.
 
     Raises:
-        PipelineError: it is damaged or lacks `mu`.
+        PipelineError: it is damaged, or lacks `mu` (D,).
     """
     mean = _load(path).get("mu")
-    if mean is None or mean.ndim != 1:
+    if mean is None:
         raise PipelineError(f"{path} lacks mu: make the statistics again")
+    if mean.ndim != 1:
+        raise PipelineError(f"{path}: mu {mean.shape} must be (D,): make it again")
     return len(mean)
 
 

@@ -175,7 +175,7 @@ def test_what_further_extractors_need(refused: Refused, run: Run, sets: tuple[Pa
     assert "leave out --further-extractors" in refused(sets[0], "--save", tmp_path / "s.npz", *more)
     run(sets[0], "--save", tmp_path / "s.npz")
     assert refused(tmp_path / "s.npz", sets[1], *more) == (
-        f"{tmp_path / 's.npz'} holds statistics, and --further-extractors needs images: name the images"
+        f"{tmp_path / 's.npz'} holds no images, and --further-extractors needs them: name the images"
     )
 
 
@@ -622,7 +622,9 @@ def test_fewer_than_two_after_skipping(toy: Path, refused: Refused, sets: tuple[
         (["A", "B", "--value-range", "1"], "must be two numbers"),
         (["A", "B", "--value-range", "0,nan"], "must be two numbers"),
         (["A", "B", "--value-range"], "expected one argument"),
-        (["A", "B", "--batch-size", "0"], "must be a whole number from 1"),
+        (["A", "B", "--batch-size", "0"], "must be a whole number from 1 to 1,048,576,"),
+        (["", "B"], "A: must be a path, got ''"),
+        (["A", "B", "--held-out", ""], "--held-out: must be a path"),
         (["A", "B", "--workers", "2.5"], "must be a whole number from 1"),
         (["A", "B", "--max-megapixels", "nan"], "must be a number from"),
         (["A", "B", "--bootstrap", "-1"], "must be a whole number from 0"),
@@ -656,7 +658,7 @@ def test_missing_inception_weights_name_the_ways_out(
 
 def test_statistics_cannot_be_saved_again(toy: Path, refused: Refused, tmp_path: Path) -> None:
     path = statistics(tmp_path / "x.npz")
-    assert "--save needs images" in refused(path, "--save", tmp_path / "y.npz")
+    assert "holds no images, and --save needs them" in refused(path, "--save", tmp_path / "y.npz")
 
 
 # --- the process ---

@@ -106,6 +106,16 @@ def test_features_in_files_give_their_distance_without_any_weights(kind: Any, ru
     assert result["b"]["images"] == (None if kind is statistics else COUNT)
 
 
+def test_held_out_features_of_a_file(run: Run, refused: Refused, tmp_path: Path) -> None:
+    sets = [clean_fid(tmp_path / name, features(seed)) for seed, name in enumerate(("real", "made", "held"))]
+    result = run(*sets[:2], "--held-out", sets[2], "--metrics", "memorisation")
+    assert result["metrics"]["nearest_ratio"] > 0 and result["held_out"]["images"] == COUNT
+    path = statistics(tmp_path / "s", features(2))
+    assert refused(*sets[:2], "--held-out", path) == (
+        f"{path} holds statistics, and --held-out needs images: name the images"
+    )
+
+
 def test_a_protocol_that_the_caller_states(run: Run, refused: Refused, tmp_path: Path) -> None:
     paths = clean_fid(tmp_path / "a", features(0)), torch_fidelity(tmp_path / "b", features(1))
     for name, metric in {"tf": "fid_tf", "edm": "fid_tf", "clean": "fid_clean", "pytorch-fid": "fid"}.items():
@@ -119,6 +129,8 @@ def test_a_protocol_that_the_caller_states(run: Run, refused: Refused, tmp_path:
     small = statistics(tmp_path / "c", features(0, dim=6))
     assert "c.npz has 6 dimensions, " in refused(paths[0], small)
     assert "c.npz has 6 dimensions, the extractor 2048" in refused(small, small)
+    np.savez(tmp_path / "e.npz", mu=np.zeros((1, 6)), sigma=np.eye(6))
+    assert "e.npz: mu (1, 6) must be (D,)" in refused(small, tmp_path / "e.npz")
     result = run(small, clean_fid(tmp_path / "d", features(1, dim=6)), "--extractor", "efficientnet_lite0")
     assert result["metrics"]["fd_efficientnet_lite0"] == pytest.approx(distance(*(features(i, dim=6) for i in (0, 1))))
 
