@@ -41,7 +41,7 @@ def board(results: Results, group: ProtocolGroup) -> tuple[list[Row], float | No
                 min(ranked.runs, key=lambda run: results.runs.index(run)),
                 mean_and_std(ranked.values, places),
                 interval(ends, places) if ends else "",
-                "" if ranked.ratio is None else f"{ranked.ratio:.1f}{TIMES} floor",
+                "" if ranked.ratio is None else f"{ranked.ratio:,.1f}{TIMES} floor",
                 _flag(ranked),
                 {"to": _share(mean, whole)}
                 | ({"low": _share(ends[0], whole), "high": _share(ends[1], whole)} if ends else {}),

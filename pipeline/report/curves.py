@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pipeline.report.figures import HUES, LIGHT, Point, figure, hue, line
+from pipeline.report.figures import HUES, LIGHT, Point, figure, hue, line, wrapped
 from pipeline.report.formatting import number
 from pipeline.report.results import PENALTY, Results, RunResult
 
@@ -28,7 +28,7 @@ def distance_figure(results: Results, axis: str) -> "go.Figure":
         steps = pd.concat(curves).groupby("step")[[axis, "distance"]].agg(["mean", "size"])
         mean = pd.DataFrame(steps[steps[(axis, "size")] == len(runs)].xs("mean", axis=1, level=1))
         dash = {"dash": "dash" if index >= len(HUES) else "solid"}
-        means.append(line(_points(mean, axis), model, hue(index), line=dash, mode="lines+markers", **shared))
+        means.append(line(_points(mean, axis), wrapped(model), hue(index), line=dash, mode="lines+markers", **shared))
     name = {"images": "images seen", "seconds": "training seconds"}[axis]
     if all(group.floor is not None for group in results.groups):
         value, reached = results.floor["value"], [x for each in means for x in each["x"]] or [0.0]
@@ -45,11 +45,13 @@ def loss_figure(runs: Sequence[RunResult]) -> "go.Figure":
     curves |= {name: (colour, "dot", name.removeprefix(PENALTY)) for name in penalties}
     lines = []
     for key, (shade, dash, label) in curves.items():
-        for position, run in enumerate(run for run in runs if key in run.curve):
+        if len(runs) > 1:  # its entry in the legend, for all seeds
+            lines.append(line([], label, shade, line={"dash": dash}, legendgroup=label, x=[None], y=[None]))
+        for run in (run for run in runs if key in run.curve):
             points = _points(run.curve.dropna(subset=[key]), "images", key)
             name = label if len(runs) == 1 else f"{label}, seed {run.seed}"
             style = {"dash": dash, "width": 1.5 if len(runs) == 1 else 1}
-            lines.append(line(points, name, shade, line=style, legendgroup=label, showlegend=position == 0))
+            lines.append(line(points, name, shade, line=style, legendgroup=label, showlegend=len(runs) == 1))
     return figure(lines, "images seen", "loss", showlegend=True)
 
 

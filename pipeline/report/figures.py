@@ -9,6 +9,7 @@ import hashlib
 import html
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -66,6 +67,20 @@ def line(points: Sequence[Point], name: str, colour: str, **more: Any) -> dict[s
     style = {"color": colour, "width": 2, **more.pop("line", {})}
     made = {"type": "scatter", "mode": "lines", "x": x, "y": y, "name": name, "line": style}
     return made | {"hovertemplate": "%{y:.4~g} at %{x:.4~s}"} | more
+
+
+def wrapped(name: str, width: int = 24) -> str:
+    """A name in lines of at most so many letters, where it has underscores: charts cut long ones off.
+
+    >>> wrapped("wgan_gp_resnet", width=8)
+    'wgan_gp_<br>resnet'
+    """
+    lines = [""]
+    for part in re.findall("[^_]*_*", name):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "<br>".join(lines)
 
 
 def thin(points: Sequence[Point]) -> list[Point]:

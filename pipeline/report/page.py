@@ -17,9 +17,9 @@ from pipeline.core import paths
 from pipeline.core.errors import PipelineError
 from pipeline.core.provenance import provenance
 from pipeline.report.board import board
-from pipeline.report.conclusions import cautions, conclusions, doubt
+from pipeline.report.conclusions import best_run, cautions, conclusions, doubt
 from pipeline.report.curves import distance_figure, loss_figure
-from pipeline.report.figures import DARK, LIGHT, TEMPLATES, chart, css, embedded, script_sources, scripts
+from pipeline.report.figures import DARK, LIGHT, TEMPLATES, chart, css, embedded, script_sources, scripts, wrapped
 from pipeline.report.formatting import data_title, mean_and_std
 from pipeline.report.metrics_table import class_table, explained, metrics_table, missing, nearest
 from pipeline.report.ranking import ranking_table
@@ -68,7 +68,7 @@ def render(results: Results, mlflow: Mapping[str, str] = {}) -> str:
     real_grid, real_strip = real_images(paths.PREPARED / "train.npy")
     frames = training_frames(first)
     metrics = [(metrics_table(results, group), missing(results, group)) for group in groups]
-    height = 310 + 10 * len(models)  # of a chart whose legend names all
+    height = 310 + sum(10 + 22 * wrapped(model).count("<br>") for model in models)  # of a chart whose legend names all
     context = {
         "results": results,
         "title": data_title(results.dataset),
@@ -101,6 +101,7 @@ def render(results: Results, mlflow: Mapping[str, str] = {}) -> str:
         "few": rank_deficient(results),
         "animations": animations(first),
         "mlflow": mlflow,
+        "winner": best_run(results),
         "versions": [
             *provenance().items(),
             ("data sha256", results.dataset["sha256"]),

@@ -20,6 +20,7 @@ pytestmark = [
     pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not on the PATH: no browser opens the pages"),
 ]
 EVIL = "<script>document.title='owned'</script><a href='https://x'>x</a>"
+LONG = [f"a_name_as_long_as_names_of_models_can_be_and_hence_the_longest_{letter}" for letter in "abc"]
 FIRST, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 
 
@@ -30,7 +31,9 @@ def workplace() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """report.html of three models with one seed, many.html of twelve with three, and the pages of studies."""
+    """report.html of three models with one seed, long.html of three long names, many.html of twelve with three seeds,
+    and the pages of studies.
+    """
     place = tmp_path_factory.mktemp("pages")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
@@ -49,11 +52,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     "\n".join(["step,images,loss/d,loss/g,distance", *rows])
                 )
         write_report(compare(many, [0, 1, 2]), Path("many"))
+        for index, model in enumerate(LONG):
+            make_experiment(model, 0, 200.0 + index, scores={"precision": 0.5, "recall": 0.4})
+        write_report(compare(LONG, [0]), Path("long"))
         for name, text in [("study", render_study(lively(name=EVIL), ABOUT)), ("front", render_study(weighed(), ABOUT)),
                            ("comparison", render_comparison([lively(), lively(30, EVIL, -30.0)], ABOUT))]:  # fmt: skip
             Path(f"{name}.html").write_text(text)
     shutil.copy(place / "reports/report.html", place / "report.html")
-    shutil.copy(place / "many/report.html", place / "many.html")
+    for name in ("many", "long"):
+        shutil.copy(place / f"{name}/report.html", place / f"{name}.html")
     return place
 
 
@@ -236,6 +243,40 @@ def test_twelve_models_with_three_seeds_are_small_and_quick(visit: Any, folder: 
     assert box["y"] + box["height"] <= 900, "thirteen rows are the first screen"
     for shown in (page, visit("many", PHONE)):
         assert shown.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("size", [FIRST, PHONE])
+def test_long_names_leave_room_for_numbers(visit: Any, size: dict[str, int]) -> None:
+    page = visit("long", size)
+    draw_all(page)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    for table in ("#ranking", "#metrics"):
+        stays = page.locator(f"{table} tbody .pin").first.bounding_box()["width"]
+        frame = page.locator(f"{table} .scroll").first.bounding_box()["width"]
+        assert stays < 0.55 * frame, "the first column stays while the numbers scroll below it"
+    assert texts(page, ".board .name") == LONG, "broken where it may be, nothing is cut off"
+    chart = page.locator(".plot").first
+    plot = chart.bounding_box()
+    for part in chart.locator(".legendtext, .ytitle").all():
+        box = part.bounding_box()
+        assert plot["x"] <= box["x"] and box["x"] + box["width"] <= plot["x"] + plot["width"], "cut off"
+        assert plot["y"] <= box["y"] and box["y"] + box["height"] <= plot["y"] + plot["height"], "cut off"
+    chart.hover()
+    with page.expect_download() as saved:
+        chart.locator('[data-title="Download as CSV"]').click()
+    assert Path(saved.value.path()).read_text().splitlines()[1] == f"{LONG[0]},0,1000"
+
+
+def test_the_losses_of_several_seeds_have_one_entry_in_the_legend(visit: Any) -> None:
+    page = visit("many")
+    draw_all(page)
+    losses = page.locator('.plot[aria-label="Losses of model0"]')
+    assert losses.locator(".legendtext").all_text_contents() == ["G", "D"]
+    losses.hover()
+    with page.expect_download() as saved:
+        losses.locator('[data-title="Download as CSV"]').click()
+    names = [line.split(",")[0] for line in Path(saved.value.path()).read_text().splitlines()[1:]]
+    assert list(dict.fromkeys(names)) == ['"G', '"D'] and names.count('"G') == 3 * 400
 
 
 @pytest.mark.parametrize(("name", "size"), [("many", FIRST), ("study", PHONE)])

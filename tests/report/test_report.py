@@ -200,11 +200,16 @@ def test_page_links_to_the_models_in_mlflow(three: Params, monkeypatch: pytest.M
     assert links(three) == [f"http://127.0.0.1:5000/#/models/{name}" for name in names] and names[0] != names[1]
     text = words(Path("reports/report.html").read_text())
     assert f"The models and runs in MLflow: {names[0]} (while make ui runs on this machine), {names[1]} (while" in text
+    assert "links to it; that of sagan-0, the best, has the alias best ." in text
     monkeypatch.setenv("MLFLOW_TRACKING_URI", 'https://me:se/c@ret@host/at/"?<')
     assert links(three) == [f"https://host/at/&#34;/#/models/{name}" for name in names]
     assert "(while" not in words(Path("reports/report.html").read_text())
     for off in ("runtime.tracking", "runtime.log_model"):
         assert links(three.override({off: False})) == []
+    for model in ("dcgan", "sagan", "resnet"):
+        make_experiment(model, 0, 900.0, scores={"collapsed": ["recall 0.001"]})
+    links(three)
+    assert "and links to it. " in words(Path("reports/report.html").read_text()), "no model is the best"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from PIL import Image
 
 from pipeline.experiment import Experiment
-from pipeline.report.figures import scripts
+from pipeline.report.figures import LIGHT, scripts
 from pipeline.search.__main__ import progress_reporter
 from pipeline.search.pages import page
 from pipeline.search.pages.charts import as_study, comparison_figure, importances, study_charts
@@ -174,6 +174,16 @@ def test_the_finals_are_drawn_with_their_seeds_and_intervals() -> None:
     made = comparison_figure(rank_studies([found, lively(30, "sagan", -30.0)]), "fd")
     assert [len(trace.x) for trace in made.data] == [4, 12]
     assert list(made.data[0].y) == ["sagan, tuned", "sagan, untuned", "dcgan, tuned", "dcgan, untuned"]
+    costs = study_charts(weighed(), "fd")["finals"]["Finals: distance and cost"].data[0]
+    assert costs.cliponaxis is False, "the name beside the last dot is whole"
+
+
+def test_of_all_parameters_together_the_best_trials_are_marked() -> None:
+    drawn = study_charts(lively(), "fd")["space"]["All parameters together"]
+    heights = [line.y[0] for line in drawn.data]
+    assert len(heights) == 15 and heights == sorted(heights, reverse=True), "the best are on top"
+    assert [line.line.color for line in drawn.data] == [LIGHT["soft"]] * 12 + [LIGHT["hue1"]] * 3
+    assert drawn.layout.plot_bgcolor is None and drawn.layout.annotations[0].font.color == LIGHT["soft"]
 
 
 def test_the_numbers_of_the_page() -> None:

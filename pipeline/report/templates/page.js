@@ -6,7 +6,7 @@
   let printing = false;
 
   // Charts are drawn when they come near the screen, and again when colours change or models are hidden.
-  const plain = (text) => String(text ?? "").replace(/<br>|&nbsp;/g, " ").replace(/<\/?b>/g, "")
+  const plain = (text) => String(text ?? "").replace(/_<br>/g, "_").replace(/<br>|&nbsp;/g, " ").replace(/<\/?b>/g, "")
     .replace(/&lt;/g, "<").replace(/&gt;/g, ">").replace(/&amp;/g, "&");
   function save(text, name) {
     const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(new Blob([text])), download: name });
@@ -16,7 +16,7 @@
   function csv(graph) {
     const cell = (value) => (/[",\n]/.test(plain(value)) ? `"${plain(value).replace(/"/g, '""')}"` : plain(value));
     const rows = graph._fullData.flatMap((trace) =>
-      Array.from(trace.x ?? [], (x, i) => [trace.name, x, trace.y?.[i]].map(cell).join(",")));
+      Array.from(trace.x ?? [], (x, i) => [trace.name, x, trace.y?.[i]].map(cell).join(",")).filter((row, i) => trace.x[i] !== null));
     save(["name,x,y", ...rows].join("\n"), graph.parentElement.dataset.file + ".csv");
   }
   function draw(box) {

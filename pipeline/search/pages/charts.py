@@ -10,7 +10,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from pipeline.report.figures import LIGHT, figure, hue
+from pipeline.report.figures import LIGHT, figure, hue, wrapped
 from pipeline.search.pages.comparison import Entry
 from pipeline.search.study.results import Finalist, StudyResults
 from pipeline.search.study.trial_stats import curve_of, distance_of, has_failed
@@ -80,13 +80,26 @@ def space_charts(results: StudyResults, metric: str) -> dict[str, "go.Figure"]:
         slices = drawn.plot_slice(study, params=[name], target_name=metric)
         made[f"{metric} against {name}"] = slices.update_traces(marker_line=RING)
     together = drawn.plot_parallel_coordinate(study, params=names, target_name=metric)
-    made["All parameters together"] = together.update_xaxes(range=[-0.45, len(names) + 0.2])  # with the first numbers
+    made["All parameters together"] = _with_best_marked(together, len(names))
     if len(names) > 1 and len(results.complete) >= FEWEST_FIELD:
         two = f"{names[0]} and {names[1]}"
         made[f"{two}, interpolated"] = drawn.plot_contour(study, params=names[:2], target_name=metric)
         ranks = drawn.plot_rank(study, params=names[:2], target_name=metric)
         made[f"{two}, by rank"] = ranks.update_traces(marker_line=RING)
     return made
+
+
+def _with_best_marked(together: "go.Figure", parameters: int) -> "go.Figure":
+    """Optuna's lines of all trials in colours of the page, dark or light: the best in one, on top of the others."""
+    lines = sorted((trace for trace in together.data if trace.mode == "lines"), key=lambda line: -line.y[0])
+    best = len(lines) - math.ceil(BEST_PART * len(lines))
+    for place, line in enumerate(lines):
+        line.update(line_color=LIGHT["soft"], opacity=0.4)
+        if place >= best:
+            line.update(line_color=hue(WINNER), line_width=2, opacity=0.9)
+    together.data = lines  # without the scale of Optuna's colours
+    together.update_layout(plot_bgcolor=None).update_annotations(font_color=LIGHT["soft"])
+    return together.update_xaxes(range=[-0.45, parameters + 0.2])  # with the first numbers
 
 
 def finals_charts(results: StudyResults, metric: str) -> dict[str, "go.Figure"]:
@@ -100,7 +113,7 @@ def finals_charts(results: StudyResults, metric: str) -> dict[str, "go.Figure"]:
     if None not in costs:
         means, marks = [row.finalist.mean for row in rows], {"color": [row.colour for row in rows], "size": 9}
         trace = {"type": "scatter", "mode": "markers+text", "x": costs, "y": means, "marker": marks,
-                 "text": [row.name for row in rows], "textposition": "middle right",
+                 "text": [row.name for row in rows], "textposition": "middle right", "cliponaxis": False,
                  "error_y": _spread(rows)}  # fmt: skip
         made["Finals: distance and cost"] = figure([trace], f"mean {results.cost_objective}", metric)
     return made
@@ -110,7 +123,7 @@ def comparison_figure(entries: Sequence[Entry], metric: str) -> "go.Figure":
     """Every model untuned (grey) and tuned (its colour)."""
     rows = []
     for entry in entries:
-        name = entry.results.model
+        name = wrapped(entry.results.model)
         rows.append(IntervalRow(f"{name}, tuned", entry.results.winner, hue(entry.index)))
         rows.append(IntervalRow(f"{name}, untuned", entry.results.baseline, LIGHT["soft"]))
     return intervals_figure([row for row in rows if row.finalist.finals], metric)
