@@ -54,7 +54,7 @@ class Uploader:
         self._state_file = self.folder / "mlflow.json"
         self._client: Any = None
         self._run_id = ""
-        self._experiment_id = ""
+        self._experiment_id = self._key = ""
         header = read_header(folder) if (folder / "outbox.jsonl").exists() else None
         self.begun = header["time"] / 1000 if header else 0.0  # seconds since the epoch
 
@@ -148,12 +148,11 @@ class Uploader:
 
     def _connect(self, header: dict[str, Any], run_id: str) -> None:
         """Open the store, the experiment and the run, and create what is missing: a parent's run before its child's."""
-        client, experiment_id = self._open_experiment(header["key"])
+        client, run, experiment_id = self._open_experiment(header["key"], run_id)
         tags = {RUN_TAG: header["value"]["id"]}
         parent = self._parent_run(header, client)
         if parent:
             tags[PARENT_TAG] = parent
-        run = active_run(client, run_id) if run_id else None
         if run is None:
             ours = f"tags.`{RUN_TAG}` = '{tags[RUN_TAG]}'"
             found = client.search_runs([experiment_id], ours, max_results=1)
@@ -165,11 +164,13 @@ class Uploader:
         if parent and run.data.tags.get(PARENT_TAG) != parent:
             client.set_tag(run.info.run_id, PARENT_TAG, parent)
         self._client, self._experiment_id, self._run_id = client, experiment_id, run.info.run_id
+        self._key = header["key"]
 
-    def _open_experiment(self, name: str) -> tuple[Any, str]:
-        """A client, and the id of the MLflow experiment `name`, which is created if it does not exist.
+    def _open_experiment(self, name: str, run_id: str) -> tuple[Any, Any, str]:
+        """A client, the run if it is there, and the id of its MLflow experiment, whatever somebody has renamed it to.
 
-        If somebody has deleted it, it stays deleted, and `name-2` and so on is taken.
+        Without a run the experiment is `name`, which is created if it does not exist. If somebody has deleted it, it
+        stays deleted, and `name-2` and so on is taken.
         """
         if self.uri in ("sqlite://", "sqlite:///:memory:"):
             raise PipelineError(f"{self.uri} is a database in memory, which is lost when this process ends")
@@ -183,6 +184,8 @@ class Uploader:
             elif local:
                 make_store(Path(self.uri.removeprefix("sqlite:///").partition("?")[0]))
             client = open_client(self.uri)
+            if run_id and (run := active_run(client, run_id)):
+                return client, run, run.info.experiment_id
             for number in itertools.count(1):
                 wanted = name if number == 1 else f"{name}-{number}"
                 experiment = client.get_experiment_by_name(wanted)
@@ -194,7 +197,7 @@ class Uploader:
                             raise
                     experiment = client.get_experiment_by_name(wanted)
                 if experiment.lifecycle_stage != "deleted":  # a server that is no MLflow says nothing
-                    return client, experiment.experiment_id
+                    return client, None, experiment.experiment_id
         raise AssertionError("unreachable")
 
     def _parent_run(self, header: dict[str, Any], client: Any) -> str:
@@ -254,8 +257,7 @@ class Uploader:
         models = self._client.search_logged_models([self._experiment_id], f"source_run_id = '{self._run_id}'")
         if not models:
             raise _Unsendable("the run has no model: runtime.log_model was false")
-        name = self._client.get_experiment(self._experiment_id).name
-        version = register(self._client, name, models[0].model_id, self._run_id)
+        version = register(self._client, self._key, models[0].model_id, self._run_id)
         if entry["key"]:
             give_alias(self._client, version, entry["key"], entry["value"])
 

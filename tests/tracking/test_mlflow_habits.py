@@ -13,7 +13,7 @@ import torch
 from pipeline.tracking import tracker as tracker_module
 from pipeline.tracking import ui
 from pipeline.tracking.tracker import measured_run
-from pipeline.tracking.views import ranked_experiments, ranking_view
+from pipeline.tracking.views import VIEW_TAG, ranked_experiments, ranking_view
 from tests.tracking.mlflow_store import client, history, opened, runs
 from tests.tracking.test_mlflow_model import Generator
 
@@ -72,6 +72,15 @@ def test_the_model_of_the_run_that_is_best_has_the_alias(root, folder, monkeypat
     with opened(folders[0]) as tracker:
         tracker.best()
     assert ids[best().run_id] == folders[0] and len(client().search_model_versions("name = 'digits'")) == 2
+    # In MLflow's pages somebody renames the experiment, even to what no registered model can be called.
+    client().rename_experiment(client().get_experiment_by_name("digits").experiment_id, "a/b: c")
+    for place in (*folders[1:], folders[0]):
+        with opened(place) as tracker:
+            tracker.best()
+            tracker.ranked_by("fd_toy")
+        assert ids[best().run_id] == place and len(client().search_model_versions("name = 'digits'")) == 2
+    assert sorted(each.name for each in client().search_experiments()) == ["Default", "a/b: c"]
+    assert VIEW_TAG in client().get_experiment_by_name("a/b: c").tags
     mlflow.set_tracking_uri(f"sqlite:///{root / 'mlflow.db'}")
     try:
         loaded = mlflow.pytorch.load_model("models:/digits@best")
