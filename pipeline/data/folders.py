@@ -174,7 +174,7 @@ def _read_label_file(root: Path) -> dict[str, int] | None:
     """The labels in dataset.json by image path; {} if it says that there are none; None without such a file.
 
     Raises:
-        PipelineError: its labels are not one whole number for each image.
+        PipelineError: it is damaged, or its labels are not one whole number for each image.
     """
     path = root / LABEL_FILE
     text = ZipFolder(root).text(LABEL_FILE) if is_zip(root) else path.read_bytes() if path.is_file() else None
@@ -182,8 +182,8 @@ def _read_label_file(root: Path) -> dict[str, int] | None:
         return None
     try:
         content = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+    except (ValueError, RecursionError):  # else a file that was cut short would leave folders of chunks as classes
+        raise PipelineError(f"{_place(path)} is not valid JSON: write it again, or remove it") from None
     if not isinstance(content, dict) or "labels" not in content:
         return None
     labels: Any = content["labels"]

@@ -228,6 +228,9 @@ def test_a_label_file_has_the_labels_and_folders_are_only_chunks(tmp_path: Path)
     assert classes_of(folder)[0] == []
     (folder / "dataset.json").write_text('{"other": 1}')  # another kind of file
     assert classes_of(folder)[0] == ["00000", "00001", "00002"]
+    for damaged in ('{"labels": [["0', "", "[" * 100_000):
+        (folder / "dataset.json").write_text(damaged)
+        assert "dataset.json is not valid JSON: write it again, or remove it" in refused(folder)
 
 
 @pytest.mark.parametrize(
