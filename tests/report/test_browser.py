@@ -21,6 +21,7 @@ pytestmark = [
 ]
 EVIL = "<script>document.title='owned'</script><a href='https://x'>x</a>"
 LONG = [f"a_name_as_long_as_names_of_models_can_be_and_hence_the_longest_{letter}" for letter in "abc"]
+PAPER = {"width": 688, "height": 1017}  # between the margins of A4
 FIRST, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 
 
@@ -45,7 +46,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         many = [f"model{index}" for index in range(12)]
         for index, model in enumerate(many):
             for seed in range(3):
-                make_experiment(model, seed, 100.0 + 20 * index + seed)
+                scores = {"precision": 0.5 + seed / 9, "fd_class_mean": 1234.5 + seed}
+                make_experiment(model, seed, 100.0 + 20 * index + seed, scores=scores)
                 steps = np.arange(0, 2001)
                 rows = [f"{s},{64 * s},{1 + s % 7},{s % 5},{'' if s % 100 else 1000 - s / 3}" for s in steps]
                 Path(f"runs/{model}-{seed}/history.csv").write_text(
@@ -277,6 +279,15 @@ def test_the_losses_of_several_seeds_have_one_entry_in_the_legend(visit: Any) ->
         losses.locator('[data-title="Download as CSV"]').click()
     names = [line.split(",")[0] for line in Path(saved.value.path()).read_text().splitlines()[1:]]
     assert list(dict.fromkeys(names)) == ['"G', '"D'] and names.count('"G') == 3 * 400
+
+
+def test_tables_of_twelve_models_print_with_all_columns(browser: Any, folder: Path) -> None:
+    page = browser.new_page(viewport=PAPER)
+    page.emulate_media(media="print")
+    page.goto((folder / "many.html").as_uri())
+    widths = page.evaluate("[...document.querySelectorAll('.matrix')].map(it => it.getBoundingClientRect().width)")
+    page.close()
+    assert widths and max(widths) <= 4 / 3 * PAPER["width"], "a browser shrinks a page by a third at most"
 
 
 @pytest.mark.parametrize(("name", "size"), [("many", FIRST), ("study", PHONE)])
