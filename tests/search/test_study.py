@@ -50,8 +50,10 @@ def test_a_winner_that_was_written_to_params_changes_nothing_about_its_study() -
         ({"models.dcgan.width_g": 32}, "recipe: width_g is 64 there, 32 here"),
         ({"models.dcgan.flip": True}, "recipe: flip is None there, True here"),
         ({"search.steps": 600}, "steps: 540 there, 600 here"),
+        ({"train.precision": "bf16"}, "train: precision is fp32 there, bf16 here"),
+        ({"train.rollbacks": 3}, "train: rollbacks is 0 there, 3 here"),
         ({"search.space": {"lr_g": {"low": 1e-4, "high": 1e-2, "log": True}}},
-         "space: beta1 is {'choices': [0.0, 0.5]} there, None here"),
+         "space: lr_d is {'low': 0.0001, 'high': 0.01, 'log': True} there, None here"),
     ],
 )  # fmt: skip
 def test_another_recipe_space_or_budget_is_another_study(change: dict[str, Any], difference: str) -> None:
@@ -76,6 +78,16 @@ def test_a_field_that_a_later_version_adds_does_not_end_a_study_while_it_is_off(
         make(ref, 5, **{"models.dcgan.flip": True})
 
 
+def test_what_does_not_shape_a_trial_and_what_was_not_noted_end_no_study() -> None:
+    ref = in_memory()
+    make(ref)
+    make(ref, 4, **{"train.steps": 99, "train.rollback_lr": 0.1, "generate.weights": "raw"})
+    settings = json.loads(ref.load().user_attrs["settings"])
+    ref.load().set_user_attr("settings", json.dumps({key: settings[key] for key in settings if key != "train"}))
+    make(ref, 5, **{"train.precision": "bf16"})
+    assert len(ref.trials()) == 5
+
+
 def test_other_finals_need_no_other_study() -> None:
     ref = in_memory()
     make(ref, 1)
@@ -86,8 +98,9 @@ def test_other_finals_need_no_other_study() -> None:
     assert make_finals(ref, study_params()) == finals, "a trial that waits is no finalist"
     longer = make_finals(ref, study_params(**{"train.steps": 99}))
     fewer = make_finals(ref, study_params(**{"search.final_seeds": [101]}))
-    assert len({finals.name, longer.name, fewer.name}) == 3
-    assert [len(each.trials()) for each in (finals, longer, fewer)] == [3, 3, 1]
+    raw = make_finals(ref, study_params(**{"generate.weights": "raw"}))
+    assert len({finals.name, longer.name, fewer.name, raw.name}) == 4
+    assert [len(each.trials()) for each in (finals, longer, fewer, raw)] == [3, 3, 1, 3]
     assert load_results(ref, longer, "dcgan").budget["train"]["steps"] == 99
 
 

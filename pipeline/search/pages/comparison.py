@@ -17,6 +17,7 @@ EQUAL = {  # the settings in which studies must agree to be comparable, and thei
     "pruner": "the pruner",
     "against": "the second objective",
     "seed": "the seed",
+    "train": "the trials' training",
     "extractor": "the extractor",
     "weights": "the extractor's weights",
     "data_sha256": "the data",
@@ -25,6 +26,7 @@ EQUAL_FINALS = {
     "final_seeds": "the final seeds",
     "train": "the finals' training",
     "samples": "the finals' samples",
+    "generator": "the finals' generator",
 }
 
 

@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.randomness import stable_hash
-from pipeline.params import Params, Recipe, SearchParams
+from pipeline.params import Params, Recipe, SearchParams, TrainParams
 from pipeline.search.study import jobs
 from pipeline.search.study.space import current, space_of
 from pipeline.search.study.storage import StudyRef, create, locked, redacted
@@ -52,8 +52,8 @@ def make_study(ref: StudyRef, params: Params, model: str, data_sha256: str, tria
 def make_finals(ref: StudyRef, params: Params) -> StudyRef:
     """Make the finals of a study that is over: its best trials and the baseline, each with every final seed.
 
-    The finals have one objective, the distance, also where the study has two. With other finalists, seeds, steps or
-    samples they are other finals, kept beside the first.
+    The finals have one objective, the distance, also where the study has two. With other finalists, seeds, samples or
+    another training or generator (ema or raw) they are other finals, kept beside the first.
     """
     finalists = choose_finalists(ref.load(), params.search.finalists)
     settings = {
@@ -61,6 +61,7 @@ def make_finals(ref: StudyRef, params: Params) -> StudyRef:
         "final_seeds": list(params.search.final_seeds),
         "train": params.train.effective(),
         "samples": params.generate.samples,
+        **({} if params.generate.weights == "ema" else {"generator": params.generate.weights}),
     }
     finals = ref.finals(hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8])
     pairs = [{"finalist": i, "seed": s} for s in params.search.final_seeds for i in range(len(finalists))]
@@ -160,7 +161,14 @@ def _settings(params: Params, model: str, data_sha256: str) -> dict[str, Any]:
     chosen = search.model_dump(include={"sampler", "pruner", "against", "seed", "steps", "score_every", "samples"})
     measured = {"extractor": params.metrics.extractor, "weights": params.metrics.weights}
     recipe = params.models[model].model_dump(mode="json")
-    return {"space": space, "model": model, "recipe": recipe, "data_sha256": data_sha256, **chosen, **measured}
+    same = {"model": model, "recipe": recipe, "train": _training(params.train), "data_sha256": data_sha256}
+    return {"space": space, **same, **chosen, **measured}
+
+
+def _training(train: TrainParams) -> dict[str, Any]:
+    """What `train:` says of how a trial is trained; how long it is, `search:` says."""
+    names = {"precision", "accumulate", "rollbacks"} | ({"rollback_lr"} if train.rollbacks else set())
+    return train.model_dump(include=names)
 
 
 def _make(
@@ -189,15 +197,17 @@ def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     """Where the settings of a study that is there differ from those asked for, in words; "" if they agree.
 
     Of the recipe the varied fields do not count, which `--apply` changes. Nor do fields at their neutral value, which
-    a later version of the code may have added.
+    a later version of the code may have added; nor `train`, where an earlier version did not note it.
     """
+    if "train" not in old:
+        new = {key: value for key, value in new.items() if key != "train"}
     old, new = _fixed_part(old, new), _fixed_part(new, old)
     for key in sorted(old.keys() | new.keys()):
         before, now = old.get(key), new.get(key)
         if before == now:
             continue
         if isinstance(before, dict) and isinstance(now, dict):
-            name = next(name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name))
+            name = next(name for name in [*now, *before] if before.get(name) != now.get(name))
             return f"{key}: {name} is {before.get(name)} there, {now.get(name)} here"
         return f"{key}: {before} there, {now} here"
     return ""
