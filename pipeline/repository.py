@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from pipeline.core import paths, sound
 from pipeline.core.checksums import SUMS, verify_checksums
 from pipeline.core.errors import PipelineError, warn
+from pipeline.core.files import sha256
 
 LOCK = Path("dvc.lock")
 RUNNING = Path(".dvc/tmp/rwlock")  # DVC's list of the commands that it runs
@@ -175,12 +176,25 @@ def _md5(path: Path) -> str:
 
 
 def require_outputs_whole() -> None:
-    """Check that every output is as its stage wrote it.
+    """Check that every output is as its stage wrote it, and every score of the run and the samples that are here.
 
     Raises:
         PipelineError: one is not.
     """
-    several = (paths.RUNS, paths.SAMPLES, paths.SCORES)
-    for folder in [paths.PREPARED, paths.REFERENCE, *sorted(one for root in several for one in root.glob("*"))]:
+    for folder in [paths.PREPARED, paths.REFERENCE, *sorted([*paths.RUNS.glob("*"), *paths.SAMPLES.glob("*")])]:
         if (folder / SUMS).exists():
             verify_checksums(folder, partial=True)
+    for folder in sorted(paths.SCORES.glob("*")):
+        if (folder / SUMS).exists():
+            _require_measured(folder)
+            verify_checksums(folder, partial=True)
+
+
+def _require_measured(scores: Path) -> None:
+    """The run and the samples are whole: if they are not those of the scores, a kill came before the stage fid."""
+    listed = (scores / SUMS).read_text(errors="replace")
+    for folder in (paths.RUNS / scores.name, paths.SAMPLES / scores.name):
+        if (folder / SUMS).exists() and sha256(folder / SUMS) not in listed:
+            raise PipelineError(
+                f"{scores} was measured from another {folder} than is here: delete {scores} and run `dvc repro`"
+            )

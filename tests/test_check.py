@@ -731,6 +731,29 @@ def test_damaged_outputs_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         require_outputs_whole()
 
 
+def test_a_score_of_an_earlier_run_is_no_damage_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill between train and fid leaves that."""
+    monkeypatch.chdir(tmp_path)
+    run, scores = Path("runs/gan-0"), Path("scores/gan-0")
+    for folder in (run, scores):
+        folder.mkdir(parents=True)
+        (folder / "a.json").write_text("1")
+    write_sums(run, "a.json")
+    write_sums(scores, "a.json", "../../runs/gan-0/SHA256SUMS")
+    require_outputs_whole()
+    (run / "a.json").write_text("2")
+    with pytest.raises(PipelineError, match=r"^runs/gan-0/a\.json is damaged"):
+        require_outputs_whole()
+    write_sums(run, "a.json")
+    with pytest.raises(PipelineError) as caught:
+        require_outputs_whole()
+    assert str(caught.value) == (
+        "scores/gan-0 was measured from another runs/gan-0 than is here: delete scores/gan-0 and run `dvc repro`"
+    )
+    write_sums(scores, "a.json", "../../runs/gan-0/SHA256SUMS")
+    require_outputs_whole()
+
+
 def test_a_folder_instead_of_the_lock_file_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dvc.lock").mkdir()
