@@ -49,7 +49,8 @@ def _train(params: Params, jobs: int, asked: int | None) -> None:
     failed = [one for one in ended if one.state == FAILED]
     if failed:
         faults = "\n".join(f"{one.leg.name}: {one.fault} (its whole output: {one.log})" for one in failed)
-        raise PipelineError(f"{len(failed)} of {len(ended)} trainings failed, the others are finished:\n{faults}")
+        others = ", the others are finished" if len(failed) < len(ended) else ""
+        raise PipelineError(f"{len(failed)} of {len(ended)} trainings failed{others}:\n{faults}")
     log_line(f"{len(ended)} trainings are finished" if ended else "there is nothing to train")
 
 

@@ -30,10 +30,10 @@ from pipeline.params import PARAMS_FILE, Params, load, save
 from pipeline.repository import reproduce_reference, require_dvc
 from pipeline.search.pages.outputs import publish, publish_comparison
 from pipeline.search.study.mlflow_run import open_study_run, track_progress
-from pipeline.search.study.results import StudyResults, load_results
+from pipeline.search.study.results import StudyResults, gain_text, load_results
 from pipeline.search.study.space import data_problems, problems
 from pipeline.search.study.storage import VARIABLE, StudyRef, locked, open_study
-from pipeline.search.study.study import make_finals, make_study
+from pipeline.search.study.study import NothingCompleted, make_finals, make_study
 from pipeline.search.study.trial_stats import distance_of
 from pipeline.search.workers.cluster import run_on_ray
 from pipeline.search.workers.processes import run_here
@@ -57,9 +57,16 @@ def main(arguments: list[str] | None = None, prog: str = "python -m pipeline.sea
     _prepare(params)
     _validate_data(params, models)
     received = stop_signals()
-    found = [_tune(model, params, options, received) for model in models]
+    found, faults = [], []
+    for model in models:
+        try:
+            found.append(_tune(model, params, options, received))
+        except NothingCompleted as error:  # the other models are tuned all the same
+            faults.append(str(error))
     if len(found) > 1:
         print(f"the models compared: see {publish_comparison(found)}")
+    if faults:
+        raise PipelineError("\n".join(faults))
     if applied:
         _apply(found[0], options.apply_trial)
 
@@ -117,6 +124,9 @@ def _options(arguments: list[str] | None, prog: str = "python -m pipeline.search
     writing.add_argument("--apply", action="store_true", help=f"write the winner into {PARAMS_FILE}")
     writing.add_argument("--apply-trial", type=_number, metavar="N", help="write the finalist of trial N instead")
     options = parser.parse_args(arguments)
+    models = options.models.split(",")
+    if len(set(models)) < len(models):
+        parser.error(f"--models: must not name anything twice, got {options.models}")
     if options.study and "," in options.models:
         parser.error("--study names one study: give one --model with it")
     if options.cluster and not options.storage:
@@ -229,12 +239,14 @@ def _apply(results: StudyResults, number: int | None) -> None:
     """Write the winner, or the finalist that was trial `number`, into params.yaml.
 
     Raises:
-        PipelineError: that trial is no finalist.
+        PipelineError: that trial is no finalist, or there is no winner.
     """
     numbered = {finalist.trial: finalist for finalist in results.finalists}
     if number is not None and number not in numbered:
         choices = ", ".join(map(str, sorted(numbered)))
         raise PipelineError(f"--apply-trial {number}: not a finalist of study {results.study}; choices: {choices}")
+    if number is None and not results.winner.finals:
+        raise PipelineError(f"study {results.study}: {gain_text(results)}; {PARAMS_FILE} stays as it was")
     chosen = results.winner if number is None else numbered[number]
     changes = {f"models.{results.model}.{name}": value for name, value in chosen.values.items()}
     save(changes)

@@ -10,11 +10,16 @@ from typing import Any
 
 import pytest
 
+from pipeline.core.errors import PipelineError
 from pipeline.core.progress import progress, read_progress
+from pipeline.jobs import __main__ as command
 from pipeline.jobs import run
 from pipeline.jobs.processes import share, visible_gpus
 from pipeline.jobs.run import Training, train_side_by_side
 from pipeline.jobs.table import ProgressTable, Row
+from pipeline.params import load
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Leg:
@@ -79,6 +84,29 @@ def test_a_failure_stops_no_other(
     said = capfd.readouterr().err
     assert "a: error: lower it\n" in said and "c: warning: c has collapsed\n" in said
     assert ended["a"].log.read_text() == "error: lower it\n"
+
+
+@pytest.mark.parametrize(
+    ("states", "sentence"),
+    [
+        (["failed"], "1 of 1 trainings failed:"),
+        (["failed", "finished"], "1 of 2 trainings failed, the others are finished:"),
+    ],
+)
+def test_the_others_are_told_of_where_there_are_some(
+    states: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leg: Any = Leg("a", tmp_path, "")
+    ended = [Training(leg, state, "lower it") for state in states]
+    for place, name, value in [
+        ("stages", "stop_by_exception", None), ("stages", "stop_signals", []), ("check", "validate", None),
+        ("jobs.plan", "bring_reference_up_to_date", None), ("data.prepared", "load_description", {}),
+        ("jobs.plan", "make_plan", []), ("jobs.run", "train_side_by_side", ended),
+    ]:  # fmt: skip
+        monkeypatch.setattr(f"pipeline.{place}.{name}", lambda *_, value=value: value)
+    with pytest.raises(PipelineError) as caught:
+        command._train(load(ROOT / "params.yaml"), 2, None)
+    assert str(caught.value) == f"{sentence}\na: lower it (all it said: {tmp_path / 'a/train.log'})"
 
 
 def test_when_it_is_stopped_its_processes_end(

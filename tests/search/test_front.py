@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ from ruamel.yaml import YAML
 
 from pipeline.core.errors import PipelineError
 from pipeline.params import Params, load
+from pipeline.search import __main__ as command
 from pipeline.search.__main__ import _apply, main
 from pipeline.search.pages.charts import importances, study_charts
 from pipeline.search.pages.outputs import as_json, curves_table, finals_table, trials_table
@@ -24,7 +27,7 @@ from pipeline.search.study.mlflow_run import track_progress
 from pipeline.search.study.results import load_results
 from pipeline.search.study.space import problems
 from pipeline.search.study.storage import StudyRef
-from pipeline.search.study.study import choose_finalists, make_finals, make_study
+from pipeline.search.study.study import NothingCompleted, choose_finalists, make_finals, make_study
 from pipeline.search.study.trial_stats import cost_of, curve_of, distance_of, pareto_front, select_evenly
 from pipeline.search.workers import worker
 from pipeline.search.workers.trial import TrialResult
@@ -291,6 +294,39 @@ def test_any_finalist_can_be_written(tmp_path: Path, capsys: pytest.CaptureFixtu
         _apply(found, 7)
     assert str(caught.value) == "--apply-trial 7: not a finalist of study dcgan; choices: 0, 1, 2, 4"
     assert path.read_text() == before
+
+
+def test_without_a_winner_nothing_is_written(tmp_path: Path) -> None:
+    found = weighed()
+    lost = tuple(replace(one, finals=(), failed=one.seeds, seeds=()) for one in found.finalists)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    with pytest.raises(PipelineError) as caught:
+        _apply(replace(found, finalists=lost), None)
+    assert str(caught.value) == (
+        "study dcgan: every finalist failed with every final seed: there is no winner; params.yaml stays as it was"
+    )
+    assert (tmp_path / "params.yaml").read_text() == (ROOT / "params.yaml").read_text()
+
+
+def test_a_study_in_which_nothing_was_completed_stops_no_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def tune(model: str, *_: object) -> str:
+        if model == "gan":
+            raise NothingCompleted("study gan: none of its 2 trials was completed")
+        return model
+
+    for name in ("_validate", "_prepare", "_validate_data", "stop_by_exception"):
+        monkeypatch.setattr(command, name, lambda *_: None)
+    monkeypatch.setattr(command, "load", lambda: PARAMS)
+    monkeypatch.setattr(command, "stop_signals", list)
+    monkeypatch.setattr(command, "_tune", tune)
+    monkeypatch.setattr(command, "publish_comparison", " and ".join)
+    with pytest.raises(SystemExit) as caught:
+        main(["--models", "gan,dcgan,sagan", "--trials", "2"])
+    said = capsys.readouterr()
+    assert caught.value.code == 2 and said.out == "the models compared: see dcgan and sagan\n"
+    assert said.err == "error: study gan: none of its 2 trials was completed\n"
 
 
 @pytest.mark.parametrize(

@@ -230,6 +230,7 @@ def test_the_command_says_it_without_a_traceback(workplace: Path, capsys: pytest
             ["--models", "dcgan,sagan", "--trials", "2", "--study", "a"],
             "--study names one study: give one --model with",
         ),
+        (["--models", "gan,sagan,gan", "--trials", "2"], "--models: must not name anything twice, got gan,sagan,gan"),
         (["--trials", "2"], "the following arguments are required: --model"),
     ],
 )

@@ -36,6 +36,10 @@ SHARED = "gp:relative_params:0"  # Optuna's private name of the attribute in whi
 POPULATION = 8  # of NSGA-II: the usual 24 trials are three generations; of Optuna's own, 50, they would all be random
 
 
+class NothingCompleted(PipelineError):
+    """No trial of a study has a value, so there is nothing to choose finalists from."""
+
+
 def make_study(ref: StudyRef, params: Params, model: str, data_sha256: str, trials: int) -> None:
     """Make the study with `trials` trials, or bring an existing one to this number. The first trial is the baseline.
 
@@ -79,14 +83,14 @@ def choose_finalists(study: optuna.Study, count: int) -> list[FrozenTrial]:
     With two objectives, `count` others evenly along the Pareto front, with both its ends, the cheapest first.
 
     Raises:
-        PipelineError: no trial has a value.
+        NothingCompleted: no trial has a value.
     """
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
     done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not done:
         faults = [trial.user_attrs["fault"] for trial in trials if "fault" in trial.user_attrs]
         reason = f"{len(faults)} failed, the first with: {faults[0]}" if faults else "all were pruned"
-        raise PipelineError(
+        raise NothingCompleted(
             f"study {study.study_name}: none of its {len(trials)} trials was completed ({reason}): "
             "narrow search.space, and start another with --study NAME"
         )
