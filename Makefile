@@ -10,6 +10,9 @@ KILLS   ?= 200
 # What a user may set. Recipes read it as "$$NAME" from their environment: neither make nor the shell evaluates it.
 SETTINGS := PYTHON VENV PORT TRIALS WORKERS SEED KILLS MODEL MODELS JOBS GPUS
 $(foreach name,$(SETTINGS),$(eval override $(name) := $$(value $(name))))
+ifneq ($(words $(VENV)),1)
+$(error VENV must be the path of a folder, without blanks: name another, or leave VENV out)
+endif
 export $(SETTINGS)
 
 # End-to-end tests take longest, so they start first.

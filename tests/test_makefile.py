@@ -116,6 +116,16 @@ def test_what_is_missing_is_said_before_anything_is_installed(folder: Path, targ
     assert not (folder / ".venv").exists()
 
 
+@pytest.mark.parametrize("value", ["", "  ", "my venv"])
+def test_an_environment_without_a_place_of_its_own_is_refused(folder: Path, value: str) -> None:
+    """Empty, it would be made in the repository's root, and noted as installed in that of the file system."""
+    before = sorted(folder.rglob("*"))
+    for given, variables in ((["run", f"VENV={value}"], {}), (["run"], {"VENV": value})):
+        code, text, told = make(folder, *given, **variables)
+        assert code == 2 and "VENV must be the path of a folder, without blanks" in text and not told
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_the_end_to_end_tests_exist_and_every_test_runs_once() -> None:
     shown = subprocess.run(["make", "-n", "test"], cwd=ROOT, env=environment(), capture_output=True, text=True)
     files = [word for word in shown.stdout.split() if word.startswith("tests/")]
