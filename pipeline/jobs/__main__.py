@@ -48,7 +48,8 @@ def _train(params: Params, jobs: int, asked: int | None) -> None:
         sys.exit(128 + received[0])
     failed = [one for one in ended if one.state == FAILED]
     if failed:
-        faults = "\n".join(f"{one.leg.name}: {one.fault} (its whole output: {one.log})" for one in failed)
+        found = {one.leg.name: (one.fault.removeprefix(f"{one.leg.name}: "), one.log) for one in failed}
+        faults = "\n".join(f"{name}: {fault} (its whole output: {log})" for name, (fault, log) in found.items())
         others = ", the others are finished" if len(failed) < len(ended) else ""
         raise PipelineError(f"{len(failed)} of {len(ended)} trainings failed{others}:\n{faults}")
     log_line(f"{len(ended)} trainings are finished" if ended else "there is nothing to train")

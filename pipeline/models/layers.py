@@ -150,8 +150,8 @@ def _spread(weight: Tensor, summed: Tensor) -> Tensor:
     """
     with whole_precision(weight.device):
         taps = weight.permute(0, 2, 3, 1).flatten(1, 2)  # (N, 9, M)
-        spread = torch.bmm(summed.to(weight.dtype).expand(len(taps), -1, -1), taps)
-    return spread.unflatten(1, (4, 4)).permute(0, 3, 1, 2)
+        spread: Tensor = torch.bmm(summed.to(weight.dtype).expand(len(taps), -1, -1), taps)
+    return spread.view(len(taps), 4, 4, -1).permute(0, 3, 1, 2)
 
 
 class GeneratorBlock(nn.Module):

@@ -93,7 +93,7 @@ class _Divided(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         """(G - <G, W / sigma> u v^T) / sigma for a gradient G."""
         divided, sigma, u, v = ctx.saved_tensors
         order = _memory_order(divided)
