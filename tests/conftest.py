@@ -1,4 +1,4 @@
-"""Real data sets for the tests that ask for them, if GAN_TEST_DATA names their folder: see docs/development.md."""
+"""What all tests share: how cases are drawn, and real data sets, if GAN_TEST_DATA names their folder."""
 
 import os
 import shutil
@@ -7,10 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.clones import hear_signals
 
 hear_signals()
+# The same cases every time, and no limit to the time of one: a busy machine is no fault.
+settings.register_profile("ours", deadline=None, derandomize=True, database=None)
+settings.load_profile("ours")
 
 
 @pytest.fixture(scope="session")
