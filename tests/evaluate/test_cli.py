@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from pipeline.core.files import exclusive
 from pipeline.evaluate import cli as entry
@@ -81,6 +82,8 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
     """The one sentence of a refusal: exit 2, nothing on stdout, nothing half-written; with bars where it had begun."""
 
     def call(*arguments: object, begun: bool = False) -> str:
+        for bar in list(getattr(tqdm, "_instances", ())):  # of a call before that an error has ended
+            bar.close()
         capsys.readouterr()
         with pytest.raises(SystemExit) as caught:
             entry.main([*map(str, arguments)])

@@ -320,7 +320,7 @@ def test_killed_after_any_step_it_ends_bit_for_bit_the_same(name: str, tmp_path:
             {"ema_half_life": 100.0, "ema_decay": None, "ema_warmup": True},
             "ema_warmup: must be false with ema_half_life, which has ema_ramp_up instead",
         ),
-        ({"norm_d": "batch", "regularisers": {"r2": 1.0}}, "norm_d: must not be batch with penalty r2, which takes"),
+        ({"norm_d": "batch", "regularisers": {"r2": 1.0}}, "norm_d: must not be batch with penalty r2, which needs"),
     ],
 )
 def test_what_does_not_go_together_is_said(changes: dict[str, Any], sentence: str) -> None:

@@ -106,7 +106,7 @@ def test_the_others_are_told_of_where_there_are_some(
         monkeypatch.setattr(f"pipeline.{place}.{name}", lambda *_, value=value: value)
     with pytest.raises(PipelineError) as caught:
         command._train(load(ROOT / "params.yaml"), 2, None)
-    assert str(caught.value) == f"{sentence}\na: lower it (all it said: {tmp_path / 'a/train.log'})"
+    assert str(caught.value) == f"{sentence}\na: lower it (its whole output: {tmp_path / 'a/train.log'})"
 
 
 def test_when_it_is_stopped_its_processes_end(
